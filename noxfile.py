@@ -1,0 +1,63 @@
+"""Runs the tests that need no cluster on every Python from 3.10 on that this machine has.
+
+`nox` (or `nox -s conformance`) names the versions that it did not find, and goes on.
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import nox
+
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+
+nox.options.sessions = ["conformance"]
+nox.options.error_on_missing_interpreters = False
+
+
+def runs_as(interpreter: Path, version: str) -> bool:
+    """Whether `interpreter` starts and is of `version` (a pyenv shim may exist and refuse)."""
+    ask = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        answer = subprocess.run(
+            [str(interpreter), "-c", ask], capture_output=True, text=True, timeout=30, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return answer.stdout.strip() == version
+
+
+def pyenv_interpreters(version: str) -> Iterator[Path]:
+    """The interpreters of `version` below pyenv's root, the newest patch release first."""
+    root = os.environ.get("PYENV_ROOT")
+    if root is None and shutil.which("pyenv"):
+        root = subprocess.run(
+            ["pyenv", "root"], capture_output=True, text=True, check=False
+        ).stdout.strip()
+    if root:
+        found = Path(root, "versions").glob(f"{version}.*/bin/python{version}")
+        yield from sorted(found, key=lambda path: [len(str(path)), path], reverse=True)
+
+
+def put_on_path(version: str) -> None:
+    """Makes `python<version>` on PATH an interpreter that runs, where there is one."""
+    on_path = shutil.which(f"python{version}")
+    if on_path and runs_as(Path(on_path), version):
+        return
+    for interpreter in pyenv_interpreters(version):
+        if runs_as(interpreter, version):
+            os.environ["PATH"] = f"{interpreter.parent}{os.pathsep}{os.environ['PATH']}"
+            return
+
+
+for _version in PYTHONS:
+    put_on_path(_version)
+
+
+@nox.session(python=PYTHONS)
+def conformance(session: nox.Session) -> None:
+    """The conformance suite of the strategies of one machine, and the unit tests."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-m", "not slurm", "tests/conformance", "tests/unit", *session.posargs)
