@@ -1,1 +1,80 @@
+"""Executors in the way of `concurrent.futures`, for a process, a machine or a cluster.
+
+Holds the public names and imports what is behind one only when it is asked for, so that
+`import cluster_tools` stays cheap in every job and needs no scheduler's client.
+"""
+
+# Type checkers take this name as true. `typing` itself would be half of a job's import time.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cluster_tools._factory import get_executor
+    from cluster_tools.cluster.executor import ClusterExecutor
+    from cluster_tools.errors import (
+        RemoteException,
+        RemoteOutOfMemoryException,
+        RemoteResourceLimitException,
+        RemoteTimeLimitException,
+    )
+    from cluster_tools.executor_protocol import Executor
+    from cluster_tools.executors.batching import BatchingExecutor
+    from cluster_tools.executors.multiprocessing_ import MultiprocessingExecutor
+    from cluster_tools.executors.multiprocessing_pickle import MultiprocessingPickleExecutor
+    from cluster_tools.executors.sequential import SequentialExecutor
+    from cluster_tools.executors.sequential_pickle import SequentialPickleExecutor
+    from cluster_tools.output_store import FileOutputStore, OutputStore
+    from cluster_tools.schedulers.kubernetes import KubernetesExecutor
+    from cluster_tools.schedulers.slurm import SlurmExecutor
+
 __version__ = "5.0.0"
+
+__all__ = [
+    "BatchingExecutor",
+    "ClusterExecutor",
+    "Executor",
+    "FileOutputStore",
+    "KubernetesExecutor",
+    "MultiprocessingExecutor",
+    "MultiprocessingPickleExecutor",
+    "OutputStore",
+    "RemoteException",
+    "RemoteOutOfMemoryException",
+    "RemoteResourceLimitException",
+    "RemoteTimeLimitException",
+    "SequentialExecutor",
+    "SequentialPickleExecutor",
+    "SlurmExecutor",
+    "get_executor",
+]
+
+_MODULE_OF = {
+    "BatchingExecutor": "executors.batching",
+    "ClusterExecutor": "cluster.executor",
+    "Executor": "executor_protocol",
+    "FileOutputStore": "output_store",
+    "KubernetesExecutor": "schedulers.kubernetes",
+    "MultiprocessingExecutor": "executors.multiprocessing_",
+    "MultiprocessingPickleExecutor": "executors.multiprocessing_pickle",
+    "OutputStore": "output_store",
+    "RemoteException": "errors",
+    "RemoteOutOfMemoryException": "errors",
+    "RemoteResourceLimitException": "errors",
+    "RemoteTimeLimitException": "errors",
+    "SequentialExecutor": "executors.sequential",
+    "SequentialPickleExecutor": "executors.sequential_pickle",
+    "SlurmExecutor": "schedulers.slurm",
+    "get_executor": "_factory",
+}
+
+
+def __getattr__(name: str) -> object:
+    from cluster_tools._lazy import import_submodule
+
+    if name not in _MODULE_OF:
+        return import_submodule(__name__, name)
+    value: object = getattr(import_submodule(__name__, _MODULE_OF[name]), name)
+    globals()[name] = value  # the next access is an ordinary one
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,164 @@
+"""From a strategy's name to its executor.
+
+Knows every strategy's name, class and keywords, and imports the class only when it is wanted.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
+
+from cluster_tools._lazy import import_submodule
+
+if TYPE_CHECKING:
+    from cluster_tools.executor_protocol import Executor
+    from cluster_tools.executors.batching import BatchingExecutor
+    from cluster_tools.executors.multiprocessing_ import MultiprocessingExecutor
+    from cluster_tools.executors.multiprocessing_pickle import MultiprocessingPickleExecutor
+    from cluster_tools.executors.sequential import SequentialExecutor
+    from cluster_tools.executors.sequential_pickle import SequentialPickleExecutor
+    from cluster_tools.schedulers.kubernetes import KubernetesExecutor
+    from cluster_tools.schedulers.local import LocalExecutor
+    from cluster_tools.schedulers.slurm import SlurmExecutor
+
+
+class _Strategy(NamedTuple):
+    module: str
+    class_name: str
+    keywords: frozenset[str]
+
+
+_SEQUENTIAL_KEYWORDS = frozenset({"output_store"})
+_MULTIPROCESSING_KEYWORDS = frozenset(
+    {
+        "initargs",
+        "initializer",
+        "max_tasks_per_child",
+        "max_workers",
+        "mp_context",
+        "output_store",
+        "start_method",
+    }
+)
+_CLUSTER_KEYWORDS = frozenset(
+    {
+        "additional_setup_lines",
+        "cfut_dir",
+        "command_prefix",
+        "debug",
+        "job_name",
+        "job_resources",
+        "keep_jobs_on_exit",
+        "keep_logs",
+        "logging_config",
+        "logging_setup_fn",
+        "output_store",
+        "pending_timeout_s",
+        "python_executable",
+    }
+)
+
+_STRATEGIES = {
+    "sequential": _Strategy("executors.sequential", "SequentialExecutor", _SEQUENTIAL_KEYWORDS),
+    "sequential_with_pickling": _Strategy(
+        "executors.sequential_pickle", "SequentialPickleExecutor", _SEQUENTIAL_KEYWORDS
+    ),
+    "multiprocessing": _Strategy(
+        "executors.multiprocessing_", "MultiprocessingExecutor", _MULTIPROCESSING_KEYWORDS
+    ),
+    "multiprocessing_with_pickling": _Strategy(
+        "executors.multiprocessing_pickle",
+        "MultiprocessingPickleExecutor",
+        _MULTIPROCESSING_KEYWORDS,
+    ),
+    "batching": _Strategy(
+        "executors.batching",
+        "BatchingExecutor",
+        frozenset({"batch_size", "executor", "target_job_count"}),
+    ),
+    "local": _Strategy("schedulers.local", "LocalExecutor", _CLUSTER_KEYWORDS | {"max_workers"}),
+    "slurm": _Strategy("schedulers.slurm", "SlurmExecutor", _CLUSTER_KEYWORDS),
+    "kubernetes": _Strategy("schedulers.kubernetes", "KubernetesExecutor", _CLUSTER_KEYWORDS),
+}
+_ALIASES = {
+    "debug_sequential": "sequential",
+    "test_pickling": "multiprocessing_with_pickling",
+}
+_LEFT_OUT = frozenset({"dask", "pbs"})
+_ALL_KEYWORDS = frozenset[str]().union(*(s.keywords for s in _STRATEGIES.values()))
+
+
+@overload
+def get_executor(
+    environment: Literal["sequential", "debug_sequential"], **kwargs: Any
+) -> SequentialExecutor: ...
+@overload
+def get_executor(
+    environment: Literal["sequential_with_pickling"], **kwargs: Any
+) -> SequentialPickleExecutor: ...
+@overload
+def get_executor(
+    environment: Literal["multiprocessing"], **kwargs: Any
+) -> MultiprocessingExecutor: ...
+@overload
+def get_executor(
+    environment: Literal["multiprocessing_with_pickling", "test_pickling"], **kwargs: Any
+) -> MultiprocessingPickleExecutor: ...
+@overload
+def get_executor(environment: Literal["batching"], **kwargs: Any) -> BatchingExecutor: ...
+@overload
+def get_executor(environment: Literal["local"], **kwargs: Any) -> LocalExecutor: ...
+@overload
+def get_executor(environment: Literal["slurm"], **kwargs: Any) -> SlurmExecutor: ...
+@overload
+def get_executor(environment: Literal["kubernetes"], **kwargs: Any) -> KubernetesExecutor: ...
+@overload
+def get_executor(environment: str, **kwargs: Any) -> Executor: ...
+def get_executor(environment: str, **kwargs: Any) -> Executor:
+    """Makes the executor of a strategy.
+
+    Arguments:
+        environment: The strategy: `sequential`, `sequential_with_pickling`, `multiprocessing`,
+            `multiprocessing_with_pickling`, `batching`, `local`, `slurm` or `kubernetes`.
+        kwargs: Go to the executor's class. What only other strategies take is left out, so
+            that one set of keywords serves all; what none takes causes a `UserWarning`.
+
+    Raises:
+        ValueError: There is no such strategy.
+    """
+    name = _ALIASES.get(environment, environment)
+    if name in _LEFT_OUT:
+        raise ValueError(
+            f"the strategy {name!r} was left out of cluster_tools 5; {_known_strategies()}"
+        )
+    if name not in _STRATEGIES:
+        raise ValueError(f"unknown strategy {environment!r}; {_known_strategies()}")
+    strategy = _STRATEGIES[name]
+    if unknown := sorted(kwargs.keys() - _ALL_KEYWORDS):
+        warnings.warn(
+            f"no strategy takes the keyword {', '.join(unknown)}; it is ignored", stacklevel=2
+        )
+    arguments = {key: value for key, value in kwargs.items() if key in strategy.keywords}
+    if name == "batching":
+        arguments["executor"] = _inner_executor(arguments.get("executor"))
+        # The class takes both of them, so that one of them can be None.
+        arguments = {"batch_size": None, "target_job_count": None, **arguments}
+    executor_class = getattr(
+        import_submodule("cluster_tools", strategy.module), strategy.class_name
+    )
+    return executor_class(**arguments)
+
+
+def _inner_executor(config: object) -> Executor:
+    if not isinstance(config, Mapping) or "name" not in config:
+        raise ValueError(
+            "the strategy 'batching' takes executor={'name': <a strategy>, ...}, "
+            f"and was given {config!r}"
+        )
+    kwargs = dict(cast("Mapping[str, Any]", config))
+    return get_executor(kwargs.pop("name"), **kwargs)
+
+
+def _known_strategies() -> str:
+    return f"there are {', '.join(sorted([*_STRATEGIES, *_ALIASES]))}"

@@ -1,0 +1,68 @@
+"""Says in the log that calls failed, once each and not thousands of times.
+
+Knows exceptions; where a call ran is a text to it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import CancelledError
+
+_MAX_LINES_PER_ARRAY = 10  # beyond it the lines tell nothing new and bury the rest of the log
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class FailureLog:
+    """Logs the failures among the calls of one array.
+
+    The first ten get a line each, at level error; if there are more, one line gives their
+    number when all calls are done.
+
+    Arguments:
+        count: How many calls the array has.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._finished = 0
+        self._failed = 0
+        self._counts_lock = threading.Lock()
+
+    def note(self, exception: BaseException | None, where: str) -> None:
+        """Has to be called once for each call of the array, from any thread.
+
+        Arguments:
+            exception: What the call raised. None and `CancelledError` are no failures.
+            where: Names the call and its job, at the beginning of a sentence.
+        """
+        is_failure = exception is not None and not isinstance(exception, CancelledError)
+        with self._counts_lock:
+            self._finished += 1
+            self._failed += is_failure
+            failed, is_last = self._failed, self._finished == self._count
+        if exception is not None and is_failure and failed <= _MAX_LINES_PER_ARRAY:
+            _logger.error("%s failed: %s", where, first_line(exception))
+        if is_last and failed > _MAX_LINES_PER_ARRAY:
+            _logger.error(
+                "%d of %d calls failed; the first %d are listed above",
+                failed,
+                self._count,
+                _MAX_LINES_PER_ARRAY,
+            )
+
+
+def first_line(exception: BaseException) -> str:
+    """The exception's class and the first line of its message.
+
+    Where the message is itself a traceback, that is the line which names the exception.
+    """
+    name = type(exception).__name__
+    try:
+        lines = str(exception).strip().splitlines()
+    except Exception:  # the function's own class may do anything in __str__
+        return name
+    if lines and lines[0].startswith("Traceback (most recent call last)"):
+        lines = [line for line in lines[1:] if line.strip() and not line[0].isspace()]
+    return f"{name}: {lines[0]}" if lines else name

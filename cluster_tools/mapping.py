@@ -1,0 +1,75 @@
+"""The iterator that `map` returns, for the executors that do not take the standard library's.
+
+Knows futures and nothing of what resolves them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+
+def check_map_arguments(*, chunksize: int | None, buffersize: int | None) -> None:
+    """Refuses what Python 3.14's `map` refuses, on every Python.
+
+    Raises:
+        TypeError: `buffersize` is neither an int nor None.
+        ValueError: One of them is less than 1.
+    """
+    if buffersize is not None and not isinstance(buffersize, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"buffersize must be an int or None, not {type(buffersize).__name__}")
+    if buffersize is not None and buffersize < 1:
+        raise ValueError(f"buffersize must be None or at least 1, not {buffersize}")
+    if chunksize is not None and chunksize < 1:
+        raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+
+
+def iterate_results(
+    futures: deque[Future[_T]],
+    *,
+    timeout: float | None,
+    submit_next: Callable[[], Future[_T] | None] | None = None,
+) -> Iterator[_T]:
+    """Yields the futures' results in order, with the meaning of the standard library's `map`.
+
+    Closing the iterator once it was started, or an exception in it, cancels what has not
+    started. No reference is kept to what was yielded.
+
+    Arguments:
+        futures: In the order of their calls. The iterator takes them out.
+        timeout: Seconds from now in which all results have to be there.
+        submit_next: Submits one more call (`buffersize`), and returns None when there is none.
+            It is called before each result is waited for.
+
+    Raises:
+        concurrent.futures.TimeoutError: From the iterator, when the time is over.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+
+    # A generator of its own, so that the clock starts now and not with the first next().
+    def results() -> Iterator[_T]:
+        try:
+            while futures:
+                if submit_next is not None and (future := submit_next()) is not None:
+                    futures.append(future)
+                    del future
+                yield _result_or_cancel(futures.popleft(), deadline)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    return results()
+
+
+def _result_or_cancel(future: Future[_T], deadline: float | None) -> _T:
+    try:
+        return future.result(None if deadline is None else deadline - time.monotonic())
+    finally:
+        future.cancel()  # without effect unless this was interrupted or too late
+        # An exception's traceback has this frame, and the future has the exception.
+        del future

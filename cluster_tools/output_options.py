@@ -1,0 +1,79 @@
+"""How a caller says where an output is kept: `__cfut_options` and the getters.
+
+The same on every executor. Knows no store and no future.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from typing import Any, TypedDict, TypeVar
+
+_S = TypeVar("_S")
+
+# Seen from here: 1 is this module, 2 is submit or map_to_futures, 3 the one who called that.
+_CALLERS_STACKLEVEL = 3
+
+
+class CfutOptions(TypedDict, total=False):
+    """What `submit(..., __cfut_options=...)` takes: exactly one of the two."""
+
+    output_key: str
+    output_pickle_path: str | os.PathLike[str]
+
+
+def pop_output_key(kwargs: dict[str, Any]) -> str | None:
+    """Takes `__cfut_options` out of the keyword arguments of a call of `submit`.
+
+    Returns:
+        The key under which the call's output is to be kept, None where it is not.
+
+    Raises:
+        ValueError: The options name no key, or two.
+    """
+    if "__cfut_options" not in kwargs:
+        return None
+    options: CfutOptions = kwargs.pop("__cfut_options") or {}
+    key = options.get("output_key")
+    path = options.get("output_pickle_path")
+    if (key is None) == (path is None):
+        raise ValueError(
+            "__cfut_options takes exactly one of output_key and output_pickle_path, "
+            f"and was given {options!r}"
+        )
+    if key is not None:
+        return os.fspath(key)
+    assert path is not None
+    warnings.warn(
+        "the option output_pickle_path is now called output_key",
+        DeprecationWarning,
+        stacklevel=_CALLERS_STACKLEVEL,
+    )
+    return os.fspath(path)
+
+
+def resolve_output_key_getter(
+    output_pickle_path_getter: Callable[[_S], str | os.PathLike[str]] | None,
+    output_key_getter: Callable[[_S], str] | None,
+) -> Callable[[_S], str] | None:
+    """Makes one of the two getters of `map_to_futures`.
+
+    Returns:
+        The function from an item to its key, None where outputs are not kept.
+
+    Raises:
+        ValueError: Both are given.
+    """
+    if output_key_getter is not None and output_pickle_path_getter is not None:
+        raise ValueError("give output_key_getter or output_pickle_path_getter, not both")
+    if output_pickle_path_getter is not None:
+        warnings.warn(
+            "the argument output_pickle_path_getter is now called output_key_getter",
+            DeprecationWarning,
+            stacklevel=_CALLERS_STACKLEVEL,
+        )
+    getter = output_key_getter or output_pickle_path_getter
+    if getter is None:
+        return None
+    return lambda item: os.fspath(getter(item))
