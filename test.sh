@@ -1,0 +1,137 @@
+#!/bin/bash
+# Runs all tests: those of one machine on every Python that is there, then those on
+# a real Slurm, in dockered-slurm. Makes the environment they need, and says what it
+# had to leave out. Arguments go to pytest:  ./test.sh -k limit
+set -uo pipefail
+cd "$(dirname "$0")"
+
+# Limits of stages; each test has one of its own (pyproject.toml).
+CONFORMANCE_LIMIT=10m
+HOST_LIMIT=8m
+PREPARE_LIMIT=6m
+UP_LIMIT=6m
+SLURM_LIMIT=14m
+
+NO_TESTS_SELECTED=5 # exit status of pytest
+MAY_NOT_INSTALL=3   # exit status of prepare.sh
+
+results=() left_out=() failed=0
+pytest_args=("$@")
+
+say() { printf '\n=== %s\n' "$*"; }
+
+# Runs a stage, notes its outcome, and goes on with the next one in any case.
+stage() { # name, command...
+    local name=$1 start=$SECONDS status=0 outcome=passed
+    shift
+    say "$name"
+    "$@" || status=$?
+    if [ "$status" = "$NO_TESTS_SELECTED" ] && [ ${#pytest_args[@]} -gt 0 ]; then
+        outcome="no test selected"
+    elif [ "$status" = 124 ]; then
+        outcome="FAILED (took longer than its limit)" failed=1
+    elif [ "$status" != 0 ]; then
+        outcome="FAILED (exit status $status)" failed=1
+    fi
+    results+=("$name: $outcome, $((SECONDS - start)) s")
+    return "$status"
+}
+
+# Comes before the last stage, so that the output ends with pytest's summary.
+report() {
+    say "stages until here"
+    printf '%s\n' "${results[@]}"
+    say "left out"
+    if [ ${#left_out[@]} = 0 ]; then
+        echo nothing
+    else
+        printf '%s\n' "${left_out[@]}"
+    fi
+}
+
+conformance() {
+    local found=.nox/sessions.json skipped status=0
+    mkdir -p .nox
+    rm -f "$found"
+    timeout --kill-after=30 "$CONFORMANCE_LIMIT" \
+        .venv/bin/nox --session conformance --report "$found" -- "${pytest_args[@]}" || status=$?
+    skipped=$(.venv/bin/python -c '
+import json, sys
+for session in json.load(open(sys.argv[1]))["sessions"]:
+    if session["result"] == "skipped":
+        print(session["name"].rpartition("-")[2], end=" ")
+' "$found") && [ -z "$skipped" ] ||
+        left_out+=("Python ${skipped:-versions unknown: nox made no report}: no such interpreter on this machine")
+    return "$status"
+}
+
+host_tests() {
+    timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -m "not slurm" "${pytest_args[@]}"
+}
+
+take_down() { "${compose[@]}" down --volumes >/dev/null 2>&1; }
+
+# A cluster that runs already is used and left as it is.
+bring_up() {
+    if [ "$(docker inspect slurmctld --format '{{.State.Running}}' 2>/dev/null)" = true ]; then
+        local checkout
+        checkout=$(docker inspect slurmctld --format \
+            '{{range .Mounts}}{{if eq .Destination "/cluster_tools"}}{{.Source}}{{end}}{{end}}')
+        if [ "$checkout" != "$(pwd -P)" ]; then
+            echo "dockered-slurm runs already, with another checkout: $checkout"
+            return 1
+        fi
+        echo "dockered-slurm runs already, it is used and left running"
+    else
+        trap take_down EXIT
+        timeout --kill-after=30 "$UP_LIMIT" "${compose[@]}" up -d --build ||
+            { "${compose[@]}" logs --tail 30; return 1; }
+    fi
+    timeout 120 docker exec slurmctld ready
+}
+
+slurm_tests() {
+    # The inner time limit ends what runs in the container, the outer one a docker that hangs.
+    timeout --kill-after=60 "$SLURM_LIMIT" docker exec slurmctld \
+        timeout --kill-after=30 "$SLURM_LIMIT" pytest -m slurm "${pytest_args[@]}"
+}
+
+prepare() {
+    local status=0
+    prepared=$(timeout --kill-after=30 "$PREPARE_LIMIT" dockered-slurm/prepare.sh 2>&1) || status=$?
+    [ -z "$prepared" ] || echo "$prepared"
+    return "$status"
+}
+
+stage environment scripts/environment test || { report; exit 1; }
+stage "every Python" conformance
+
+say "what dockered-slurm needs"
+slurm=0 status=0
+prepare || status=$?
+if [ "$status" = "$MAY_NOT_INSTALL" ]; then
+    left_out+=("everything on Slurm: ${prepared##*$'\n'}")
+elif [ "$status" != 0 ]; then
+    results+=("what dockered-slurm needs: FAILED (exit status $status)")
+    failed=1
+    left_out+=("everything on Slurm: ${prepared##*$'\n'}")
+else
+    compose=(docker-compose)
+    ! docker compose version >/dev/null 2>&1 || compose=(docker compose)
+    compose+=(-f dockered-slurm/docker-compose.yml)
+    if stage "dockered-slurm up" bring_up; then
+        slurm=1
+    else
+        left_out+=("everything on Slurm: dockered-slurm did not come up, see above")
+    fi
+fi
+
+if [ "$slurm" = 1 ]; then
+    stage "this machine" host_tests
+    report
+    stage "on Slurm" slurm_tests
+else
+    report
+    stage "this machine" host_tests
+fi
+exit "$failed"
