@@ -1,13 +1,14 @@
 """Says in the log that calls failed, once each and not thousands of times.
 
-Knows exceptions; where a call ran is a text to it.
+Knows futures and exceptions; where a call ran is a text to it.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
+from typing import Any
 
 _MAX_LINES_PER_ARRAY = 10  # beyond it the lines tell nothing new and bury the rest of the log
 
@@ -51,6 +52,14 @@ class FailureLog:
                 self._count,
                 _MAX_LINES_PER_ARRAY,
             )
+
+    def watch(self, future: Future[Any], where: str) -> None:
+        """Notes the outcome of `future` once it is done."""
+
+        def note_outcome(future: Future[Any]) -> None:
+            self.note(None if future.cancelled() else future.exception(), where)
+
+        future.add_done_callback(note_outcome)
 
 
 def first_line(exception: BaseException) -> str:

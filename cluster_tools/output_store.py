@@ -4,8 +4,6 @@ Knows keys and bytes, nothing of calls or jobs. Every job imports it, so it impo
 nothing (`-X importtime` shows what an addition costs).
 """
 
-from __future__ import annotations
-
 import os
 from abc import ABC, abstractmethod
 
@@ -41,7 +39,7 @@ class OutputStore(ABC):
         """
 
     @abstractmethod
-    def poll(self, keys: Iterable[str]) -> set[str]:
+    def poll(self, keys: "Iterable[str]") -> set[str]:
         """Those of `keys` that have an output, of either kind."""
 
     @abstractmethod
@@ -93,7 +91,7 @@ class FileOutputStore(OutputStore):
             _remove(temporary_path)
             raise
 
-    def poll(self, keys: Iterable[str]) -> set[str]:
+    def poll(self, keys: "Iterable[str]") -> set[str]:
         exists = os.path.exists
         return {key for key in keys if exists(key) or exists(self._failure_path(key))}
 

@@ -1,0 +1,276 @@
+"""Many short calls as few long ones: groups the items, and hands the groups to another executor.
+
+Knows the `Executor` protocol, and no strategy.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import math
+import threading
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
+from itertools import islice
+from os import PathLike
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+from typing_extensions import ParamSpec, Self
+
+from cluster_tools.executor_protocol import Executor
+from cluster_tools.executors.calls import function_name
+from cluster_tools.mapping import check_map_arguments
+
+_P = ParamSpec("_P")
+_S = TypeVar("_S")
+_T = TypeVar("_T")
+
+
+class BatchingExecutor:
+    """Hands items to another executor in batches, each of which is one call there.
+
+    Arguments:
+        executor: Runs the batches. It is shut down with this one.
+        batch_size: Items in a batch, at least 1.
+        target_job_count: At most so many batches are made of the items of one `map` or
+            `map_to_futures`, at least 1.
+
+    Raises:
+        ValueError: Not exactly one of the two is given, or it is less than 1.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        *,
+        batch_size: int | None = None,
+        target_job_count: int | None = None,
+    ) -> None:
+        if (batch_size is None) == (target_job_count is None):
+            raise ValueError("give exactly one of batch_size and target_job_count")
+        for name, value in (("batch_size", batch_size), ("target_job_count", target_job_count)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        self._executor = executor
+        self._batch_size = batch_size
+        self._target_job_count = target_job_count
+
+    @property
+    def batch_size(self) -> int | None:
+        """Items in a batch, None where `target_job_count` decides."""
+        return self._batch_size
+
+    @property
+    def target_job_count(self) -> int | None:
+        """The greatest number of batches, None where `batch_size` decides."""
+        return self._target_job_count
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Submits one call to the inner executor, with a warning: it is in no batch."""
+        warnings.warn(
+            "BatchingExecutor.submit bypasses batching: each call is a job of its own; "
+            "map and map_to_futures make batches",
+            UserWarning,
+            stacklevel=2,
+        )
+        return self._executor.submit(fn, *args, **kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]:
+        """See `cluster_tools.Executor.map`. `buffersize` is rounded up to whole batches.
+
+        Raises:
+            ValueError: `chunksize` is given; the batches are the chunks.
+        """
+        if chunksize is not None:
+            raise ValueError("BatchingExecutor takes no chunksize; its batch_size is one")
+        check_map_arguments(chunksize=None, buffersize=buffersize)
+        calls = zip(*iterables)
+        if self._batch_size is not None:
+            batch_size = self._batch_size
+        else:
+            all_calls = list(calls)
+            batch_size = self._batch_size_for(len(all_calls))
+            calls = iter(all_calls)
+        batches_ahead = None if buffersize is None else math.ceil(buffersize / batch_size)
+        results = self._executor.map(
+            _Batch(fn),
+            _batches(calls, batch_size),
+            timeout=timeout,
+            buffersize=batches_ahead,
+        )
+        return _flattened(results)
+
+    def map_to_futures(
+        self,
+        fn: Callable[[_S], _T],
+        args: Iterable[_S],
+        output_pickle_path_getter: Callable[[_S], str | PathLike[str]] | None = None,
+        output_key_getter: Callable[[_S], str] | None = None,
+    ) -> list[Future[_T]]:
+        """Returns a future per item. A batch that fails is the failure of all its items.
+
+        Raises:
+            NotImplementedError: A getter is given; a batch has one output for all its items.
+        """
+        if output_pickle_path_getter is not None or output_key_getter is not None:
+            raise NotImplementedError(
+                "BatchingExecutor keeps no outputs: a batch has one output for all its items"
+            )
+        items = [(item,) for item in args]
+        futures: list[Future[_T]] = []
+        for batch in _batches(iter(items), self._batch_size_for(len(items))):
+            (batch_future,) = self._executor.map_to_futures(_Batch(fn), [batch])
+            futures.extend(_BatchRun(batch_future, len(batch)).item_futures)
+        return futures
+
+    @classmethod
+    def as_completed(cls, futures: Iterable[Future[_T]]) -> Iterator[Future[_T]]:
+        """See `concurrent.futures.as_completed`."""
+        return concurrent.futures.as_completed(futures)
+
+    def forward_log(self, fut: Future[_T]) -> _T:
+        """Forwards the log of the batch that `fut` is in, and returns the result of `fut`."""
+        if not isinstance(fut, _ItemFuture):
+            return self._executor.forward_log(fut)
+        batch_future = fut.batch_future
+        if batch_future is not None and not fut.cancelled():
+            self._executor.forward_log(batch_future)
+        return fut.result()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shuts the inner executor down."""
+        self._executor.shutdown(wait=wait, cancel_futures=cancel_futures)
+
+    def __enter__(self) -> Self:
+        self._executor.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        return self._executor.__exit__(exc_type, exc_val, exc_tb)
+
+    def _batch_size_for(self, item_count: int) -> int:
+        if self._batch_size is not None:
+            return self._batch_size
+        assert self._target_job_count is not None
+        return max(1, math.ceil(item_count / self._target_job_count))
+
+
+def _batches(calls: Iterator[tuple[Any, ...]], batch_size: int) -> Iterator[list[tuple[Any, ...]]]:
+    return iter(lambda: list(islice(calls, batch_size)), [])
+
+
+class _Batch:
+    """Calls `fn` with each of a batch's argument tuples; this is what is sent."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._fn = fn
+        self.__name__ = f"batch_{function_name(fn)}"  # the name of the job
+
+    def __call__(self, batch: list[tuple[Any, ...]]) -> list[Any]:
+        return [self._fn(*args) for args in batch]
+
+
+def _flattened(batches: Iterator[list[_T]]) -> Iterator[_T]:
+    """Yields the batches' elements, and keeps no reference to one that was yielded."""
+    try:
+        for batch in batches:
+            batch.reverse()
+            while batch:
+                yield batch.pop()
+    finally:
+        if isinstance(batches, Generator):
+            batches.close()  # cancels what has not started
+
+
+class _BatchRun(Generic[_T]):
+    """One submitted batch, which resolves the futures of its items."""
+
+    def __init__(self, future: Future[list[_T]], item_count: int) -> None:
+        self.future: Future[list[_T]] | None = future
+        self.item_futures = [_ItemFuture(self) for _ in range(item_count)]
+        self._undecided = set(self.item_futures)
+        self._undecided_lock = threading.Lock()
+        future.add_done_callback(self._resolve)
+
+    def claim(self, item: _ItemFuture[_T]) -> bool:
+        """Whether the caller is the one that decides how `item` ends."""
+        with self._undecided_lock:
+            if item not in self._undecided:
+                return False
+            self._undecided.remove(item)
+            return True
+
+    def cancel_if_unwanted(self) -> None:
+        """Cancels the batch when all its items are cancelled."""
+        future = self.future
+        if future is not None and not self._undecided:
+            future.cancel()
+
+    def _resolve(self, future: Future[list[_T]]) -> None:
+        results: list[_T] = []
+        error: BaseException | None = None
+        if not future.cancelled() and (error := future.exception()) is None:
+            results = future.result()
+        for index, item in enumerate(self.item_futures):
+            if not self.claim(item):
+                continue
+            if future.cancelled():
+                item.end_cancelled()
+            elif error is not None:
+                item.set_running_or_notify_cancel()
+                item.set_exception(error)
+            else:
+                item.set_running_or_notify_cancel()
+                item.set_result(results[index])
+        self.future = None  # it has the results of all items
+        self.item_futures = []
+
+
+class _ItemFuture(Future[_T]):
+    """The future of one item of a batch."""
+
+    def __init__(self, batch_run: _BatchRun[_T]) -> None:
+        super().__init__()
+        self._batch_run = batch_run
+
+    @property
+    def batch_future(self) -> Future[list[_T]] | None:
+        """The future of its batch, None once that is done."""
+        return self._batch_run.future
+
+    def cancel(self) -> bool:
+        """Ends this future; the batch is cancelled when all its items are.
+
+        Returns:
+            False where the batch is known to run, or to be done.
+        """
+        batch_future = self.batch_future
+        may_still_cancel = batch_future is not None and not (
+            batch_future.running() or batch_future.done()
+        )
+        if may_still_cancel and self._batch_run.claim(self):
+            self.end_cancelled()
+            self._batch_run.cancel_if_unwanted()
+        return self.cancelled()
+
+    def running(self) -> bool:
+        batch_future = self.batch_future
+        return batch_future is not None and not self.done() and batch_future.running()
+
+    def end_cancelled(self) -> None:
+        """Cancels it, and says so to those that wait."""
+        super().cancel()
+        self.set_running_or_notify_cancel()

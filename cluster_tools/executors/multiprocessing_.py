@@ -1,0 +1,379 @@
+"""Calls in worker processes of this machine: the standard library's pool, with what it lacks.
+
+    caller                         pool's thread (standard library)       worker process
+    submit: packs the call ------> waits in the pool's queue ------------> run_packed_call
+    _CallFuture <--- unpacks ----- the pool's future of two values <------ packed outcome
+
+Calls and outcomes cross as bytes that are made and read here: an object that refuses is then the
+error of its call, where the pool would break. (The name has a `_` since it is not the standard
+library's module.)
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import multiprocessing
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from itertools import islice
+from multiprocessing.context import BaseContext
+from multiprocessing.reduction import ForkingPickler
+from os import PathLike
+from typing import Any, TypeVar
+
+from typing_extensions import ParamSpec
+
+from cluster_tools import pickling
+from cluster_tools.executors.calls import (
+    Dumps,
+    function_name,
+    pack_call,
+    run_packed_call,
+    unpack_exception,
+    unpack_result,
+)
+from cluster_tools.executors.log_forwarding import LogForwarding, RecordSender
+from cluster_tools.failure_log import FailureLog
+from cluster_tools.mapping import check_map_arguments, iterate_results
+from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
+from cluster_tools.output_store import FileOutputStore, OutputStore
+
+_P = ParamSpec("_P")
+_S = TypeVar("_S")
+_T = TypeVar("_T")
+
+_MISSING_GUARD_MESSAGE = """
+    A MultiprocessingExecutor was made before the
+    current process has finished its bootstrapping phase.
+
+    This process is a worker that imports the script which started it, and
+    the script makes an executor whenever it is imported. Put what only the
+    first process should do below this line:
+
+        if __name__ == "__main__":
+"""
+
+
+def _dumps_for_relatives(obj: object) -> bytes:
+    """Pickles in the way of multiprocessing, which knows how to share connections and the like."""
+    buffer = io.BytesIO()
+    try:
+        ForkingPickler(buffer, 5).dump(obj)
+    except Exception:
+        return pickling.dumps(obj)
+    pickled = buffer.getvalue()
+    if b"__main__" in pickled and pickling.main_module() is None:
+        return pickling.dumps(obj)  # by value: a worker has no file to import it from
+    return pickled
+
+
+class MultiprocessingExecutor(ProcessPoolExecutor):
+    """A `concurrent.futures.ProcessPoolExecutor` with `map_to_futures`, kept outputs and logs.
+
+    A worker that dies breaks the pool, as in the standard library: all futures raise
+    `concurrent.futures.process.BrokenProcessPool`. Whatever fails in pickling is the error of its
+    call alone.
+
+    Arguments:
+        max_workers: How many processes; the number of CPUs where not given.
+        mp_context: A context of `multiprocessing`, instead of `start_method`.
+        initializer: Called in each worker before its first call.
+        initargs: The arguments of `initializer`.
+        start_method: `spawn`, `forkserver` or `fork`. Where not given, the environment variable
+            MULTIPROCESSING_DEFAULT_START_METHOD says it, else it is `spawn`.
+        max_tasks_per_child: Calls after which a worker is replaced. From Python 3.11 on.
+        output_store: Where outputs are kept for which the caller names a key.
+        other: Keywords that other strategies take; they have no effect here.
+
+    Raises:
+        ValueError: Both `start_method` and `mp_context` are given, or a number is out of range.
+        NotImplementedError: `max_tasks_per_child` on Python 3.10.
+        RuntimeError: The script that made it has no `if __name__ == "__main__"`.
+    """
+
+    _dumps: Dumps = staticmethod(_dumps_for_relatives)
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        start_method: str | None = None,
+        max_tasks_per_child: int | None = None,
+        output_store: OutputStore | None = None,
+        **other: Any,
+    ) -> None:
+        if mp_context is None:
+            mp_context = multiprocessing.get_context(
+                start_method or os.environ.get("MULTIPROCESSING_DEFAULT_START_METHOD", "spawn")
+            )
+        elif start_method is not None:
+            raise ValueError("give start_method or mp_context, not both")
+        is_forked = mp_context.get_start_method() == "fork"
+        if not is_forked and getattr(multiprocessing.current_process(), "_inheriting", False):
+            raise RuntimeError(_MISSING_GUARD_MESSAGE)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        self.output_store = FileOutputStore() if output_store is None else output_store
+        self._closing_lock = threading.Lock()
+        self._is_closed = False
+        self._closing_thread: threading.Thread | None = None
+        self._log_forwarding: LogForwarding | None = None
+        if not is_forked:
+            self._log_forwarding = LogForwarding(mp_context)
+            initargs = (self._log_forwarding.sender(), initializer, initargs)
+            initializer = _start_worker
+        try:
+            super().__init__(
+                max_workers,
+                mp_context,
+                initializer,
+                initargs,
+                **_max_tasks_keyword(max_tasks_per_child),
+            )
+        except BaseException:
+            if self._log_forwarding is not None:
+                self._log_forwarding.close()
+            raise
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Has `fn(*args, **kwargs)` called in a worker. It is pickled before this returns.
+
+        What cannot be pickled is a `pickle.PicklingError` of the future.
+        """
+        key = pop_output_key(kwargs)
+        future: Future[_T] = self._submit(fn, args, kwargs, key)
+        FailureLog(1).watch(future, f"Call of {function_name(fn)}")
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]:
+        """See `cluster_tools.Executor.map`. `chunksize` is 1 where not given."""
+        check_map_arguments(chunksize=chunksize, buffersize=buffersize)
+        calls = iter(zip(*iterables))
+        if chunksize is None or chunksize == 1:
+            return self._map(fn, calls, timeout, buffersize)
+        chunks = iter(lambda: list(islice(calls, chunksize)), [])
+        results = self._map(_CallEach(fn), ((chunk,) for chunk in chunks), timeout, buffersize)
+        return _flattened(results)
+
+    def map_to_futures(
+        self,
+        fn: Callable[[_S], _T],
+        args: Iterable[_S],
+        output_pickle_path_getter: Callable[[_S], str | PathLike[str]] | None = None,
+        output_key_getter: Callable[[_S], str] | None = None,
+    ) -> list[Future[_T]]:
+        """See `cluster_tools.Executor.map_to_futures`."""
+        key_of = resolve_output_key_getter(output_pickle_path_getter, output_key_getter)
+        items = list(args)
+        keys = [None if key_of is None else key_of(item) for item in items]
+        return self._submit_all(fn, [(item,) for item in items], keys)
+
+    @classmethod
+    def as_completed(cls, futures: Iterable[Future[_T]]) -> Iterator[Future[_T]]:
+        """See `concurrent.futures.as_completed`."""
+        return concurrent.futures.as_completed(futures)
+
+    def forward_log(self, fut: Future[_T]) -> _T:
+        """Waits and returns the result. The log comes to this process by itself."""
+        return fut.result()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See `concurrent.futures.Executor.shutdown`."""
+        with self._closing_lock:
+            self._is_closed = True
+            if not wait and self._closing_thread is None:
+                # Somebody has to wait: the log's pipe is closed after the last worker, and the
+                # standard library cannot replace a worker once it was told not to wait.
+                thread = threading.Thread(
+                    target=self._close, args=(cancel_futures,), name="cluster_tools shutdown"
+                )
+                try:
+                    thread.start()
+                except RuntimeError:  # the interpreter is about to exit, and starts no threads
+                    super().shutdown(wait=False, cancel_futures=cancel_futures)
+                else:
+                    self._closing_thread = thread
+        if wait:
+            self._close(cancel_futures)
+            if self._closing_thread is not None:
+                self._closing_thread.join()
+
+    def _close(self, cancel_futures: bool) -> None:
+        super().shutdown(wait=True, cancel_futures=cancel_futures)
+        if self._log_forwarding is not None:
+            self._log_forwarding.close()
+
+    def _map(
+        self,
+        fn: Callable[..., _T],
+        calls: Iterator[tuple[Any, ...]],
+        timeout: float | None,
+        buffersize: int | None,
+    ) -> Iterator[_T]:
+        if buffersize is None:
+            all_calls = list(calls)
+            futures = deque(self._submit_all(fn, all_calls, [None] * len(all_calls)))
+            return iterate_results(futures, timeout=timeout)
+        where = f"Call of {function_name(fn)}"
+
+        def submit_next() -> Future[_T] | None:
+            for call in calls:
+                future: Future[_T] = self._submit(fn, call, {}, None)
+                FailureLog(1).watch(future, where)
+                return future
+            return None
+
+        futures = deque[Future[_T]]()
+        while len(futures) < buffersize and (future := submit_next()) is not None:
+            futures.append(future)
+        return iterate_results(futures, timeout=timeout, submit_next=submit_next)
+
+    def _submit_all(
+        self, fn: Callable[..., _T], calls: list[tuple[Any, ...]], keys: Iterable[str | None]
+    ) -> list[Future[_T]]:
+        failure_log = FailureLog(len(calls))
+        name = function_name(fn)
+        futures: list[Future[_T]] = []
+        for index, (call, key) in enumerate(zip(calls, keys)):
+            future: Future[_T] = self._submit(fn, call, {}, key)
+            failure_log.watch(future, f"Call {index} of {name}")
+            futures.append(future)
+        return futures
+
+    def _submit(
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        key: str | None,
+    ) -> Future[Any]:
+        if self._is_closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        future = _CallFuture[Any]()
+        try:
+            call = pack_call(fn, args, kwargs, dumps=self._dumps)
+            keep = None
+            if key is not None:
+                key = self.output_store.resolve_key(key)
+                self.output_store.delete(key)
+                keep = (self.output_store, key)
+        except Exception as error:
+            future.set_running_or_notify_cancel()
+            future.set_exception(error)
+            return future
+        future.follow(super().submit(run_packed_call, call, self._dumps, keep))
+        return future
+
+    def _adjust_process_count(self) -> None:
+        # Where workers are replaced, the standard library counts one that has just left as idle,
+        # starts no other, and waits for ever (https://github.com/python/cpython/issues/115634).
+        pool: Any = super()
+        if getattr(self, "_max_tasks_per_child", None) is None:
+            pool._adjust_process_count()
+        elif len(self._processes) < pool._max_workers:
+            pool._spawn_process()
+
+
+def _max_tasks_keyword(max_tasks_per_child: int | None) -> dict[str, Any]:
+    if max_tasks_per_child is None:
+        return {}
+    if sys.version_info < (3, 11):
+        raise NotImplementedError("max_tasks_per_child needs Python 3.11 or newer")
+    return {"max_tasks_per_child": max_tasks_per_child}
+
+
+def _start_worker(
+    sender: RecordSender, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+) -> None:
+    sender.install()
+    if initializer is not None:
+        initializer(*initargs)
+
+
+class _CallEach:
+    """Calls `fn` with each of a chunk's argument tuples, in a worker."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self._fn = fn
+        self.__name__ = function_name(fn)
+
+    def __call__(self, chunk: list[tuple[Any, ...]]) -> list[Any]:
+        return [self._fn(*args) for args in chunk]
+
+
+def _flattened(chunks: Iterator[list[_T]]) -> Iterator[_T]:
+    """Yields the chunks' elements, and keeps no reference to one that was yielded."""
+    for chunk in chunks:
+        chunk.reverse()
+        while chunk:
+            yield chunk.pop()
+
+
+class _CallFuture(Future[_T]):
+    """The future that a caller gets, resolved from the pool's future of a packed outcome.
+
+    The pool marks a cancelled future as done only when it would have been its turn; this one is
+    done at once, so that `wait` and `as_completed` return it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pool_future: Future[tuple[bool, bytes]] | None = None
+
+    def follow(self, pool_future: Future[tuple[bool, bytes]]) -> None:
+        """Makes the outcome of `pool_future` the outcome of this one. Called once at most."""
+        self._pool_future = pool_future
+        pool_future.add_done_callback(self._resolve)
+
+    def cancel(self) -> bool:
+        pool_future = self._pool_future
+        if pool_future is None:
+            return super().cancelled()
+        return pool_future.cancel()  # which calls _resolve
+
+    def running(self) -> bool:
+        pool_future = self._pool_future
+        return (
+            pool_future is not None
+            and not self.done()
+            and not pool_future.cancelled()
+            and (pool_future.running() or pool_future.done())
+        )
+
+    def _resolve(self, pool_future: Future[tuple[bool, bytes]]) -> None:
+        if pool_future.cancelled():
+            super().cancel()
+            self.set_running_or_notify_cancel()
+        else:
+            self.set_running_or_notify_cancel()
+            result, error = _unpacked(pool_future)
+            if error is None:
+                self.set_result(result)
+            else:
+                self.set_exception(error)
+        self._pool_future = None  # it has the outcome's bytes
+
+
+def _unpacked(pool_future: Future[tuple[bool, bytes]]) -> tuple[Any, BaseException | None]:
+    if (error := pool_future.exception()) is not None:  # the pool's own, such as a dead worker
+        return None, error
+    success, outcome = pool_future.result()
+    try:
+        return (unpack_result(outcome), None) if success else (None, unpack_exception(outcome))
+    except BaseException as unpickling_error:
+        return None, unpickling_error
