@@ -28,6 +28,8 @@ stage() { # name, command...
     "$@" || status=$?
     if [ "$status" = "$NO_TESTS_SELECTED" ] && [ ${#pytest_args[@]} -gt 0 ]; then
         outcome="no test selected"
+    elif [ "$status" = "$MAY_NOT_INSTALL" ] && [ "$1" = prepare ]; then
+        outcome="left out"
     elif [ "$status" = 124 ]; then
         outcome="FAILED (took longer than its limit)" failed=1
     elif [ "$status" != 0 ]; then
@@ -57,11 +59,11 @@ conformance() {
         .venv/bin/nox --session conformance --report "$found" -- "${pytest_args[@]}" || status=$?
     skipped=$(.venv/bin/python -c '
 import json, sys
-for session in json.load(open(sys.argv[1]))["sessions"]:
-    if session["result"] == "skipped":
-        print(session["name"].rpartition("-")[2], end=" ")
+sessions = json.load(open(sys.argv[1]))["sessions"]
+skipped = [session for session in sessions if session["result"] == "skipped"]
+print(*[session["signatures"][0].rpartition("-")[2] for session in skipped], sep=", ")
 ' "$found") && [ -z "$skipped" ] ||
-        left_out+=("Python ${skipped:-versions unknown: nox made no report}: no such interpreter on this machine")
+        left_out+=("Python ${skipped:-versions that nox did not report}: no such interpreter on this machine")
     return "$status"
 }
 
@@ -106,14 +108,9 @@ prepare() {
 stage environment scripts/environment test || { report; exit 1; }
 stage "every Python" conformance
 
-say "what dockered-slurm needs"
-slurm=0 status=0
-prepare || status=$?
-if [ "$status" = "$MAY_NOT_INSTALL" ]; then
-    left_out+=("everything on Slurm: ${prepared##*$'\n'}")
-elif [ "$status" != 0 ]; then
-    results+=("what dockered-slurm needs: FAILED (exit status $status)")
-    failed=1
+slurm=0 status=0 prepared=
+stage "what dockered-slurm needs" prepare || status=$?
+if [ "$status" != 0 ]; then
     left_out+=("everything on Slurm: ${prepared##*$'\n'}")
 else
     compose=(docker-compose)
