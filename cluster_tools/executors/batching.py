@@ -128,7 +128,9 @@ class BatchingExecutor:
         futures: list[Future[_T]] = []
         for batch in _batches(iter(items), self._batch_size_for(len(items))):
             (batch_future,) = self._executor.map_to_futures(_Batch(fn), [batch])
-            futures.extend(_BatchRun(batch_future, len(batch)).item_futures)
+            batch_run = _BatchRun(batch_future, len(batch))
+            futures.extend(batch_run.item_futures)
+            batch_run.follow()
         return futures
 
     @classmethod
@@ -203,7 +205,11 @@ class _BatchRun(Generic[_T]):
         self.item_futures = [_ItemFuture(self) for _ in range(item_count)]
         self._undecided = set(self.item_futures)
         self._undecided_lock = threading.Lock()
-        future.add_done_callback(self._resolve)
+
+    def follow(self) -> None:
+        """From here on the items' futures may be done."""
+        assert self.future is not None
+        self.future.add_done_callback(self._resolve)
 
     def claim(self, item: _ItemFuture[_T]) -> bool:
         """Whether the caller is the one that decides how `item` ends."""

@@ -130,14 +130,14 @@ def _pack_exception(error: BaseException) -> bytes:
         text = "".join(traceback.format_exception(type(error), error, frames and frames.tb_next))
     except Exception:  # the function's own class may do anything in __str__
         text = f"{type(error).__name__} (its message cannot be formatted)\n"
-    parts = (type(error), error.args, exception_state(error))
-    for form in (error, parts):
+    # First the parts: the constructor that a class's own pickle calls may want other arguments.
+    for form in ((type(error), error.args, exception_state(error)), error):
         try:
             packed = pickling.dumps((text, form))
             if type(_rebuilt(pickling.loads(packed)[1])) is type(error):
                 return packed
         except Exception:
-            continue  # a constructor with other arguments, or an attribute that refuses
+            continue  # an attribute that refuses, or a type
     lost = pickle.PicklingError(
         f"an exception of type {type(error).__name__} cannot be pickled; its traceback is above"
     )
@@ -166,7 +166,7 @@ def _rebuilt(form: Any) -> BaseException:
     error_class, args, state = cast(
         "tuple[type[BaseException], tuple[Any, ...], dict[str, Any]]", form
     )
-    error = error_class.__new__(error_class, *args)  # the constructor may want other arguments
+    error = error_class.__new__(error_class, *args)
     error.args = args
     for name, value in state.items():
         try:

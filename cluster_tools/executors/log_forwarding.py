@@ -39,10 +39,11 @@ class LogForwarding:
         reader, self._writer = context.Pipe(duplex=False)
         self._writer_lock = context.Lock()
         self._owner_pid = os.getpid()
-        # A daemon: _close_all() ends it at exit, after the pools have waited for their calls.
+        # A daemon: _drain_all() ends it at exit, after the pools have waited for their calls.
         self._thread = threading.Thread(
             target=_emit_records, args=(reader,), name="cluster_tools log records", daemon=True
         )
+        _threads.add(self._thread)
         self._thread.start()
         _open_forwardings.add(self)
 
@@ -70,24 +71,21 @@ class LogForwarding:
 _LAST = b""
 
 _open_forwardings: weakref.WeakSet[LogForwarding] = weakref.WeakSet()
+_threads: set[threading.Thread] = set()  # those that read
 
 
 @atexit.register
-def _close_all() -> None:
+def _drain_all() -> None:
     for forwarding in list(_open_forwardings):
         forwarding.close()
+    for thread in list(_threads):  # of executors that were dropped, and not shut down
+        thread.join(_DRAIN_LIMIT_S)
 
 
 def _emit_records(reader: Connection) -> None:
     """The thread's work. It has no reference to the LogForwarding, which may be collected."""
     with reader:
-        while True:
-            try:
-                pickled = reader.recv_bytes()
-            except (EOFError, OSError):
-                return
-            if pickled == _LAST:
-                return
+        for pickled in iter(lambda: _received(reader), _LAST):
             try:
                 record: logging.LogRecord = pickle.loads(pickled)
                 logger = logging.getLogger(record.name)
@@ -96,6 +94,14 @@ def _emit_records(reader: Connection) -> None:
             except Exception:
                 if logging.raiseExceptions:  # as logging itself treats its own errors
                     traceback.print_exc(file=sys.stderr)
+    _threads.discard(threading.current_thread())
+
+
+def _received(reader: Connection) -> bytes:
+    try:
+        return reader.recv_bytes()
+    except (EOFError, OSError):
+        return _LAST
 
 
 class RecordSender:

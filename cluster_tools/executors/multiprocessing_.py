@@ -124,6 +124,7 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         self.output_store = FileOutputStore() if output_store is None else output_store
         self._closing_lock = threading.Lock()
         self._is_closed = False
+        self._unfinished: set[Future[Any]] = set()
         self._closing_thread: threading.Thread | None = None
         self._log_forwarding: LogForwarding | None = None
         if not is_forked:
@@ -194,29 +195,38 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `concurrent.futures.Executor.shutdown`."""
-        with self._closing_lock:
-            self._is_closed = True
-            if not wait and self._closing_thread is None:
-                # Somebody has to wait: the log's pipe is closed after the last worker, and the
-                # standard library cannot replace a worker once it was told not to wait.
-                thread = threading.Thread(
-                    target=self._close, args=(cancel_futures,), name="cluster_tools shutdown"
-                )
-                try:
-                    thread.start()
-                except RuntimeError:  # the interpreter is about to exit, and starts no threads
-                    super().shutdown(wait=False, cancel_futures=cancel_futures)
-                else:
-                    self._closing_thread = thread
-        if wait:
-            self._close(cancel_futures)
-            if self._closing_thread is not None:
-                self._closing_thread.join()
+        self._is_closed = True
+        if cancel_futures:
+            for future in list(self._unfinished):
+                future.cancel()
+        pool: Any = self
+        if threading.current_thread() is pool._executor_manager_thread:
+            wait = False  # a done-callback cannot wait for the thread that runs it
+        if not wait:
+            self._close_later()
+            return
+        self._close()
+        if self._closing_thread is not None:
+            self._closing_thread.join()
 
-    def _close(self, cancel_futures: bool) -> None:
-        super().shutdown(wait=True, cancel_futures=cancel_futures)
-        if self._log_forwarding is not None:
-            self._log_forwarding.close()
+    def _close_later(self) -> None:
+        # Somebody has to wait: the log's pipe is closed after the last worker, and the standard
+        # library cannot replace a worker once it was told not to wait.
+        if self._closing_thread is not None:
+            return
+        thread = threading.Thread(target=self._close, name="cluster_tools shutdown")
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is about to exit, and starts no threads
+            super().shutdown(wait=False)
+        else:
+            self._closing_thread = thread
+
+    def _close(self) -> None:
+        with self._closing_lock:
+            super().shutdown(wait=True)
+            if self._log_forwarding is not None:
+                self._log_forwarding.close()
 
     def _map(
         self,
@@ -276,16 +286,23 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
-        future.follow(super().submit(run_packed_call, call, self._dumps, keep))
+        pool_future = super().submit(run_packed_call, call, self._dumps, keep)
+        # The pool's thread outlives an executor that is dropped, and the workers need the log's lock.
+        pool: Any = self
+        pool._executor_manager_thread.log_forwarding = self._log_forwarding
+        self._unfinished.add(future)
+        future.add_done_callback(self._unfinished.discard)
+        future.follow(pool_future)
         return future
 
     def _adjust_process_count(self) -> None:
         # Where workers are replaced, the standard library counts one that has just left as idle,
         # starts no other, and waits for ever (https://github.com/python/cpython/issues/115634).
-        pool: Any = super()
+        pool: Any = self
+        standard_pool: Any = super()
         if getattr(self, "_max_tasks_per_child", None) is None:
-            pool._adjust_process_count()
-        elif len(self._processes) < pool._max_workers:
+            standard_pool._adjust_process_count()
+        elif len(pool._processes) < pool._max_workers:
             pool._spawn_process()
 
 
