@@ -32,7 +32,7 @@ def runs_as(interpreter: Path, version: str) -> bool:
 def pyenv_interpreters(version: str) -> Iterator[Path]:
     """The interpreters of `version` below pyenv's root, the newest patch release first."""
     root = os.environ.get("PYENV_ROOT")
-    if root is None and shutil.which("pyenv"):
+    if not root and shutil.which("pyenv"):
         root = subprocess.run(
             ["pyenv", "root"], capture_output=True, text=True, check=False
         ).stdout.strip()
