@@ -1,0 +1,427 @@
+"""The public class of all cluster executors: `concurrent.futures` on the outside, a session inside."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import os
+import pickle
+import sys
+import threading
+import weakref
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import islice
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from typing_extensions import ParamSpec
+
+from cluster_tools import pickling
+from cluster_tools.cluster import logs, process_wide
+from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.run_directory import ArrayWriter
+from cluster_tools.cluster.session import Session, Settings
+from cluster_tools.cluster.submission import Call, Span
+from cluster_tools.errors import SubmissionException
+from cluster_tools.failure_log import FailureLog
+from cluster_tools.mapping import check_map_arguments, iterate_results
+from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
+from cluster_tools.output_store import FileOutputStore, OutputStore
+from cluster_tools.schedulers.base import Options, Scheduler
+
+_T = TypeVar("_T")
+_S = TypeVar("_S")
+_P = ParamSpec("_P")
+
+_DEFAULT_GRACE_S = 5.0  # PyPI's cluster_tools 4.3.3
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class ClusterExecutor(concurrent.futures.Executor):
+    """An executor whose calls are jobs of a scheduler.
+
+    Arguments:
+        debug: Log what is submitted, at level debug.
+        keep_logs: Leave the jobs' logs in `cfut_dir`.
+        cfut_dir: Where logs and the run directory go; a directory that jobs see too. Default: the
+            environment's CFUT_DIR, else `.cfut`.
+        job_resources: What each job asks for, in the scheduler's words.
+        job_name: The jobs' name; default: the function's.
+        additional_setup_lines: Lines of shell to run in each job before the worker. A failing one
+            ends the task.
+        output_store: Keeps the outputs that the caller names keys for; default: files.
+        logging_config: Arguments of `logging.basicConfig` for the jobs.
+        logging_setup_fn: Called in each job instead, with the path of its log without ".stdout".
+        python_executable: The jobs' interpreter, of the same minor version; default: this one.
+        command_prefix: Words before the interpreter: `["apptainer", "exec", "image.sif"]`.
+        pending_timeout_s: Give up what has waited in the queue for so long; default: never.
+
+    Raises:
+        ValueError: An argument makes no sense.
+        OSError: `cfut_dir` can't be written.
+    """
+
+    def __init__(
+        self,
+        *,
+        debug: bool = False,
+        keep_logs: bool = True,
+        cfut_dir: str | os.PathLike[str] | None = None,
+        job_resources: dict[str, Any] | None = None,
+        job_name: str | None = None,
+        additional_setup_lines: Sequence[str] | None = None,
+        output_store: OutputStore | None = None,
+        logging_config: dict[str, Any] | None = None,
+        logging_setup_fn: Callable[[str], object] | None = None,
+        python_executable: str | None = None,
+        command_prefix: Sequence[str] | None = None,
+        pending_timeout_s: float | None = None,
+    ):
+        if getattr(sys.modules.get("__main__"), "__cluster_tools_bootstrapping__", False):
+            raise RuntimeError(_NO_GUARD)
+        if logging_config is not None and logging_setup_fn is not None:
+            raise ValueError("give logging_config or logging_setup_fn, not both")
+        if job_name is not None and "\n" in job_name:
+            raise ValueError(f"job_name {job_name!r} is not one line")
+        if isinstance(command_prefix, str):
+            raise ValueError("command_prefix is a list of words, not a string")
+        if cfut_dir is None:
+            cfut_dir = os.environ.get("CFUT_DIR") or ".cfut"
+        self.debug = debug
+        self.keep_logs = keep_logs
+        self.cfut_dir = os.path.abspath(cfut_dir)
+        self.job_resources = job_resources
+        self.job_name = job_name
+        self.additional_setup_lines = list(additional_setup_lines or [])
+        self.output_store = FileOutputStore() if output_store is None else output_store
+        log = None
+        if logging_config is not None or logging_setup_fn is not None:
+            log = (logging_config or {}, logging_setup_fn)
+        scheduler = self._make_scheduler(
+            Options(
+                job_resources=job_resources or {},
+                setup_lines=self.additional_setup_lines,
+                log_directory=self.cfut_dir,
+                grace_s=float(os.environ.get("SIGTERM_WAIT_IN_S") or _DEFAULT_GRACE_S),
+            )
+        )
+        self._session = Session(
+            scheduler,
+            Settings(
+                cfut_dir=self.cfut_dir,
+                keep_logs=keep_logs,
+                python_executable=python_executable or sys.executable,
+                command_prefix=list(command_prefix or []),
+                logging=log,
+                pending_timeout_s=pending_timeout_s,
+                own_outputs=isinstance(self.output_store, FileOutputStore)
+                and self.output_store.directory is None,
+                store=self.output_store,
+            ),
+        )
+        # An executor that nobody refers to any more ends when its calls are done.
+        self._finalizer = weakref.finalize(self, Session.close, self._session, wait=False)
+        self._finalizer.atexit = False
+        if threading.current_thread() is threading.main_thread():
+            process_wide.install_signal_handlers()
+        elif not process_wide.has_signal_handlers():
+            _logger.warning(
+                "This executor was made outside the main thread: signals do not cancel its jobs. "
+                "Call ClusterExecutor.install_signal_handlers() in the main thread first."
+            )
+
+    @abstractmethod
+    def _make_scheduler(self, options: Options) -> Scheduler: ...
+
+    @staticmethod
+    def install_signal_handlers() -> None:
+        """Makes SIGINT, SIGTERM and SIGHUP cancel the jobs of all executors of this process.
+
+        For programs that make executors outside the main thread; otherwise it is done anyway.
+        Raises: RuntimeError, outside the main thread.
+        """
+        process_wide.install_signal_handlers()
+
+    @classmethod
+    def as_completed(cls, futures: Iterable[Future[_T]]) -> Iterator[Future[_T]]:
+        """Yields the futures as they are done: `concurrent.futures.as_completed`."""
+        return concurrent.futures.as_completed(futures)
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Has `fn(*args, **kwargs)` called in a job; see `Executor.submit` of this package.
+
+        Raises: RuntimeError after shutdown, and in a forked child.
+        """
+        named = pop_output_key(cast(dict[str, Any], kwargs))
+        return self._submit_call(fn, args, cast(dict[str, Any], kwargs), named)
+
+    def map_to_futures(
+        self,
+        fn: Callable[[_S], _T],
+        args: Iterable[_S],
+        output_pickle_path_getter: Callable[[_S], str | os.PathLike[str]] | None = None,
+        output_key_getter: Callable[[_S], str] | None = None,
+    ) -> list[Future[_T]]:
+        """Submits one call per item as an array; see `Executor.map_to_futures` of this package."""
+        getter = resolve_output_key_getter(output_pickle_path_getter, output_key_getter)
+        return self._submit_array(
+            fn, (((item,), None if getter is None else getter(item)) for item in args)
+        )
+
+    def map(
+        self,
+        fn: Callable[..., _T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[_T]:
+        """As `concurrent.futures.Executor.map`; each call is a task, whatever `chunksize` says."""
+        check_map_arguments(chunksize=chunksize, buffersize=buffersize)
+        self._session.check_open()
+        calls = zip(*iterables)
+        if buffersize is None:
+            futures = self._submit_array(fn, ((arguments, None) for arguments in calls))
+            return iterate_results(deque(futures), timeout=timeout)
+
+        executor = weakref.ref(self)
+
+        def submit_next() -> Future[_T] | None:
+            this = executor()
+            arguments = next(calls, None)
+            if this is None or arguments is None:
+                return None
+            return this._submit_call(fn, arguments, {}, None)
+
+        first = [
+            self._submit_call(fn, arguments, {}, None) for arguments in islice(calls, buffersize)
+        ]
+        return iterate_results(deque(first), timeout=timeout, submit_next=submit_next)
+
+    def forward_log(self, fut: Future[_T]) -> _T:
+        """Writes the call's log to stdout until it is done, each piece behind `(jid=<jobid>) `.
+
+        Returns: the result. Raises: what `fut.result()` raises.
+        """
+        future = cast(ClusterFuture[_T], fut)
+        try:
+            job_id = future.cluster_jobid
+        except BaseException:
+            return fut.result()
+        path = self._session.log_path_of(future)
+        logs.follow(path, f"(jid={job_id}) ", fut.done)
+        return fut.result()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Takes no more calls; with `wait` returns when all futures are done and all is cleaned up.
+
+        `cancel_futures` cancels what is not known to run.
+        """
+        if self._session.pid != os.getpid():
+            return  # the forked child's copy has nothing to end
+        self._session.refuse_calls()
+        if cancel_futures:
+            self._session.cancel_pending()
+        self._session.close(wait=wait)
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> bool | None:
+        if exc_type is None or self._session.pid != os.getpid():
+            self.shutdown(wait=True)
+        else:
+            self._session.abort()
+            self._session.join()
+        return False
+
+    # -- submission --
+
+    def _name_of(self, fn: Callable[..., Any]) -> str:
+        if self.job_name is not None:
+            return self.job_name
+        while not hasattr(fn, "__name__") and hasattr(fn, "func"):
+            fn = cast(Any, fn).func  # functools.partial
+        return " ".join(str(getattr(fn, "__name__", type(fn).__name__)).split()) or "call"
+
+    def _submit_call(
+        self,
+        fn: Callable[..., _T],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        named_key: str | None,
+    ) -> Future[_T]:
+        session = self._session
+        name = self._name_of(fn)
+        with session.taking_calls():
+            future: ClusterFuture[_T] = session.new_future()
+            try:
+                function = _pickled(fn, f"The function {name}")
+                call = _pickled((args, kwargs), f"An argument of the call of {name}")
+                key = self._key(named_key)
+                if named_key is not None and key is not None:
+                    self._delete_stale([key])
+            except Exception as exc:
+                FailureLog(1).note(exc, f"The call of {name}")
+                future.resolve(None, exc)
+                return future
+            session.submitter.put(Call(future, name, function, call, key, named_key is not None))
+            if session.aborted:
+                future.abandon()
+        return future
+
+    def _submit_array(
+        self,
+        fn: Callable[..., _T],
+        calls: Iterable[tuple[tuple[Any, ...], str | None]],
+    ) -> list[Future[_T]]:
+        """Submits calls of one function as an array. `calls`: positional arguments and the caller's key."""
+        session = self._session
+        draft = _Draft(self._name_of(fn))
+        with session.taking_calls():
+            try:
+                self._write(draft, fn, calls)
+            except BaseException:  # the caller's iterable has raised
+                for future in draft.futures:
+                    future.abandon()
+                raise
+            finally:
+                if draft.writer is not None:
+                    draft.writer.discard()
+            draft.fail()
+            if session.aborted:
+                for future in draft.futures:
+                    future.abandon()
+        if self.debug:
+            _logger.debug("%d calls of %s are to be submitted", len(draft.futures), draft.name)
+        return cast(list[Future[_T]], draft.futures)
+
+    def _write(
+        self,
+        draft: _Draft,
+        fn: Callable[..., Any],
+        calls: Iterable[tuple[tuple[Any, ...], str | None]],
+    ) -> None:
+        """Writes the array file and hands the array over; what can't be is left in the draft."""
+        session = self._session
+        function = b""
+        try:
+            function = _pickled(fn, f"The function {draft.name}")
+            draft.writer = session.directory.begin_array()
+        except Exception as exc:
+            draft.error = exc
+        good: list[ClusterFuture[Any]] = []
+        numbers: list[int] = []
+        keys: list[str] = []
+        kept = False
+        for number, (arguments, named_key) in enumerate(calls):
+            future: ClusterFuture[Any] = session.new_future()
+            draft.futures.append(future)
+            if draft.error is not None or draft.writer is None:
+                continue
+            try:
+                no_keywords: dict[str, Any] = {}
+                call = _pickled(
+                    (arguments, no_keywords), f"An argument of task {number} of {draft.name}"
+                )
+            except pickle.PicklingError as exc:
+                draft.unpicklable[number] = exc
+                continue
+            try:
+                key = self._key(named_key)
+                draft.writer.add(function, call, key)
+            except Exception as exc:
+                draft.error = exc
+                continue
+            kept = kept or named_key is not None
+            if key is not None:
+                keys.append(key)
+            good.append(future)
+            numbers.append(number)
+        if draft.error is not None or draft.writer is None or not good:
+            return
+        try:
+            if kept:
+                self._delete_stale(keys)
+            array = session.finish_array(
+                draft.writer,
+                draft.name,
+                good,
+                keys or None,
+                kept=kept,
+                indexed=True,
+                numbers=numbers if draft.unpicklable else None,
+                total=len(draft.futures),
+            )
+        except Exception as exc:
+            draft.error = exc
+            return
+        draft.writer = None
+        session.resolver.post(session.resolver.expect, array)
+        session.submitter.put(Span(array, 0, array.count))
+
+    def _key(self, named_key: str | None) -> str | None:
+        """The key in the output store; None where the output goes into the run directory."""
+        if named_key is not None:
+            return self.output_store.resolve_key(named_key)
+        if self._session.settings.own_outputs:
+            return None
+        return self.output_store.default_key(self._session.unique_id())
+
+    def _delete_stale(self, keys: list[str]) -> None:
+        """What is left of an earlier call must not be taken for this one's."""
+        for key in self.output_store.poll(keys):
+            self.output_store.delete(key)
+
+
+@dataclass
+class _Draft:
+    """An array while its calls are being written."""
+
+    name: str
+    futures: list[ClusterFuture[Any]] = field(default_factory=list["ClusterFuture[Any]"])
+    writer: ArrayWriter | None = None
+    # Why single calls are not in it, by position.
+    unpicklable: dict[int, Exception] = field(default_factory=dict[int, Exception])
+    # Why none of it can be submitted.
+    error: Exception | None = None
+
+    def fail(self) -> None:
+        """Puts what went wrong into the futures concerned."""
+        error = self.error
+        if error is not None and not isinstance(error, pickle.PicklingError):
+            text = f"{self.name} could not be submitted: {type(error).__name__}: {error}"
+            error = SubmissionException(text, "")
+            error.__cause__ = self.error
+        errors = (
+            self.unpicklable if error is None else dict.fromkeys(range(len(self.futures)), error)
+        )
+        failures = FailureLog(len(errors))
+        for number, exc in errors.items():
+            failures.note(exc, f"Task {number} of {len(self.futures)} of {self.name}")
+            self.futures[number].resolve(None, exc)
+
+
+def _pickled(value: object, what: str) -> bytes:
+    """Raises: pickle.PicklingError, which says what it was and has the original as its cause."""
+    try:
+        return pickling.dumps(value)
+    except Exception as exc:
+        raise pickle.PicklingError(f"{what} can't be pickled: {type(exc).__name__}: {exc}") from exc
+
+
+_NO_GUARD = """
+An executor was made while this script was being imported by one of its jobs, before the
+current process has finished its bootstrapping phase. The main module of a script is imported
+in each job, so what starts the work has to be guarded:
+
+    if __name__ == "__main__":
+        main()
+"""

@@ -1,0 +1,35 @@
+"""What kind of file system a directory is on."""
+
+from __future__ import annotations
+
+import os
+
+_LOCAL_TYPES = {"apfs", "btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
+
+
+def file_system_type(directory: str) -> str:
+    """The type of the mount that has `directory`, as /proc/mounts names it; "" where it does not tell."""
+    best, kind = "", ""
+    try:
+        with open("/proc/mounts") as mounts:
+            for line in mounts:
+                _, mount_point, file_system, *_ = line.split()
+                inside = f"{directory}/".startswith(f"{mount_point.rstrip('/')}/")
+                if inside and len(mount_point) >= len(best):
+                    best, kind = mount_point, file_system
+    except (OSError, ValueError):
+        return ""
+    return kind
+
+
+def shows_files_at_once(directory: str) -> bool:
+    """Whether what another machine has written is seen here without delay; False where unknown."""
+    return file_system_type(os.path.realpath(directory)) in _LOCAL_TYPES
+
+
+def is_on_one_machine_only(directory: str) -> bool:
+    """Whether the nodes of a cluster most likely do not see this directory."""
+    directory = os.path.realpath(directory)
+    return file_system_type(directory) == "tmpfs" or f"{directory}/".startswith(
+        ("/tmp/", "/dev/shm/")
+    )

@@ -1,0 +1,135 @@
+"""The future of a task on a cluster.
+
+Knows its place in its array; everything else it asks its session.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, InvalidStateError
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from cluster_tools.cluster.session import Session
+    from cluster_tools.cluster.tasks import TaskArray
+
+_T = TypeVar("_T")
+
+# As concurrent.futures._base names them.
+_PENDING = "PENDING"
+_RUNNING = "RUNNING"
+_CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"
+_FINISHED = "FINISHED"
+
+# Guards the states of futures that nobody has waited for yet, and the making of their conditions.
+# Reentrant, since a signal handler may ask a future while it is held.
+_unwatched_lock = threading.RLock()
+
+
+class ClusterFuture(Future[_T]):
+    """A `concurrent.futures.Future` that knows its job, and of which 100,000 fit into little memory."""
+
+    # The standard library's future makes a condition at once, which is most of its size and cost. Here
+    # it is made when somebody first waits, asks or adds a callback.
+    def __init__(self, session: Session) -> None:
+        self._own_condition: threading.Condition | None = None
+        self._state = _PENDING
+        self._result = None
+        self._exception = None
+        self._waiters: list[Any] = []
+        self._done_callbacks: list[Any] = []
+        self._session = session
+        # Set when the task joins an array.
+        self.array: TaskArray | None = None
+        self.position = 0
+
+    @property
+    def _condition(self) -> threading.Condition:  # pyright: ignore[reportIncompatibleVariableOverride]
+        condition = self._own_condition
+        if condition is None:
+            with _unwatched_lock:
+                condition = self._own_condition
+                if condition is None:
+                    condition = self._own_condition = threading.Condition()
+        return condition
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a future can't be pickled: its result arrives in this process")
+
+    @property
+    def cluster_jobid(self) -> str:
+        """The id of the job; waits until it is submitted.
+
+        In an array made by `map_to_futures` or `map` the array's id, with `cluster_jobindex` beside it;
+        for calls of `submit` that went in together `<jobid>_<index>`.
+        Raises: the future's own exception, where no job was made.
+        """
+        return self._session.job_of(self)[0]
+
+    @property
+    def cluster_jobindex(self) -> int:
+        """The index in the array. Only futures of `map_to_futures` and `map` have one."""
+        index = self._session.job_of(self)[1]
+        if index is None:
+            raise AttributeError("a future of submit() has no cluster_jobindex")
+        return index
+
+    def cancel(self) -> bool:
+        """Cancels the call unless it is known to run; True means that the future is done."""
+        if not self._end_as_cancelled((_PENDING,)):
+            return self.cancelled()
+        self._session.on_cancelled(self)
+        return True
+
+    def abandon(self) -> None:
+        """Ends the future as cancelled even if its call runs: its executor is shutting down."""
+        if self._end_as_cancelled((_PENDING, _RUNNING)):
+            self._session.on_done()
+
+    def _end_as_cancelled(self, from_states: tuple[str, ...]) -> bool:
+        with self._condition:
+            if self._state not in from_states:
+                return False
+            self._state = _CANCELLED_AND_NOTIFIED
+            for waiter in self._waiters:
+                waiter.add_cancelled(self)
+            self._condition.notify_all()
+        self._call_back()
+        return True
+
+    def start(self) -> None:
+        """The call is known to run."""
+        with _unwatched_lock:
+            if self._own_condition is None:
+                if self._state == _PENDING:
+                    self._state = _RUNNING
+                return
+        with self._condition:
+            if self._state == _PENDING:
+                self._state = _RUNNING
+
+    def resolve(self, result: _T | None, exception: BaseException | None) -> None:
+        """Sets the result, or the exception where there is one, unless the future is done already."""
+        with _unwatched_lock:
+            unwatched = self._own_condition is None
+            if unwatched:
+                if self._state not in (_PENDING, _RUNNING):
+                    return
+                self._result, self._exception = result, exception
+                self._state = _FINISHED
+        if not unwatched:
+            try:
+                if exception is not None:
+                    self.set_exception(exception)
+                else:
+                    self.set_result(result)  # pyright: ignore[reportArgumentType]
+            except InvalidStateError:
+                return
+        self._session.on_done()
+
+    def is_done(self) -> bool:
+        """`done()` without making a condition."""
+        return self._state not in (_PENDING, _RUNNING)
+
+    def _call_back(self) -> None:
+        self._invoke_callbacks()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]

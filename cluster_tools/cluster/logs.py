@@ -1,0 +1,72 @@
+"""The logs of jobs: following one, and what its end says about a failure.
+
+Knows files, no futures and no schedulers.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import sys
+import time
+from collections.abc import Callable
+
+_TAIL_BYTES = 4_000
+_TAIL_LINES = 15
+_FIRST_INTERVAL_S = 0.02
+_MAX_INTERVAL_S = 1.0
+# After the end of the call its log may still be on its way through an NFS client's cache.
+_LATE_LOG_S = 3.0
+
+
+def tail(path: str) -> str:
+    """The last lines of a log, "" where there is none."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-_TAIL_LINES:])
+
+
+def own_message(log_tail: str) -> str | None:
+    """What the worker or the job's script itself has to say on its end."""
+    for line in reversed(log_tail.splitlines()):
+        if line.startswith("cluster_tools: "):
+            return line.removeprefix("cluster_tools: ")
+    return None
+
+
+def follow(path: str, prefix: str, is_done: Callable[[], bool]) -> None:
+    """Writes what is added to the log to stdout, each piece behind `prefix`, until the call is done."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    position = 0
+    interval_s = _FIRST_INTERVAL_S
+    late_until: float | None = None
+    while True:
+        done = is_done()
+        piece = _read_from(path, position)
+        if piece:
+            position += len(piece)
+            interval_s = _FIRST_INTERVAL_S
+            text = decoder.decode(piece)
+            if text:
+                sys.stdout.write(f"{prefix}{text}")
+                sys.stdout.flush()
+        elif done:
+            late_until = late_until or time.monotonic() + _LATE_LOG_S
+            if position or time.monotonic() >= late_until:
+                return
+        time.sleep(interval_s)
+        interval_s = min(_MAX_INTERVAL_S, interval_s * 1.5)
+
+
+def _read_from(path: str, position: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(position)
+            return file.read(1 << 20)
+    except OSError:
+        return b""

@@ -1,0 +1,223 @@
+"""Asks schedulers how the elements are whose outputs have not come.
+
+    sessions --open tasks--> prober thread --one query a cluster--> scheduler
+       ^                          |
+       +---- endings, outputs ----+
+
+One thread for all executors of the process; its commands may take their time. Nothing is concluded from
+silence: only a positive answer decides, or an element that stays unknown while the scheduler answers.
+An element that has ended is looked for on the disk once more before its task is given up.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from cluster_tools import worker
+from cluster_tools.cluster.tasks import Piece
+from cluster_tools.schedulers.base import (
+    Cause,
+    Element,
+    Ending,
+    Report,
+    SchedulerError,
+    State,
+)
+
+if TYPE_CHECKING:
+    from cluster_tools.cluster.session import Session
+
+_MIN_INTERVAL_S = 2.0
+_MAX_INTERVAL_S = 30.0
+# An ending is noticed at most this part of its waiting time late.
+_INTERVAL_PART = 0.1
+# Between looks at an element that has ended, until its output is there or given up.
+_RECHECK_INTERVAL_S = 1.0
+# An element that the scheduler does not mention in any answer for so long is forgotten.
+_UNKNOWN_PATIENCE_S = 60.0
+# Between losing a node or being preempted and being requeued, a scheduler may say "ended".
+_REQUEUE_PATIENCE_S = 6.0
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class _Suspicion:
+    """An element that may be dead: since when, and by which word."""
+
+    def __init__(self, report: Report | None):
+        self.since = time.monotonic()
+        self.report = report
+
+
+class Docket:
+    """What the prober remembers of one session between its rounds."""
+
+    def __init__(self, session: Session):
+        self._session = session
+        self._suspicions: dict[Element, _Suspicion] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    @property
+    def has_ended_elements(self) -> bool:
+        return any(suspicion.report is not None for suspicion in self._suspicions.values())
+
+    def judge(self, pieces: Sequence[Piece], reports: Mapping[Element, Report]) -> None:
+        """Takes in one answer of the scheduler; tells the session what it proves."""
+        suspects: dict[Element, Piece] = {}
+        hopeless: dict[Element, tuple[Piece, Ending]] = {}
+        for piece in pieces:
+            for position in piece.open_positions():
+                element = piece.element(position)
+                report = reports.get(element)
+                if report is None or report.state is State.ENDED:
+                    suspects[element] = piece
+                    known = self._suspicions.get(element)
+                    if known is None or (known.report is None) != (report is None):
+                        self._suspicions[element] = _Suspicion(report)
+                else:
+                    self._suspicions.pop(element, None)
+                    ending = self._hopeless(piece, report)
+                    if ending is not None:
+                        hopeless[element] = (piece, ending)
+        for element in [element for element in self._suspicions if element not in suspects]:
+            del self._suspicions[element]
+        if hopeless:
+            self._session.cancel_elements(list(hopeless))
+            for element, (piece, ending) in hopeless.items():
+                self._session.on_dead(piece, piece.position(element), ending)
+        if suspects:
+            self._examine(suspects)
+
+    def _hopeless(self, piece: Piece, report: Report) -> Ending | None:
+        """Why a pending element is given up; None while it may still run."""
+        if report.state is not State.PENDING:
+            return None
+        reason = f"The job waits in the queue ({report.word}, reason {report.reason})"
+        if report.hopeless:
+            return Ending(Cause.NEVER_STARTED, f"{reason}, which can never end.")
+        limit = self._session.pending_timeout_s
+        if limit is not None and time.monotonic() - piece.submitted_at > limit:
+            return Ending(
+                Cause.NEVER_STARTED, f"{reason} for longer than pending_timeout_s = {limit:g} s."
+            )
+        if report.notable and (piece.job_id or "", report.reason) not in self._told:
+            self._told.add((piece.job_id or "", report.reason))
+            _logger.warning("%s: job %s of %s", reason, piece.job_id, piece.array.name)
+        return None
+
+    def _examine(self, suspects: Mapping[Element, Piece]) -> None:
+        session = self._session
+        tasks = {piece.array.first + piece.position(e): e for e, piece in suspects.items()}
+        found = session.directory.look_again(tasks)
+        names = [name for names in found.values() for name in names]
+        if names:
+            session.on_seen(names)
+        now = time.monotonic()
+        given_up: dict[Element, Report | None] = {}
+        for task, element in tasks.items():
+            if worker.output_name(task) in found.get(task, ()):
+                continue
+            suspicion = self._suspicions[element]
+            if suspicion.report is None:
+                patience = _UNKNOWN_PATIENCE_S
+            elif suspicion.report.may_return:
+                patience = max(_REQUEUE_PATIENCE_S, session.late_files_s)
+            else:
+                patience = session.late_files_s
+            if now - suspicion.since >= patience:
+                given_up[element] = suspicion.report
+        if not given_up:
+            return
+        tokens = {element.job_id: suspects[element].token for element in given_up}
+        endings = session.scheduler.explain(given_up, tokens)
+        for element in given_up:
+            del self._suspicions[element]
+            piece = suspects[element]
+            session.on_dead(piece, piece.position(element), endings[element])
+
+
+class Prober(threading.Thread):
+    def __init__(self) -> None:
+        super().__init__(name="cluster_tools-prober", daemon=True)
+        # Only whole-dict operations, which need no lock.
+        self._dockets: dict[Session, Docket] = {}
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._stopped = False
+        self._last_news = time.monotonic()
+        self._unreachable: set[Hashable] = set()
+
+    def add(self, session: Session) -> None:
+        self._dockets[session] = Docket(session)
+
+    def remove(self, session: Session) -> None:
+        self._dockets.pop(session, None)
+
+    def expect(self) -> None:
+        """Something was submitted: ask often from now on."""
+        self._last_news = time.monotonic()
+        self._wakes.put(None)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._wakes.put(None)
+
+    def run(self) -> None:
+        next_round = time.monotonic() + _MIN_INTERVAL_S
+        while not self._stopped:
+            busy = any(session.jobs for session in list(self._dockets))
+            try:
+                self._wakes.get(timeout=max(0.0, next_round - time.monotonic()) if busy else None)
+                if not busy:  # the first submission after a pause
+                    next_round = time.monotonic() + _MIN_INTERVAL_S
+                continue
+            except queue.Empty:
+                pass
+            try:
+                self._ask_all()
+            except Exception:  # nobody else would notice a death any more
+                _logger.exception("the prober goes on after an unexpected error")
+            next_round = time.monotonic() + self._interval_s()
+
+    def _interval_s(self) -> float:
+        if any(docket.has_ended_elements for docket in list(self._dockets.values())):
+            return _RECHECK_INTERVAL_S
+        part = (time.monotonic() - self._last_news) * _INTERVAL_PART
+        return min(_MAX_INTERVAL_S, max(_MIN_INTERVAL_S, part))
+
+    def _ask_all(self) -> None:
+        clusters: defaultdict[Hashable, list[tuple[Docket, Session, list[Piece]]]]
+        clusters = defaultdict(list)
+        for session, docket in list(self._dockets.items()):
+            pieces = session.open_pieces()
+            if pieces:
+                clusters[session.scheduler.cluster].append((docket, session, pieces))
+        for cluster, asking in clusters.items():
+            jobs = {
+                piece.job_id: piece.token
+                for _, _, pieces in asking
+                for piece in pieces
+                if piece.job_id is not None
+            }
+            try:
+                reports = asking[0][1].scheduler.states(jobs)
+            except SchedulerError as exc:
+                if cluster not in self._unreachable:
+                    self._unreachable.add(cluster)
+                    _logger.warning(
+                        "The scheduler does not answer; jobs go on, asking again: %s", exc
+                    )
+                continue
+            if cluster in self._unreachable:
+                self._unreachable.discard(cluster)
+                _logger.warning("The scheduler answers again.")
+            for docket, session, pieces in asking:
+                try:
+                    docket.judge(pieces, reports)
+                except Exception:  # one session's disk must not hide the others' deaths
+                    _logger.exception("the states of %s could not be judged", session)

@@ -1,0 +1,183 @@
+"""What all executors of a process share: the watcher, the prober, signal handlers, the end at exit.
+
+    signal -> handler -byte-> watcher thread -> sessions end at once
+    exit   -> atexit  ------------------------> sessions are waited for, or end at once after an error
+
+A handler takes no lock and starts no thread: it writes to the watcher's pipe, waits until the watcher has
+seen to it, and goes on to the handler that was there before. In a forked child all of this is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from cluster_tools.cluster.probing import Prober
+from cluster_tools.cluster.watching import SIGNAL, Watcher
+
+if TYPE_CHECKING:
+    from cluster_tools.cluster.session import Session
+
+_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):
+    _SIGNALS.append(signal.SIGHUP)
+# A handler waits no longer than this for the watcher, whatever the disk does.
+_HANDLER_PATIENCE_S = 10.0
+_HANDLER_INTERVAL_S = 0.002
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class _Threads:
+    """The two threads, while there are sessions."""
+
+    def __init__(self) -> None:
+        self.sessions: list[Session] = []
+        self.watcher: Watcher | None = None
+        self.prober: Prober | None = None
+        self.signals_seen = 0
+
+
+_threads = _Threads()
+_threads_lock = threading.Lock()
+_signal_numbers = itertools.count(1)
+
+
+def join(session: Session) -> None:
+    """From here on the session is watched, asked for, and ended by signals and at exit."""
+    with _threads_lock:
+        if not _threads.sessions:
+            _threads.watcher = Watcher(_end_all)
+            _threads.prober = Prober()
+            _threads.watcher.start()
+            _threads.prober.start()
+        _threads.sessions.append(session)
+        assert _threads.watcher is not None and _threads.prober is not None
+        _threads.watcher.add(session.watched)
+        _threads.prober.add(session)
+
+
+def leave(session: Session) -> None:
+    with _threads_lock:
+        if session not in _threads.sessions:
+            return
+        _threads.sessions.remove(session)
+        watcher, prober = _threads.watcher, _threads.prober
+        assert watcher is not None and prober is not None
+        watcher.remove(session.watched)
+        prober.remove(session)
+        if _threads.sessions:
+            return
+        _threads.watcher = _threads.prober = None
+    watcher.stop()
+    prober.stop()
+
+
+def expect(session: Session) -> None:
+    """Something was submitted: look and ask often from now on."""
+    watcher, prober = _threads.watcher, _threads.prober
+    session.watched.expect()
+    if watcher is not None:
+        watcher.wake()
+    if prober is not None:
+        prober.expect()
+
+
+def _end_all() -> None:
+    """In the watcher's thread, after a signal."""
+    number = next(_signal_numbers)
+    for session in list(_threads.sessions):
+        try:
+            session.abort()
+        except Exception:
+            _logger.exception("an executor could not be ended after a signal")
+    _threads.signals_seen = number
+
+
+class _Handler:
+    """Ends all sessions, then does what would have been done without us."""
+
+    def __init__(self, previous: Any):
+        self._previous: Any = previous
+        self._pid = os.getpid()
+        self._waiting = False
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        watcher = _threads.watcher
+        if watcher is not None and os.getpid() == self._pid and not self._waiting:
+            self._waiting = True  # a second signal does not wait for the first
+            try:
+                self._wait_for(watcher)
+            finally:
+                self._waiting = False
+        if callable(self._previous):
+            self._previous(signum, frame)
+        elif self._previous == signal.SIG_DFL:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
+    @staticmethod
+    def _wait_for(watcher: Watcher) -> None:
+        seen = _threads.signals_seen
+        watcher.write(SIGNAL)
+        deadline = time.monotonic() + _HANDLER_PATIENCE_S
+        while _threads.signals_seen == seen and watcher.is_alive() and time.monotonic() < deadline:
+            time.sleep(_HANDLER_INTERVAL_S)
+
+
+def has_signal_handlers() -> bool:
+    return any(isinstance(signal.getsignal(signum), _Handler) for signum in _SIGNALS)
+
+
+def install_signal_handlers() -> None:
+    """Makes SIGINT, SIGTERM and, unless it is ignored, SIGHUP end all executors first.
+
+    Raises: RuntimeError, outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError("signal handlers can only be installed in the main thread")
+    for signum in _SIGNALS:
+        previous = signal.getsignal(signum)
+        # None: a handler that Python has not installed and could not go on to.
+        if isinstance(previous, _Handler) or previous in (None, signal.SIG_IGN):
+            continue
+        signal.signal(signum, _Handler(previous))
+
+
+def _was_unhandled_exception() -> bool:
+    """Whether the interpreter exits because of one. An interactive one keeps the last it has shown."""
+    return hasattr(sys, "last_type") and not hasattr(sys, "ps1")
+
+
+@atexit.register
+def _at_exit() -> None:
+    unhandled = _was_unhandled_exception()
+    for session in list(_threads.sessions):
+        if session.pid != os.getpid():
+            continue
+        try:
+            if unhandled:
+                session.abort()
+                session.join()
+            else:
+                session.close(wait=True)
+        except Exception:
+            _logger.exception("an executor could not be ended at exit")
+
+
+def _forget_in_child() -> None:
+    global _threads, _threads_lock
+    _threads = _Threads()
+    _threads_lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

@@ -1,0 +1,364 @@
+"""Turns what was noticed into futures' results: the one thread of an executor that owns its tasks.
+
+    watcher --names-----+
+    prober  --endings---+--> inbox --> resolver thread: reads, unpickles, resolves, calls back
+    submitter --pieces--+
+
+Whatever is slow here (a large result, a store, a callback) holds up this executor alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from cluster_tools import worker
+from cluster_tools.cluster import logs
+from cluster_tools.cluster.run_directory import Outcome, OutputCutShort, stored_outcome
+from cluster_tools.cluster.submission import Span
+from cluster_tools.cluster.tasks import Piece, TaskArray
+from cluster_tools.cluster.watching import task_of
+from cluster_tools.errors import (
+    RemoteCancelledException,
+    RemoteException,
+    RemoteExitException,
+    RemoteLostException,
+    RemoteNeverStartedException,
+    RemoteNodeFailureException,
+    RemoteOutOfMemoryException,
+    RemotePreemptedException,
+    RemoteTimeLimitException,
+    SubmissionException,
+    remote_exception,
+)
+from cluster_tools.schedulers.base import Cause, Ending
+
+if TYPE_CHECKING:
+    from cluster_tools.cluster.session import Session
+
+_EXCEPTIONS: dict[Cause, type[RemoteException]] = {
+    Cause.OUT_OF_MEMORY: RemoteOutOfMemoryException,
+    Cause.TIME_LIMIT: RemoteTimeLimitException,
+    Cause.NODE_FAILURE: RemoteNodeFailureException,
+    Cause.PREEMPTED: RemotePreemptedException,
+    Cause.CANCELLED: RemoteCancelledException,
+    Cause.EXIT: RemoteExitException,
+    Cause.NEVER_STARTED: RemoteNeverStartedException,
+    Cause.LOST: RemoteLostException,
+}
+# The element did not end by what its call did: one that never began may go in again.
+_NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
+_MAX_SUBMISSIONS = 4
+# A file that was listed may take so long to be readable through an NFS client's cache.
+_UNREADABLE_PATIENCE_S = 120.0
+_UNREADABLE_INTERVAL_S = 1.0
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class Resolver(threading.Thread):
+    def __init__(self, session: Session):
+        super().__init__(name="cluster_tools-resolver", daemon=True)
+        self._session = session
+        self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]]
+        self._inbox = queue.SimpleQueue()
+        # Arrays with open tasks, by first task, and those numbers in order.
+        self._arrays: dict[int, TaskArray] = {}
+        self._firsts: list[int] = []
+        # Outputs that could not be opened yet: (array, position, name) -> when to give up.
+        self._unreadable: dict[tuple[TaskArray, int, str], float] = {}
+        self._ended = False
+
+    def post(self, method: Callable[..., None], *arguments: Any) -> None:
+        """Has a method of this class run in its thread. Takes no lock; any thread, any time."""
+        self._inbox.put((method, arguments))
+
+    def run(self) -> None:
+        while not self._ended:
+            try:
+                timeout = _UNREADABLE_INTERVAL_S if self._unreadable else None
+                method, arguments = self._inbox.get(timeout=timeout)
+            except queue.Empty:
+                method, arguments = self._read_again, ()
+            try:
+                method(*arguments)
+            except (
+                BaseException
+            ):  # the methods deal with each task's; this is for the rest to go on
+                _logger.exception("the resolver goes on after an unexpected error")
+            del method, arguments
+
+    def end(self) -> None:
+        self._ended = True
+
+    # -- arrays --
+
+    def expect(self, array: TaskArray) -> None:
+        """The array's outputs may come from now on."""
+        at = bisect_right(self._firsts, array.first)
+        self._firsts.insert(at, array.first)
+        self._arrays[array.first] = array
+        open_tasks = self._session.watched.open_tasks
+        for task in range(array.first, array.first + array.count):
+            shard = task // worker.TASKS_PER_SHARD
+            open_tasks[shard] = open_tasks.get(shard, 0) + 1
+        for position, future in enumerate(array.futures):
+            if future is not None and future.is_done():
+                self._close(array, position)
+
+    def _locate(self, task: int) -> tuple[TaskArray, int] | None:
+        """The array of an open task and its position there."""
+        i = bisect_right(self._firsts, task) - 1
+        if i < 0:
+            return None
+        array = self._arrays[self._firsts[i]]
+        position = task - array.first
+        if position >= array.count or array.futures[position] is None:
+            return None
+        return array, position
+
+    def _close(self, array: TaskArray, position: int) -> None:
+        """The task has come to its end: nothing more is expected of it."""
+        if array.futures[position] is None:
+            return
+        array.futures[position] = None
+        array.open -= 1
+        shard = (array.first + position) // worker.TASKS_PER_SHARD
+        open_tasks = self._session.watched.open_tasks
+        open_tasks[shard] -= 1
+        if not open_tasks[shard]:
+            del open_tasks[shard]
+        self._session.submitter.make_room()
+        if not array.open:
+            self._firsts.remove(array.first)
+            del self._arrays[array.first]
+            self._session.on_array_done(array)
+
+    def arrays(self) -> list[TaskArray]:
+        return list(self._arrays.values())
+
+    # -- what was noticed --
+
+    def see(self, names: Sequence[str]) -> None:
+        """These entries of the run directory's shards have appeared."""
+        for name in names:
+            task = task_of(name)
+            place = None if task is None else self._locate(task)
+            if task is None or place is None:
+                continue
+            if name == worker.output_name(task):
+                self._take(*place, name)
+            elif ".claim." in name:
+                future = place[0].futures[place[1]]
+                if future is not None:
+                    future.start()
+
+    def _take(self, array: TaskArray, position: int, name: str) -> None:
+        """Reads an output and resolves its future; one that can't be opened yet is tried again."""
+        task = array.first + position
+        try:
+            outcome = self._read(array, position, name)
+        except OSError as exc:
+            give_up = time.monotonic() + _UNREADABLE_PATIENCE_S
+            if time.monotonic() < self._unreadable.setdefault((array, position, name), give_up):
+                return
+            exception = self._unusable(array, position, f"Its output can't be read: {exc}", exc)
+            self._resolve(array, position, None, exception)
+        except OutputCutShort as exc:
+            self._resolve(array, position, None, self._unusable(array, position, str(exc), None))
+        except BaseException as exc:
+            text = f"Its result can't be unpickled here: {type(exc).__name__}: {exc}"
+            self._resolve(array, position, None, self._unusable(array, position, text, exc))
+        else:
+            exception = None
+            if not outcome.success:
+                exception = self._failure(array, position, outcome)
+            self._resolve(array, position, outcome.value if outcome.success else None, exception)
+            del outcome, exception
+        self._unreadable.pop((array, position, name), None)
+        self._discard(array, position, task, name)
+
+    def _read(self, array: TaskArray, position: int, name: str) -> Outcome:
+        session = self._session
+        outcome = session.directory.outcome(array.first + position, name)
+        if outcome.record["stored"]:
+            assert array.keys is not None
+            outcome = stored_outcome(session.store.read(array.keys[position]), outcome.record)
+        return outcome
+
+    def _read_again(self) -> None:
+        for array, position, name in list(self._unreadable):
+            if array.futures[position] is None:
+                del self._unreadable[array, position, name]
+            else:
+                self._take(array, position, name)
+
+    def _discard(self, array: TaskArray, position: int, task: int, name: str) -> None:
+        """Outputs that nobody has asked to keep vanish once read."""
+        session = self._session
+        try:
+            session.directory.delete_outcome(task, name)
+            if array.keys is not None and not array.kept:
+                session.store.delete(array.keys[position])
+        except Exception as exc:  # litter, no loss: the run directory is removed as a whole
+            _logger.warning("The output of %s stays: %s", array.describe(position), exc)
+
+    def _resolve(
+        self, array: TaskArray, position: int, result: Any, exception: BaseException | None
+    ) -> None:
+        future = array.futures[position]
+        where = self._where(array, position)
+        self._close(array, position)
+        if future is None:
+            return
+        try:
+            array.failures.note(None if future.is_done() else exception, where)
+            future.resolve(result, exception)
+        except BaseException:  # a callback that raises SystemExit, say
+            _logger.exception("a callback of %s raised", array.describe(position))
+
+    def _where(self, array: TaskArray, position: int) -> str:
+        piece = array.piece_of(position)
+        if piece is None or piece.job_id is None:
+            return array.describe(position)
+        return f"{array.describe(position)} (job {piece.element(position)})"
+
+    def _job_id(self, array: TaskArray, position: int) -> str:
+        piece = array.piece_of(position)
+        return "" if piece is None or piece.job_id is None else str(piece.element(position))
+
+    def _failure(self, array: TaskArray, position: int, outcome: Outcome) -> RemoteException:
+        where = self._where(array, position)
+        node = outcome.record.get("node")
+        on_node = f" on node {node}" if node else ""
+        line = f"{where} failed{on_node}; its log is {self._log_path(array, position)}"
+        job_id = self._job_id(array, position)
+        return remote_exception(outcome.exception, outcome.value, job_id, line)
+
+    def _unusable(
+        self, array: TaskArray, position: int, text: str, cause: BaseException | None
+    ) -> RemoteException:
+        where = self._where(array, position)
+        text = f"{where}: {text}\nIts log is {self._log_path(array, position)}"
+        exception = RemoteException(text, self._job_id(array, position))
+        exception.__cause__ = cause
+        return exception
+
+    def _log_path(self, array: TaskArray, position: int) -> str:
+        piece = array.piece_of(position)
+        if piece is None or piece.job_id is None:
+            return "not there, since no job was made"
+        return self._session.log_path(piece.element(position))
+
+    # -- endings --
+
+    def bury(self, piece: Piece, position: int, ending: Ending) -> None:
+        """The scheduler says that this element has ended and does not run again; no output has come."""
+        array = piece.array
+        future = array.futures[position]
+        if future is None or array.piece_of(position) is not piece:
+            return
+        task = array.first + position
+        claims = self._claims(task)
+        if not claims and ending.cause in _NOT_THE_CALLS_FAULT:
+            if piece.submission + 1 < _MAX_SUBMISSIONS:
+                self._submit_again(piece, position, ending)
+                return
+        elif claims and claims[-1] and not self._is_own_claim(claims[-1], piece, position):
+            self._adopt(piece, claims[-1])
+            return
+        if ending.cause in (Cause.EXIT, Cause.LOST):
+            interrupted = worker.interrupted_name(task)
+            if os.path.exists(os.path.join(self._session.directory.shard(task), interrupted)):
+                self._take(array, position, interrupted)
+                return
+        path = self._log_path(array, position)
+        log_tail = logs.tail(path)
+        cause = ending.cause
+        if cause is Cause.EXIT and not claims:
+            cause = Cause.NEVER_STARTED
+        own_message = logs.own_message(log_tail)
+        lines = [f"{self._where(array, position)} ended without a result."]
+        if own_message is not None:
+            lines.append(f"{own_message}.")
+        lines += [ending.message, f"Its log is {path}"]
+        if log_tail:
+            lines.append(f"The log ends with:\n{log_tail}")
+        exception = _EXCEPTIONS[cause]("\n".join(lines), self._job_id(array, position))
+        self._resolve(array, position, None, exception)
+
+    def _claims(self, task: int) -> list[str]:
+        try:
+            return self._session.directory.claims(task)
+        except OSError as exc:
+            _logger.warning("The claims of task %d can't be read: %s", task, exc)
+            return [""]
+
+    @staticmethod
+    def _is_own_claim(claim: str, piece: Piece, position: int) -> bool:
+        return claim == str(piece.element(position))
+
+    def _submit_again(self, piece: Piece, position: int, ending: Ending) -> None:
+        where = self._where(piece.array, position)
+        _logger.warning("%s ended before it began and goes in again: %s", where, ending.message)
+        self._session.submitter.put(Span(piece.array, position, position + 1, piece.submission + 1))
+
+    def _adopt(self, piece: Piece, claim: str) -> None:
+        """A first submission, thought lost, runs the piece's tasks: its job is the one to watch."""
+        _logger.warning("Job %s runs %s after all", claim, piece.array.name)
+        self._session.adopt(piece, claim.partition("_")[0])
+
+    def refuse(self, array: TaskArray, positions: Sequence[int], error: BaseException) -> None:
+        """These tasks can't be submitted."""
+        for position in positions:
+            if array.futures[position] is None:
+                continue
+            text = f"{array.describe(position)} could not be submitted: {error}"
+            exception = SubmissionException(text, "")
+            exception.__cause__ = error
+            self._resolve(array, position, None, exception)
+
+    def cancelled(self, array: TaskArray, position: int) -> None:
+        """The future was cancelled by its owner."""
+        piece = array.piece_of(position)
+        if array.futures[position] is None:
+            return
+        array.failures.note(None, "")
+        self._close(array, position)
+        try:
+            self._session.directory.revoke(array.first + position)
+        except OSError as exc:
+            _logger.warning("%s may still run: %s", self._where(array, position), exc)
+        if piece is not None and piece.job_id is not None:
+            self._session.cancel_elements([piece.element(position)])
+
+    def cancel_pending(self) -> None:
+        for array in self.arrays():
+            for future in array.futures:
+                if future is not None:
+                    _guarded(future.cancel, array)
+
+    def abandon(self, array: TaskArray) -> None:
+        """The session ends at once."""
+        for position, future in enumerate(array.futures):
+            if future is not None:
+                self._close(array, position)
+                _guarded(future.abandon, array)
+
+    def abandon_all(self) -> None:
+        for array in self.arrays():
+            self.abandon(array)
+
+
+def _guarded(end: Callable[[], object], array: TaskArray) -> None:
+    """Ends a future whose callbacks may raise SystemExit, say."""
+    try:
+        end()
+    except BaseException:
+        _logger.exception("a callback of a future of %s raised", array.name)

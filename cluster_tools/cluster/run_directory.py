@@ -1,0 +1,247 @@
+"""The on-disk format, on the client's side: its one writer and one reader.
+
+    <cfut_dir>/run.<token>/          one executor's, mode 0700
+        array.<n>                    functions, calls and output keys of an array's tasks, packed
+        <shard>/<task>.claim.*       made by the worker when it begins
+        <shard>/<task>.output        made by the worker when it is done
+        <shard>/<task>.interrupted   a failure after a signal: counts only if it does not run again
+        <shard>/<task>.revoked       made here: this task must not begin
+
+The names and layouts stand in `cluster_tools.worker`, which is the other side. Knows bytes and files, no
+futures and no jobs.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import shutil
+import sys
+import threading
+from array import array
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from cluster_tools import pickling, worker
+
+_WRITE_BUFFER_BYTES = 1 << 20
+
+
+class OutputCutShort(Exception):
+    """An output file does not end as its writer ended it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a call came to.
+
+    `value`: the result, or where `success` is False the traceback's text; then `exception` is the
+    second pickle (`cluster_tools.errors.remote_exception`). `record`: what the worker noted of the run.
+    """
+
+    success: bool
+    value: Any
+    exception: Any
+    record: dict[str, Any]
+
+
+def manifest(
+    logging: tuple[dict[str, Any], Callable[[str], object] | None] | None, store: object
+) -> dict[str, Any]:
+    """What a worker has to know to import what the client imports."""
+    cwd = os.getcwd()
+    return {
+        "format": worker.FORMAT,
+        "python": tuple(sys.version_info[:2]),
+        "prefix": sys.prefix,
+        "base_prefix": sys.base_prefix,
+        "sys_path": [os.path.abspath(os.path.join(cwd, entry)) for entry in sys.path],
+        "main": pickling.main_module(),
+        "logging": None if logging is None else pickling.dumps(logging),
+        "output_store": None if store is None else pickling.dumps(store),
+    }
+
+
+class RunDirectory:
+    """`cfut_dir`: absolute; made if it is missing. Raises OSError where it can't be written."""
+
+    def __init__(self, cfut_dir: str):
+        os.makedirs(cfut_dir, exist_ok=True)
+        self.token = os.urandom(4).hex()
+        self.path = os.path.join(cfut_dir, f"run.{self.token}")
+        os.mkdir(self.path, 0o700)
+        os.chmod(self.path, 0o700)
+        self._numbers_lock = threading.Lock()
+        self._next_array = 0
+        self._next_task = 0
+
+    def begin_array(self) -> ArrayWriter:
+        with self._numbers_lock:
+            number = self._next_array
+            self._next_array += 1
+        return ArrayWriter(self, number)
+
+    def take_tasks(self, count: int) -> int:
+        """The first of `count` task numbers that nobody else has."""
+        with self._numbers_lock:
+            first = self._next_task
+            self._next_task += count
+            return first
+
+    def shard(self, task: int) -> str:
+        return worker.shard_path(self.path, task)
+
+    def outcome(self, task: int, name: str) -> Outcome:
+        """Reads an output file and what is pickled in it.
+
+        Raises: OSError; OutputCutShort; whatever unpickling raises.
+        """
+        with open(os.path.join(self.shard(task), name), "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - worker.OUTPUT_FOOTER_BYTES))
+            footer = file.read()
+            if not footer.endswith(worker.OUTPUT_MAGIC):
+                raise OutputCutShort(f"{file.name} is cut short at {size} bytes")
+            length, record_length = worker.unpack_numbers(footer[: -len(worker.OUTPUT_MAGIC)])
+            if length + record_length + worker.OUTPUT_FOOTER_BYTES != size:
+                raise OutputCutShort(f"{file.name} has {size} bytes, not what it should have")
+            file.seek(length)
+            record: dict[str, Any] = pickle.loads(file.read(record_length))
+            if record["stored"]:
+                return Outcome(True, None, None, record)
+            file.seek(0)
+            return _outcome(file, length, record)
+
+    def delete_outcome(self, task: int, name: str) -> None:
+        os.unlink(os.path.join(self.shard(task), name))
+
+    def claims(self, task: int) -> list[str]:
+        """The job ids of those who have begun this task, the latest last; "" where one is not written yet."""
+        prefix = f"{task}.claim."
+        shard = self.shard(task)
+        try:
+            names = [name for name in os.listdir(shard) if name.startswith(prefix)]
+        except FileNotFoundError:
+            return []
+        names.sort(key=lambda name: [int(part) for part in name.removeprefix(prefix).split(".")])
+        owners: list[str] = []
+        for name in names:
+            with open(os.path.join(shard, name)) as file:
+                owners.append(file.readline().strip())
+        return owners
+
+    def revoke(self, task: int) -> None:
+        """Whoever has not begun this task must not begin it."""
+        shard = self.shard(task)
+        os.makedirs(shard, 0o700, exist_ok=True)
+        fd = os.open(
+            os.path.join(shard, worker.revoked_name(task)), os.O_WRONLY | os.O_CREAT, 0o600
+        )
+        os.close(fd)
+
+    def look_again(self, tasks: Iterable[int]) -> dict[int, list[str]]:
+        """The names of these tasks' outputs, asked of the file server and not of an NFS client's cache."""
+        found: dict[int, list[str]] = {}
+        probed: set[str] = set()
+        for task in tasks:
+            shard = self.shard(task)
+            if shard not in probed:
+                probed.add(shard)
+                self._probe(shard)
+            for name in (worker.output_name(task), worker.interrupted_name(task)):
+                try:
+                    os.close(os.open(os.path.join(shard, name), os.O_RDONLY))
+                    found.setdefault(task, []).append(name)
+                except OSError:
+                    continue
+        return found
+
+    @staticmethod
+    def _probe(shard: str) -> None:
+        """A change of the directory makes an NFS client drop what it knew of its entries."""
+        try:
+            path = os.path.join(shard, f"probe.{os.urandom(4).hex()}")
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            os.unlink(path)
+        except OSError:
+            pass  # nothing there yet, or full: opening the outputs still asks
+
+    def remove(self) -> None:
+        """Jobs that are being cancelled may write while it is removed: what fails is tried again."""
+        for _ in range(5):
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not os.path.lexists(self.path):
+                return
+
+
+class ArrayWriter:
+    """Writes an array file, task by task. Not thread-safe."""
+
+    def __init__(self, directory: RunDirectory, number: int):
+        self._directory = directory
+        self.number = number
+        self.path = os.path.join(directory.path, f"array.{number}")
+        self._temporary = f"{self.path}.tmp"
+        fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = os.fdopen(fd, "wb", buffering=_WRITE_BUFFER_BYTES)
+        self._offset = 0
+        self._rows = array("Q")
+        self._function = b""
+        self._function_place = (0, 0)
+
+    def _blob(self, data: bytes) -> tuple[int, int]:
+        place = (self._offset, len(data))
+        self._file.write(data)
+        self._offset += len(data)
+        return place
+
+    def add(self, function: bytes, call: bytes, key: str | None) -> None:
+        """Adds a task: its pickled function, its pickled (args, kwargs), and its key in the output store."""
+        if function != self._function:
+            self._function, self._function_place = function, self._blob(function)
+        offset = self._offset
+        self._file.write(call)
+        self._offset += len(call)
+        row = (*self._function_place, offset, len(call))
+        self._rows.extend(row + ((0, 0) if key is None else self._blob(key.encode())))
+
+    def finish(self, manifest: dict[str, Any]) -> int:
+        """Puts the file in its place and returns the number of its first task."""
+        count = len(self._rows) // worker.ROW_NUMBERS
+        first = self._directory.take_tasks(count)
+        if sys.byteorder != "little":
+            self._rows.byteswap()
+        index, _ = self._blob(self._rows.tobytes())
+        packed, _ = self._blob(pickle.dumps(manifest, worker.PICKLE_PROTOCOL))
+        self._file.write(worker.pack_numbers(index, count, packed, first) + worker.ARRAY_MAGIC)
+        self._file.close()
+        os.rename(self._temporary, self.path)
+        return first
+
+    def discard(self) -> None:
+        try:
+            self._file.close()
+        except OSError:
+            pass  # what could not be flushed is not wanted
+        try:
+            os.unlink(self._temporary)
+        except OSError:
+            pass
+
+
+def _outcome(file: BinaryIO, length: int, record: dict[str, Any]) -> Outcome:
+    success, value = pickling.load(file)
+    exception = None
+    if not success and file.tell() < length:
+        try:
+            exception = pickling.load(file)
+        except Exception:  # a type that does not exist here: the text has to do
+            exception = None
+    return Outcome(success, value, exception, record)
+
+
+def stored_outcome(data: bytes, record: dict[str, Any]) -> Outcome:
+    """The outcome that an output store's `data` holds."""
+    return _outcome(io.BytesIO(data), len(data), record)

@@ -1,0 +1,353 @@
+"""The life of one executor: its run directory, scheduler and threads, from the first call to the last.
+
+    executor --calls--> submitter --jobs--> scheduler --> worker
+                           |                                |
+                           v pieces                         v outputs
+       futures <------- resolver <---names--- watcher <-- run directory
+                           ^----endings---- prober
+
+The threads know each other through this class. `state_lock` guards whether it is open and how many
+futures are not done; nothing that takes time happens under it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster_tools import worker
+from cluster_tools.cluster import process_wide, run_directory
+from cluster_tools.cluster.file_system import shows_files_at_once
+from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.resolving import Resolver
+from cluster_tools.cluster.run_directory import RunDirectory
+from cluster_tools.cluster.submission import Submitter
+from cluster_tools.cluster.tasks import Piece, TaskArray
+from cluster_tools.cluster.watching import Watched
+from cluster_tools.output_store import OutputStore
+from cluster_tools.schedulers.base import Element, Ending, Scheduler, SchedulerError
+
+# How late a file of another machine may be seen: an NFS client may show an old listing for 60 s.
+_LATE_FILES_LOCALLY_S = 1.0
+_LATE_FILES_REMOTELY_S = 120.0
+# After an abort nobody waits longer than this for threads that may hang in a command.
+_ABORT_PATIENCE_S = 10.0
+
+_logger = logging.getLogger("cluster_tools")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user has set for the calls of one executor; `schedulers.base.Options` has the jobs' part."""
+
+    cfut_dir: str
+    keep_logs: bool = True
+    python_executable: str = sys.executable
+    command_prefix: Sequence[str] = ()
+    # (arguments of basicConfig, function that sets it up instead)
+    logging: tuple[dict[str, Any], Callable[[str], object] | None] | None = None
+    # Seconds after which a pending element is given up; None: never.
+    pending_timeout_s: float | None = None
+    # Outputs go into the run directory unless the caller names a key.
+    own_outputs: bool = True
+    store: OutputStore = field(kw_only=True)
+
+
+class Session:
+    def __init__(self, scheduler: Scheduler, settings: Settings):
+        self.scheduler = scheduler
+        self.settings = settings
+        self.store = settings.store
+        self.pending_timeout_s = settings.pending_timeout_s
+        self.directory = RunDirectory(settings.cfut_dir)
+        self.late_files_s = (
+            _LATE_FILES_LOCALLY_S
+            if scheduler.on_this_machine or shows_files_at_once(self.directory.path)
+            else _LATE_FILES_REMOTELY_S
+        )
+        self.pid = os.getpid()
+        self.aborted = False
+        # Calls that are not submitted yet are to be cancelled.
+        self.cancelling = False
+        self._closed = False
+        self._open_futures = 0
+        # Reentrant: the end of an executor that is garbage may come in the middle of anything.
+        self._state_lock = threading.RLock()
+        self._call_numbers = itertools.count()
+        self._all_done = threading.Condition(self._state_lock)
+        # Notified when a task has got a job, or will get none.
+        self._submitted = threading.Condition()
+        # Jobs that are not known to be over.
+        self.jobs: dict[str, Piece] = {}
+        self._stopping = False
+        self.resolver = Resolver(self)
+        self.submitter = Submitter(self)
+        self.watched = Watched(self.directory.path, self.on_seen)
+        process_wide.join(self)
+        self.resolver.start()
+        self.submitter.start()
+
+    # -- calls --
+
+    def check_open(self) -> None:
+        if self.pid != os.getpid():
+            raise RuntimeError(
+                "this executor belongs to the process that this one was forked from; make another"
+            )
+        if self._closed:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    @contextmanager
+    def taking_calls(self) -> Generator[None]:
+        """While calls are being taken the session does not end; afterwards it waits for them.
+
+        Raises: RuntimeError, where it takes none any more.
+        """
+        with self._state_lock:
+            self.check_open()
+            self._open_futures += 1
+        try:
+            yield
+        finally:
+            self.on_done()
+
+    def new_future(self) -> ClusterFuture[Any]:
+        with self._state_lock:
+            self._open_futures += 1
+        return ClusterFuture(self)
+
+    def unique_id(self) -> str:
+        """Names a call in the default keys of an output store."""
+        return f"{self.directory.token}_{next(self._call_numbers)}"
+
+    def make_array(
+        self,
+        name: str,
+        futures: Sequence[ClusterFuture[Any]],
+        tasks: Iterable[tuple[bytes, bytes, str | None]],
+        *,
+        kept: bool,
+    ) -> TaskArray:
+        """Writes the array of some calls of `submit`. Raises: OSError."""
+        writer = self.directory.begin_array()
+        try:
+            keys: list[str] = []
+            for function, call, key in tasks:
+                writer.add(function, call, key)
+                if key is not None:
+                    keys.append(key)
+            return self.finish_array(writer, name, futures, keys or None, kept=kept, indexed=False)
+        except BaseException:
+            writer.discard()
+            raise
+
+    def finish_array(
+        self,
+        writer: run_directory.ArrayWriter,
+        name: str,
+        futures: Sequence[ClusterFuture[Any]],
+        keys: list[str] | None,
+        *,
+        kept: bool,
+        indexed: bool,
+        numbers: Sequence[int] | None = None,
+        total: int | None = None,
+    ) -> TaskArray:
+        manifest = run_directory.manifest(
+            self.settings.logging, self.store if keys is not None else None
+        )
+        first = writer.finish(manifest)
+        return TaskArray(
+            name=name,
+            futures=list(futures),
+            indexed=indexed,
+            keys=keys,
+            kept=kept,
+            path=writer.path,
+            number=writer.number,
+            first=first,
+            numbers=range(len(futures)) if numbers is None else numbers,
+            total=len(futures) if total is None else total,
+        )
+
+    @property
+    def working_directory(self) -> str:
+        return os.getcwd()
+
+    def worker_command(self, piece: Piece) -> list[str]:
+        settings = self.settings
+        return [
+            *settings.command_prefix,
+            settings.python_executable,
+            os.path.abspath(worker.__file__),
+            piece.array.path,
+            str(piece.array.first + piece.start),
+            str(piece.submission),
+        ]
+
+    def log_path_of(self, future: ClusterFuture[Any]) -> str:
+        element = _element(future)
+        assert element is not None
+        return self.log_path(element)
+
+    def log_path(self, element: Element) -> str:
+        return self.scheduler.log_path(self.settings.cfut_dir, element)
+
+    # -- jobs --
+
+    def on_submitted(self, piece: Piece, job_id: str) -> None:
+        piece.set_job(job_id)
+        self.jobs[job_id] = piece
+        self._announce()
+        process_wide.expect(self)
+        if self.aborted:  # while it was on its way
+            self.scheduler.stop([job_id], self.directory.token)
+
+    def adopt(self, piece: Piece, job_id: str) -> None:
+        """Another job than the one we know of runs these tasks."""
+        if piece.job_id is not None:
+            self.jobs.pop(piece.job_id, None)
+        piece.set_job(job_id)
+        self.jobs[job_id] = piece
+
+    def open_pieces(self) -> list[Piece]:
+        """The jobs that may have elements whose tasks have not come to an end."""
+        return list(self.jobs.values())
+
+    def elements_in_queue(self) -> int:
+        return sum(len(piece.open_positions()) for piece in self.open_pieces())
+
+    def job_of(self, future: ClusterFuture[Any]) -> tuple[str, int | None]:
+        """The job id of the task, and its index where it has one; waits for the submission.
+
+        Raises: the future's own exception, where no job was made.
+        """
+        with self._submitted:
+            self._submitted.wait_for(lambda: _element(future) is not None or future.is_done())
+        element = _element(future)
+        if element is None:
+            future.result()
+            raise AttributeError("no job was made for this future")
+        if future.array is not None and future.array.indexed:
+            return element.job_id, element.index
+        return str(element), None
+
+    def cancel_elements(self, elements: Collection[Element]) -> None:
+        try:
+            self.scheduler.cancel(elements)
+        except (SchedulerError, OSError) as exc:
+            some = ", ".join(map(str, list(elements)[:10]))
+            _logger.warning("Elements %s could not be cancelled and may run: %s", some, exc)
+
+    # -- what has happened --
+
+    def on_seen(self, names: Sequence[str]) -> None:
+        self.resolver.post(self.resolver.see, names)
+
+    def on_dead(self, piece: Piece, position: int, ending: Ending) -> None:
+        self.resolver.post(self.resolver.bury, piece, position, ending)
+
+    def on_cancelled(self, future: ClusterFuture[Any]) -> None:
+        if future.array is not None:
+            self.resolver.post(self.resolver.cancelled, future.array, future.position)
+        self.on_done()
+
+    def on_done(self) -> None:
+        """A future of this session is done."""
+        with self._all_done:
+            self._open_futures -= 1
+            if not self._open_futures:
+                self._all_done.notify_all()
+                if self._closed:
+                    self._begin_end()
+        self._announce()
+
+    def on_array_done(self, array: TaskArray) -> None:
+        for piece in {*array.pieces, *array.again.values()}:
+            if piece.job_id is not None:
+                self.jobs.pop(piece.job_id, None)
+            if not self.settings.keep_logs and piece.job_id is not None:
+                for position in range(piece.start, piece.start + piece.count):
+                    _unlink(self.log_path(piece.element(position)))
+        _unlink(array.path)
+
+    def _announce(self) -> None:
+        with self._submitted:
+            self._submitted.notify_all()
+
+    # -- the end --
+
+    def refuse_calls(self) -> None:
+        with self._state_lock:
+            self._closed = True
+            if not self._open_futures:
+                self._begin_end()
+
+    def cancel_pending(self) -> None:
+        """Cancels all futures that are not known to run."""
+        self.cancelling = True
+        self.resolver.post(self.resolver.cancel_pending)
+
+    def close(self, *, wait: bool) -> None:
+        """Takes no more calls; ends when those that were taken are done."""
+        self.refuse_calls()
+        if not wait:
+            return
+        if threading.current_thread() is self.resolver:
+            raise RuntimeError("a callback can't wait for the shutdown of its own executor")
+        with self._all_done:
+            self._all_done.wait_for(lambda: not self._open_futures)
+        self.resolver.join(_ABORT_PATIENCE_S if self.aborted else None)
+
+    def abort(self) -> None:
+        """Cancels all that is queued or running. Takes no lock: may be called after a signal."""
+        if self.aborted:
+            return
+        self._closed = True
+        self.aborted = True
+        self.resolver.post(self.resolver.abandon_all)
+        try:
+            self.scheduler.stop(list(self.jobs), self.directory.token)
+        finally:
+            self._begin_end()
+
+    def join(self) -> None:
+        """After `abort`: waits for the threads, but not for a command that hangs."""
+        self.resolver.join(_ABORT_PATIENCE_S)
+
+    def _begin_end(self) -> None:
+        if not self._stopping:
+            self._stopping = True
+            self.submitter.stop()
+
+    def on_submitter_end(self) -> None:
+        self.resolver.post(self._finish)
+
+    def _finish(self) -> None:
+        """In the resolver's thread, after everything else."""
+        self.submitter.abandon_rest()
+        self.resolver.abandon_all()
+        process_wide.leave(self)
+        self.scheduler.close()
+        self.directory.remove()
+        self.resolver.end()
+
+
+def _element(future: ClusterFuture[Any]) -> Element | None:
+    array = future.array
+    piece = None if array is None else array.piece_of(future.position)
+    return None if piece is None or piece.job_id is None else piece.element(future.position)
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # not there, or left for the removal of the run directory

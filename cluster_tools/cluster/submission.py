@@ -1,0 +1,337 @@
+"""Gathers calls into arrays and hands them to the scheduler, cut to its limits.
+
+    submit() ------------Call--+
+                          +--> queue --> submitter thread --> array file --> Scheduler.submit
+    map_to_futures -----Span--+
+
+One submission is in flight at a time; calls that arrive meanwhile join the next array. No limit is asked
+for up front: the scheduler is asked to take the whole, and when it refuses for size or count the limit is
+looked up. Each exception ends in the futures concerned, or in another try.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.tasks import Piece, TaskArray
+from cluster_tools.errors import SubmissionException
+from cluster_tools.failure_log import FailureLog
+from cluster_tools.schedulers.base import (
+    ArrayRequest,
+    RefusedForCount,
+    RefusedForSize,
+    SchedulerError,
+    Uncertain,
+    Unreachable,
+)
+
+if TYPE_CHECKING:
+    from cluster_tools.cluster.session import Session
+
+_T = TypeVar("_T")
+
+# Calls that follow each other closely are gathered for longer and longer.
+_FIRST_SPACING_S = 0.05
+_MAX_SPACING_S = 2.0
+
+# A scheduler that can't be reached is tried again for so long: restarts and failovers take minutes.
+_UNREACHABLE_PATIENCE_S = 900.0
+_FIRST_RETRY_S = 1.0
+_MAX_RETRY_S = 30.0
+# After a submission whose answer was lost, the job may show up in the queue a little later.
+_FIND_TRIES = 3
+_MAX_UNCERTAIN = 5
+
+_logger = logging.getLogger("cluster_tools")
+
+
+@dataclass(eq=False)
+class Call:
+    """A call of `submit`, pickled."""
+
+    future: ClusterFuture[Any]
+    name: str
+    function: bytes
+    call: bytes
+    # Its key in the output store; None where its output goes into the run directory.
+    key: str | None
+    kept: bool
+
+    def joins(self, other: Call) -> bool:
+        return (self.name, self.key is None, self.kept) == (
+            other.name,
+            other.key is None,
+            other.kept,
+        )
+
+
+@dataclass(eq=False)
+class Span:
+    """Tasks of an array in a row that are to be submitted: positions start to end - 1."""
+
+    array: TaskArray
+    start: int
+    end: int
+    # How often the scheduler was given them before.
+    submission: int = 0
+
+
+class _Aborted(Exception):
+    """The session ends at once; what is not submitted will not be."""
+
+
+class Submitter(threading.Thread):
+    def __init__(self, session: Session):
+        super().__init__(name="cluster_tools-submitter", daemon=True)
+        self._session = session
+        self._queue: queue.SimpleQueue[Call | Span | None] = queue.SimpleQueue()
+        # Wakes the thread when there may be room in the scheduler's queue, or the session ends. No Event:
+        # those who wake may do so in the middle of anything.
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._waiting = False
+        self._spacing_s = 0.0
+        self._next_gathering = 0.0
+
+    def put(self, item: Call | Span) -> None:
+        self._queue.put(item)
+
+    def stop(self) -> None:
+        """Ends the thread once everything before this is submitted, or at once if the session aborts."""
+        self._queue.put(None)
+        self._wakes.put(None)
+
+    def make_room(self) -> None:
+        if self._waiting:
+            self._wakes.put(None)
+
+    def abandon_rest(self) -> None:
+        """After the thread has ended: what came too late."""
+        while not self._queue.empty():
+            item = self._queue.get()
+            if isinstance(item, Call):
+                item.future.abandon()
+
+    def run(self) -> None:
+        stopping = False
+        while not stopping:
+            items: list[Call | Span | None] = [self._queue.get()]
+            if isinstance(items[0], Call):
+                self._let_others_join(items)
+            while not self._queue.empty():
+                items.append(self._queue.get())
+            stopping = None in items
+            self._submit_all([item for item in items if item is not None])
+        self._session.on_submitter_end()
+
+    def _let_others_join(self, items: list[Call | Span | None]) -> None:
+        """Waits for the rest of the spacing; whatever is not a call ends the waiting."""
+        if self._queue.empty() and time.monotonic() >= self._next_gathering:
+            self._spacing_s = 0.0
+        while isinstance(items[-1], Call):
+            left = self._next_gathering - time.monotonic()
+            try:
+                items.append(self._queue.get(timeout=max(0.0, left)))
+            except queue.Empty:
+                return
+
+    def _submit_all(self, items: list[Call | Span]) -> None:
+        while items:
+            first = items.pop(0)
+            if not isinstance(first, Call):
+                self._guarded(first)
+                continue
+            calls = [first]
+            while items and isinstance(items[0], Call) and items[0].joins(first):
+                calls.append(items.pop(0))  # pyright: ignore[reportArgumentType]
+            crowded = len(calls) > 1
+            self._submit_calls(calls)
+            if crowded or not self._queue.empty():
+                self._spacing_s = min(_MAX_SPACING_S, max(_FIRST_SPACING_S, self._spacing_s * 2))
+            self._next_gathering = time.monotonic() + self._spacing_s
+
+    def _submit_calls(self, calls: list[Call]) -> None:
+        calls = [call for call in calls if not call.future.is_done()]
+        if self._session.aborted or self._session.cancelling:
+            for call in calls:
+                call.future.abandon()
+            return
+        if not calls:
+            return
+        try:
+            array = self._session.make_array(
+                calls[0].name,
+                [call.future for call in calls],
+                ((call.function, call.call, call.key) for call in calls),
+                kept=calls[0].kept,
+            )
+        except BaseException as exc:
+            error = SubmissionException(
+                f"{calls[0].name} could not be written for a job: {exc}", ""
+            )
+            error.__cause__ = exc
+            failures = FailureLog(len(calls))
+            for call in calls:
+                failures.note(error, f"The call of {call.name}")
+                call.future.resolve(None, error)
+            return
+        self._session.resolver.post(self._session.resolver.expect, array)
+        self._guarded(Span(array, 0, array.count))
+
+    def _guarded(self, span: Span) -> None:
+        """Submits; whatever goes wrong ends in the futures."""
+        resolver = self._session.resolver
+        try:
+            self._check()
+            self._submit_span(span)
+        except _Aborted:
+            resolver.post(resolver.abandon, span.array)
+        except BaseException as exc:
+            resolver.post(resolver.refuse, span.array, range(span.start, span.end), exc)
+
+    def _submit_span(self, span: Span) -> None:
+        """Submits in pieces, each as large as the limits allow; `span` keeps what is left."""
+        limit = self._session.scheduler.array_limit()
+        while span.start < span.end:
+            left = span.end - span.start
+            count = left if limit is None else min(limit, left)
+            if self._all_done(span.array, span.start, count):  # cancelled meanwhile
+                span.start += count
+                continue
+            token = f"{self._session.directory.token}.{span.array.number}.{span.start}"
+            token += f".{span.submission}"
+            piece = Piece(span.array, span.start, count, span.submission, token)
+            try:
+                job_id = self._submit(piece)
+            except (RefusedForSize, RefusedForCount) as refusal:
+                smaller = self._smaller(refusal, count)
+                if smaller is not None:
+                    limit = smaller
+                else:
+                    self._wait_for_room(piece, refusal)
+                continue
+            self._session.on_submitted(piece, job_id)
+            span.start += count
+
+    @staticmethod
+    def _all_done(array: TaskArray, start: int, count: int) -> bool:
+        return all(
+            future is None or future.is_done() for future in array.futures[start : start + count]
+        )
+
+    def _smaller(self, refusal: SchedulerError, count: int) -> int | None:
+        """The size to cut to after a refusal, None where a piece of this size may be taken later.
+
+        Raises: the refusal, where even one element is too many.
+        """
+        scheduler = self._session.scheduler
+        try:
+            if isinstance(refusal, RefusedForSize):
+                limit = scheduler.max_array_size()
+            else:
+                limit = scheduler.max_submitted()
+        except SchedulerError as exc:
+            _logger.warning("The limit could not be looked up, halving the array: %s", exc)
+            limit = None
+        if limit is not None and limit < 1:
+            raise refusal
+        if limit is not None and limit < count:
+            return limit
+        if isinstance(refusal, RefusedForSize):
+            if count == 1:
+                raise refusal
+            return count // 2
+        if limit is None and count > 1:
+            return count // 2
+        return None
+
+    def _wait_for_room(self, piece: Piece, refusal: SchedulerError) -> None:
+        """Until enough of our own elements have ended, or for a while where others' are in the way."""
+        session = self._session
+        try:
+            limit = session.scheduler.max_submitted()
+        except SchedulerError:
+            limit = None
+        own = session.elements_in_queue()
+        _logger.info(
+            "%s of %s waits for room in the queue: %s", piece.count, piece.array.name, refusal
+        )
+        deadline = time.monotonic() + _MAX_RETRY_S
+        enough = max(0, limit - piece.count) if limit is not None else own - 1
+        while time.monotonic() < deadline:
+            self._check()
+            if session.elements_in_queue() <= min(enough, own - 1):
+                break
+            self._sleep(_FIRST_RETRY_S)
+        # What has just ended is counted by the scheduler for a moment longer.
+        self._pause(_FIRST_RETRY_S / 2)
+
+    def _submit(self, piece: Piece) -> str:
+        """Submits until the scheduler has taken it or refuses for good."""
+        session = self._session
+        request = ArrayRequest(
+            name=piece.array.name,
+            token=piece.token,
+            count=piece.count,
+            is_array=piece.is_array,
+            command=session.worker_command(piece),
+            working_directory=session.working_directory,
+        )
+        uncertain = 0
+        while True:
+            self._check()
+            try:
+                return self._reach(lambda: session.scheduler.submit(request))
+            except Uncertain as exc:
+                uncertain += 1
+                _logger.warning("Whether %s was submitted is not certain: %s", request.name, exc)
+                for _ in range(_FIND_TRIES):
+                    job_id = self._reach(lambda: session.scheduler.find(piece.token))
+                    if job_id is not None:
+                        return job_id
+                    self._pause(_FIRST_RETRY_S)
+                if uncertain == _MAX_UNCERTAIN:
+                    raise
+
+    def _reach(self, ask: Callable[[], _T]) -> _T:
+        """Asks until the scheduler can be reached. Raises: Unreachable, after minutes."""
+        began = time.monotonic()
+        retry_s = _FIRST_RETRY_S
+        while True:
+            try:
+                return ask()
+            except Unreachable as exc:
+                if time.monotonic() - began > _UNREACHABLE_PATIENCE_S:
+                    raise
+                if retry_s == _FIRST_RETRY_S:
+                    _logger.warning("The scheduler can't be reached; trying again: %s", exc)
+            self._pause(retry_s)
+            retry_s = min(_MAX_RETRY_S, retry_s * 2)
+
+    def _pause(self, seconds: float) -> None:
+        """Sleeps, but not beyond the end of an aborted session."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._check()
+            self._sleep(left)
+        self._check()
+
+    def _sleep(self, seconds: float) -> None:
+        """Until somebody wakes the thread, at the longest so long."""
+        self._waiting = True
+        try:
+            self._wakes.get(timeout=seconds)
+        except queue.Empty:
+            pass
+        finally:
+            self._waiting = False
+
+    def _check(self) -> None:
+        if self._session.aborted:
+            raise _Aborted

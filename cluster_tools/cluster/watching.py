@@ -1,0 +1,137 @@
+"""Notices what workers leave in the run directories, and signals.
+
+    signal handler --byte--> pipe --+
+                                    +--> watcher thread: lists directories --names--> resolvers
+    submissions ------byte--> pipe -+
+
+One thread for all executors of the process. It only notices: it opens no output, waits for no lock that
+the main thread may hold, and runs no command, so that nothing can hold it up. The interval of looking is
+a small part of the time since something was last found, between 20 ms and 1 s.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable
+
+_MIN_INTERVAL_S = 0.02
+_MAX_INTERVAL_S = 1.0
+# A result is noticed at most this part of its waiting time late.
+_INTERVAL_PART = 0.05
+# Looking takes at most this part of the time, however many directories there are.
+_MAX_LOAD = 0.1
+
+_WAKE = b"w"
+SIGNAL = b"s"
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class Watched:
+    """A run directory to be looked at.
+
+    `open_tasks`: shard -> number of its tasks that are waited for; kept by the resolver.
+    `post`: takes the names that were not there at the last look.
+    """
+
+    def __init__(self, path: str, post: Callable[[list[str]], None]):
+        self.path = path
+        self.post = post
+        self.open_tasks: dict[int, int] = {}
+        self._listed: dict[int, set[str]] = {}
+        self._last_news = time.monotonic()
+        self.next_look = 0.0
+
+    def expect(self) -> None:
+        """Something was submitted: look often from now on."""
+        self._last_news = time.monotonic()
+        self.next_look = 0.0
+
+    def look(self) -> None:
+        began = time.monotonic()
+        shards = list(self.open_tasks)
+        for shard in [shard for shard in self._listed if shard not in self.open_tasks]:
+            del self._listed[shard]
+        for shard in shards:
+            try:
+                names = set(os.listdir(os.path.join(self.path, str(shard))))
+            except OSError:  # made by its first worker; a disk that fails now may answer later
+                continue
+            new = names - self._listed.get(shard, set())
+            self._listed[shard] = names
+            if new:
+                self._last_news = time.monotonic()
+                self.post(sorted(new))
+        now = time.monotonic()
+        interval = min(_MAX_INTERVAL_S, (now - self._last_news) * _INTERVAL_PART)
+        self.next_look = now + max(_MIN_INTERVAL_S, interval, (now - began) / _MAX_LOAD)
+
+
+def task_of(name: str) -> int | None:
+    """The task that an entry of a shard belongs to."""
+    number = name.partition(".")[0]
+    return int(number) if number.isdigit() else None
+
+
+class Watcher(threading.Thread):
+    """`on_signal`: called in this thread after a signal handler has written to the pipe."""
+
+    def __init__(self, on_signal: Callable[[], None]):
+        super().__init__(name="cluster_tools-watcher", daemon=True)
+        self._on_signal = on_signal
+        self._read_end, self.write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        os.set_blocking(self.write_end, False)
+        # Only whole-dict operations, which need no lock.
+        self._watched: dict[str, Watched] = {}
+        self._stopped = False
+
+    def add(self, watched: Watched) -> None:
+        self._watched[watched.path] = watched
+        self.wake()
+
+    def remove(self, watched: Watched) -> None:
+        self._watched.pop(watched.path, None)
+
+    def wake(self) -> None:
+        self.write(_WAKE)
+
+    def write(self, byte: bytes) -> None:
+        try:
+            os.write(self.write_end, byte)
+        except BlockingIOError:
+            pass  # full of wakes: it will wake
+
+    def stop(self) -> None:
+        self._stopped = True
+        self.wake()
+
+    def close_pipe(self) -> None:
+        os.close(self._read_end)
+        os.close(self.write_end)
+
+    def run(self) -> None:
+        while not self._stopped:
+            try:
+                self._wait_and_look()
+            except Exception:  # nobody else would notice anything any more
+                _logger.exception("the watcher goes on after an unexpected error")
+                time.sleep(_MAX_INTERVAL_S)
+        self.close_pipe()
+
+    def _wait_and_look(self) -> None:
+        waiting = [watched for watched in list(self._watched.values()) if watched.open_tasks]
+        timeout = None
+        if waiting:
+            timeout = max(0.0, min(w.next_look for w in waiting) - time.monotonic())
+        readable, _, _ = select.select([self._read_end], [], [], timeout)
+        if readable and SIGNAL in os.read(self._read_end, 4096):
+            self._on_signal()
+        now = time.monotonic()
+        for watched in list(self._watched.values()):
+            if watched.open_tasks and watched.next_look <= now:
+                watched.look()

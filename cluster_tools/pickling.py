@@ -1,0 +1,109 @@
+"""Pickles of functions, arguments and results, on the client's side.
+
+Plain pickle, unless something in it is not importable in a job: then cloudpickle, which takes lambdas,
+closures and all of a `__main__` without a file (notebooks, `python -c`) by value. A script's own
+functions and classes always go by reference, so that their identity and their module's globals are
+kept; `cluster_tools.worker` imports the script under the name that `main_module` says.
+"""
+
+import io
+import os
+import pickle
+import sys
+import types
+from typing import Any, BinaryIO, cast
+
+from cluster_tools.worker import PICKLE_PROTOCOL
+
+_BY_VALUE_MARK = b"__main__"  # stands in each pickle that refers to the main module
+
+
+def _main_name() -> str | None:
+    """The name under which a job imports the main module."""
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if main is None or path is None:
+        return None
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:  # python -m, or a job, which has imported the script under its name
+        return spec.name
+    return os.path.splitext(os.path.basename(path))[0]
+
+
+def main_module() -> tuple[str, str, bool] | None:
+    """Import name and path of the script that is running, and whether each job imports it at once.
+
+    None: there is no file that a job could import. An installed program (pytest, ipython) is imported
+    only if a pickle refers to it.
+    """
+    name = _main_name()
+    if name is None:
+        return None
+    path = os.path.abspath(cast(str, sys.modules["__main__"].__file__))
+    if not os.path.isfile(path):
+        return None
+    folder = os.path.dirname(path)
+    installed = (
+        folder == os.path.dirname(sys.executable)
+        or folder in os.get_exec_path()
+        or not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep))
+    )
+    return name, path, not installed
+
+
+def _importable_from_main(value: Any) -> bool:
+    if getattr(value, "__module__", None) not in ("__main__", "__mp_main__"):
+        return False
+    found: Any = sys.modules["__main__"]
+    for part in getattr(value, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return found is value
+
+
+def dumps(value: object) -> bytes:
+    """Pickles `value`; raises what pickle or cloudpickle raises where neither can."""
+    try:
+        data = pickle.dumps(value, PICKLE_PROTOCOL)
+    except Exception:
+        return _dumps_by_value(value)
+    if _BY_VALUE_MARK in data and main_module() is None:
+        return _dumps_by_value(value)
+    return data
+
+
+def _dumps_by_value(value: object) -> bytes:
+    import cloudpickle
+
+    main_has_a_file = main_module() is not None
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, obj: Any) -> Any:
+            if (
+                main_has_a_file
+                and isinstance(obj, (type, types.FunctionType))
+                and _importable_from_main(obj)
+            ):
+                return NotImplemented  # pickle's own way: by reference
+            return cast(Any, super()).reducer_override(obj)
+
+    buffer = io.BytesIO()
+    cast(Any, Pickler(buffer, protocol=PICKLE_PROTOCOL)).dump(value)
+    return buffer.getvalue()
+
+
+class _Unpickler(pickle.Unpickler):
+    """Maps the name under which a job has imported the script back to `__main__`."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        if module_name in ("__mp_main__", _main_name()):
+            module_name = "__main__"
+        return super().find_class(module_name, global_name)
+
+
+def loads(data: bytes) -> Any:
+    return _Unpickler(io.BytesIO(data)).load()
+
+
+def load(file: BinaryIO) -> Any:
+    """The next pickle of `file`, whose position is then behind it."""
+    return _Unpickler(file).load()

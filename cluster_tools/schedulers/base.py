@@ -1,0 +1,208 @@
+"""What the core asks of a scheduler, and the few types both speak in.
+
+A scheduler knows jobs and elements, never futures or pickles. It has no state but what its
+configuration says: the core remembers what was submitted. Each method may be called from any thread,
+and each command it runs has a time limit.
+"""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user has set for all jobs of one executor."""
+
+    # Resources in the scheduler's own words, e.g. {"mem": "4G"}.
+    job_resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    # Shell lines to run before the worker.
+    setup_lines: Sequence[str] = ()
+    # Where logs go: absolute.
+    log_directory: str = "."
+    # Seconds between the signal to a job and its end by force.
+    grace_s: float = 5.0
+
+
+@dataclass(frozen=True)
+class ArrayRequest:
+    """An array to submit: elements 0 to count - 1, each of which runs `command` and four more arguments:
+    its index, how often the scheduler has restarted it, its job id and its log file.
+    """
+
+    # As a user wants to see it in the queue.
+    name: str
+    # Stands in the job's name behind `name`: unique to this array, begins with its executor's token.
+    token: str
+    count: int
+    # False: one element, as a job that is no array.
+    is_array: bool
+    command: Sequence[str]
+    working_directory: str
+
+
+@dataclass(frozen=True, order=True)
+class Element:
+    """One element of a job: what the scheduler runs and has states of."""
+
+    job_id: str
+    # None where the job is no array.
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return self.job_id if self.index is None else f"{self.job_id}_{self.index}"
+
+
+class State(enum.Enum):
+    """A scheduler that does not mention an element says nothing: absence is no state."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    # It has ended and does not run again.
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A scheduler's word on one element."""
+
+    state: State
+    # The scheduler's own word, and its reason.
+    word: str = ""
+    reason: str = ""
+    # The element waits for something that can never come.
+    hopeless: bool = False
+    # The user should be told why it waits.
+    notable: bool = False
+    # It has ended in a way after which the scheduler may run it again.
+    may_return: bool = False
+
+
+class Cause(enum.Enum):
+    """Why an element ended without an output."""
+
+    OUT_OF_MEMORY = "out of memory"
+    TIME_LIMIT = "time limit"
+    NODE_FAILURE = "node failure"
+    PREEMPTED = "preempted"
+    CANCELLED = "cancelled"
+    EXIT = "exit"
+    NEVER_STARTED = "never started"
+    LOST = "lost"
+
+
+@dataclass(frozen=True)
+class Ending:
+    """Why an element ended, for the user: what happened and what to do about it."""
+
+    cause: Cause
+    message: str
+
+
+class SchedulerError(Exception):
+    """The scheduler did not do what it was asked."""
+
+
+class Unreachable(SchedulerError):
+    """It did not answer; nothing was done. Worth trying again."""
+
+
+class Uncertain(SchedulerError):
+    """No telling whether the array was submitted: `find` tells."""
+
+
+class Refused(SchedulerError):
+    """It said no, and would say so again."""
+
+
+class RefusedForSize(SchedulerError):
+    """The array has more elements than one may have."""
+
+
+class RefusedForCount(SchedulerError):
+    """The user would have more elements in the queue than allowed; later there may be room."""
+
+
+class Scheduler(ABC):
+    """One executor's way to a scheduler.
+
+    `prefix`: the first word of log files. `cluster`: schedulers with equal ones answer for each other's
+    jobs, so that one query serves all executors. `on_this_machine`: its elements run on the client's
+    machine and see the same disks.
+    """
+
+    prefix: str
+    on_this_machine = False
+
+    @property
+    @abstractmethod
+    def cluster(self) -> Hashable: ...
+
+    @abstractmethod
+    def submit(self, request: ArrayRequest) -> str:
+        """Submits an array and returns its job id.
+
+        Raises: Unreachable, Uncertain, Refused, RefusedForSize, RefusedForCount.
+        """
+
+    @abstractmethod
+    def find(self, token: str) -> str | None:
+        """The job id of the array with this token, or None if there surely is none.
+
+        Raises: Unreachable.
+        """
+
+    @abstractmethod
+    def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
+        """The states of all elements of `jobs` that the scheduler knows, in one query.
+
+        `jobs`: job id -> token of its array. A job of that id whose token is another is not mentioned.
+        Raises: Unreachable.
+        """
+
+    @abstractmethod
+    def explain(
+        self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
+    ) -> Mapping[Element, Ending]:
+        """Why each of these has ended: one `Ending` for each, whatever can be found out.
+
+        `ended`: with the last report on each; None where the scheduler does not know it any more.
+        `jobs`: as in `states`.
+        """
+
+    @abstractmethod
+    def cancel(self, elements: Collection[Element]) -> None:
+        """Cancels these elements, running or not: a signal first, an end by force `grace_s` later.
+
+        Raises: Unreachable.
+        """
+
+    @abstractmethod
+    def stop(self, job_ids: Collection[str], token: str) -> None:
+        """Cancels all jobs of an executor in a process of its own and returns at once.
+
+        `token`: the executor's; jobs of it that are not in `job_ids` are cancelled too. Called also when
+        the client is about to die, while any lock may be held: takes none, starts no thread.
+        """
+
+    @abstractmethod
+    def max_array_size(self) -> int | None:
+        """How many elements an array may have; None where there is no limit or it can't be read."""
+
+    @abstractmethod
+    def max_submitted(self) -> int | None:
+        """How many elements of the user may be in the queue; None as above."""
+
+    def array_limit(self) -> int | None:
+        """How many elements the user wants in one array at the most, before the scheduler is asked."""
+        return None
+
+    def log_path(self, log_directory: str, element: Element) -> str:
+        return f"{log_directory}/{self.prefix}.{element}.log.stdout"
+
+    def close(self) -> None:
+        """All jobs have ended; lets go of what is kept for them."""

@@ -1,0 +1,5 @@
+"""The old import path of `KubernetesExecutor`."""
+
+from cluster_tools.schedulers.kubernetes import KubernetesExecutor
+
+__all__ = ["KubernetesExecutor"]

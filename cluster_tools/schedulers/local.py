@@ -1,0 +1,251 @@
+"""The scheduler of one machine: elements are its subprocesses, so many at a time.
+
+    submit -> queue of elements -> slots (threads), each: start, wait, report -> states, explain
+
+Here the class is not a client of a scheduler but is one: the slots are threads that start and wait for
+subprocesses. Everything else is as on a cluster: the same run directory, worker, watcher and failures.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Collection, Hashable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from cluster_tools.cluster.executor import ClusterExecutor
+from cluster_tools.schedulers.base import (
+    ArrayRequest,
+    Cause,
+    Element,
+    Ending,
+    Options,
+    Refused,
+    Report,
+    Scheduler,
+    State,
+)
+from cluster_tools.schedulers.script import job_script
+
+_job_ids = count(1)
+
+
+@dataclass
+class _Process:
+    """An element from its submission on."""
+
+    request: ArrayRequest
+    element: Element
+    popen: subprocess.Popen[bytes] | None = None
+    cancelled: bool = False
+    failure: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        if self.failure is not None or (self.cancelled and self.popen is None):
+            return True
+        return self.popen is not None and self.popen.returncode is not None
+
+
+class LocalScheduler(Scheduler):
+    """`max_workers`: how many elements run at a time; default: the processors that we may use."""
+
+    prefix = "local"
+    on_this_machine = True
+
+    def __init__(self, options: Options, max_workers: int | None = None):
+        if max_workers is None:
+            max_workers = _usable_processors()
+        if max_workers < 1:
+            raise ValueError("max_workers must be greater than 0")
+        self._options = options
+        self._max_workers = max_workers
+        self._processes: dict[Element, _Process] = {}
+        self._tokens: dict[str, str] = {}
+        self._waiting: deque[_Process] = deque()
+        self._slots = 0
+        self._queue_changed = threading.Condition()
+        self._closed = False
+
+    @property
+    def cluster(self) -> Hashable:
+        return id(self)
+
+    def submit(self, request: ArrayRequest) -> str:
+        if not os.path.isdir(request.working_directory):
+            raise Refused(f"the working directory {request.working_directory} does not exist")
+        job_id = self._new_job_id(request)
+        self._tokens[job_id] = request.token
+        with self._queue_changed:
+            for index in range(request.count):
+                element = Element(job_id, index if request.is_array else None)
+                process = self._processes[element] = _Process(request, element)
+                self._waiting.append(process)
+            while self._slots < min(self._max_workers, len(self._processes)):
+                self._slots += 1
+                threading.Thread(
+                    target=self._run_slot, name="cluster_tools-local", daemon=True
+                ).start()
+            self._queue_changed.notify_all()
+        return job_id
+
+    def _new_job_id(self, request: ArrayRequest) -> str:
+        """One that no log in the directory is named after, of this process or of an earlier one."""
+        while True:
+            job_id = f"{os.getpid()}{next(_job_ids):04d}"
+            first = Element(job_id, 0 if request.is_array else None)
+            if not os.path.exists(self.log_path(self._options.log_directory, first)):
+                return job_id
+
+    def _run_slot(self) -> None:
+        while True:
+            with self._queue_changed:
+                while not self._waiting and not self._closed:
+                    self._queue_changed.wait()
+                if self._closed:
+                    return
+                process = self._waiting.popleft()
+                if process.cancelled:
+                    continue
+                try:
+                    process.popen = self._start(process)
+                except Exception as exc:  # no such shell, no memory, no room for the log
+                    process.failure = f"its process could not be started: {exc}"
+                    continue
+            if process.cancelled:  # while it was being started
+                self._end([process])
+            process.popen.wait()
+
+    def _start(self, process: _Process) -> subprocess.Popen[bytes]:
+        request, element = process.request, process.element
+        log = self.log_path(self._options.log_directory, element)
+        script = job_script(
+            request.command,
+            shlex.join([str(element.index or 0), "0", str(element), log]),
+            request.working_directory,
+            self._options.setup_lines,
+        )
+        shell = script.partition("\n")[0].removeprefix("#!")
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            return subprocess.Popen(
+                [*shlex.split(shell), "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=fd,
+                stderr=fd,
+                start_new_session=True,
+            )
+        finally:
+            os.close(fd)
+
+    def find(self, token: str) -> str | None:
+        return next((job_id for job_id, known in self._tokens.items() if known == token), None)
+
+    def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
+        def state(process: _Process) -> State:
+            if process.ended:
+                return State.ENDED
+            return State.PENDING if process.popen is None else State.RUNNING
+
+        return {
+            element: Report(state(process))
+            for element, process in list(self._processes.items())
+            if element.job_id in jobs
+        }
+
+    def explain(
+        self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
+    ) -> Mapping[Element, Ending]:
+        return {element: _ending(self._processes.get(element)) for element in ended}
+
+    def cancel(self, elements: Collection[Element]) -> None:
+        with self._queue_changed:
+            processes = [self._processes[e] for e in elements if e in self._processes]
+            for process in processes:
+                process.cancelled = True
+        self._end(processes)
+
+    def stop(self, job_ids: Collection[str], token: str) -> None:
+        processes = list(self._processes.values())
+        for process in processes:
+            process.cancelled = True
+        self._end(processes)
+
+    def _end(self, processes: Collection[_Process]) -> None:
+        groups: list[str] = []
+        for process in processes:
+            if process.popen is not None and process.popen.returncode is None:
+                try:
+                    os.killpg(process.popen.pid, signal.SIGINT)
+                    groups.append(f"-{process.popen.pid}")
+                except ProcessLookupError:
+                    pass
+        if groups:
+            subprocess.Popen(
+                [
+                    "/bin/sh",
+                    "-c",
+                    'sleep "$1"; shift; kill -s KILL -- "$@"',
+                    "cluster_tools-end",
+                    str(self._options.grace_s),
+                    *groups,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+
+    def max_array_size(self) -> int | None:
+        return None
+
+    def max_submitted(self) -> int | None:
+        return None
+
+    def close(self) -> None:
+        with self._queue_changed:
+            self._closed = True
+            self._queue_changed.notify_all()
+
+
+def _ending(process: _Process | None) -> Ending:
+    if process is None:
+        return Ending(Cause.LOST, "This machine's scheduler has no such element.")
+    if process.failure is not None:
+        return Ending(Cause.NEVER_STARTED, process.failure)
+    if process.cancelled:
+        return Ending(Cause.CANCELLED, "The job was cancelled.")
+    code = process.popen.returncode if process.popen is not None else None
+    if code is None:
+        return Ending(Cause.LOST, "The process is still running.")
+    if code < 0:
+        return Ending(
+            Cause.EXIT, f"The process was ended by signal {-code} ({signal.strsignal(-code)})."
+        )
+    return Ending(Cause.EXIT, f"The process ended with exit code {code}.")
+
+
+def _usable_processors() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class LocalExecutor(ClusterExecutor):
+    """Runs calls as subprocesses of this machine, the way a cluster would run them as jobs.
+
+    For trying things without a cluster. `max_workers`: how many run at a time.
+    """
+
+    def __init__(self, *, max_workers: int | None = None, **kwargs: Any):
+        self._max_workers = max_workers
+        super().__init__(**kwargs)
+
+    def _make_scheduler(self, options: Options) -> Scheduler:
+        return LocalScheduler(options, self._max_workers)

@@ -1,0 +1,534 @@
+"""Slurm: arrays submitted with sbatch, asked for with squeue, explained by sacct.
+
+Knows jobs and elements; what the tools print is read by `slurm_commands`, jobs are cancelled by
+`slurm_stop`, a process of its own.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Collection, Hashable, Iterable, Mapping
+from typing import Any
+
+from cluster_tools.cluster.executor import ClusterExecutor
+from cluster_tools.cluster.file_system import is_on_one_machine_only
+from cluster_tools.schedulers.base import (
+    ArrayRequest,
+    Cause,
+    Element,
+    Ending,
+    Options,
+    Refused,
+    RefusedForCount,
+    Report,
+    Scheduler,
+    SchedulerError,
+    State,
+    Uncertain,
+    Unreachable,
+)
+from cluster_tools.schedulers.script import job_script
+from cluster_tools.schedulers.slurm_commands import (
+    SACCT_FORMAT,
+    SBATCH_TIMEOUT_S,
+    SQUEUE_FORMAT,
+    AccountedElement,
+    CommandFailed,
+    accounted_elements,
+    controlled_elements,
+    leading_number,
+    parse_size,
+    query,
+    queue_rows,
+    refusal,
+    run,
+    submitted_job_id,
+)
+
+# https://slurm.schedmd.com/job_state_codes.html; any other word means that the element is alive.
+_ENDED_WORDS = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+}
+_PENDING_WORDS = {
+    "PENDING",
+    "REQUEUED",
+    "REQUEUE_FED",
+    "REQUEUE_HOLD",
+    "RESV_DEL_HOLD",
+    "SPECIAL_EXIT",
+}
+# https://slurm.schedmd.com/job_reason_codes.html: of all pending reasons only this one never ends,
+_HOPELESS_REASON = "DependencyNeverSatisfied"
+# and these may last until somebody does something.
+_NOTABLE_REASONS = {
+    "BadConstraints",
+    "Dependency",
+    "JobHeldAdmin",
+    "JobHeldUser",
+    "PartitionDown",
+    "PartitionInactive",
+    "PartitionNodeLimit",
+    "PartitionTimeLimit",
+    "launch failed requeued held",
+    "job requeued in held state",
+}
+# slurmctld sets these before it decides whether to run the job again (JobRequeue, PreemptMode).
+_RETURNING_WORDS = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}
+
+_OWNED_OPTIONS = {
+    "array": "a",
+    "output": "o",
+    "error": "e",
+    "wait": "W",
+    "wrap": "",
+    "parsable": "",
+    "chdir": "D",
+    "open-mode": "",
+}
+# Whoever gives one of these has decided on the number of tasks himself.
+_TASK_COUNT_OPTIONS = {"n", "N", "ntasks", "nodes", "ntasks-per-node", "ntasks-per-core"} | {
+    "ntasks-per-gpu",
+    "ntasks-per-socket",
+}
+
+# Accounting lags behind by seconds.
+_ACCOUNTING_PATIENCE_S = 8.0
+_ACCOUNTING_INTERVAL_S = 1.0
+# More records than that are not worth the RPCs: the first ones tell the story.
+_MAX_SCONTROL_QUERIES = 20
+
+_ELEMENT_ARGUMENTS = (
+    '"$index" "${SLURM_RESTART_COUNT:-0}" "$job" '  # as cluster_tools.worker takes them
+)
+
+
+class SlurmScheduler(Scheduler):
+    prefix = "slurmpy"
+
+    def __init__(self, options: Options):
+        self._options = options
+        self._resource_arguments = _resource_arguments(options.job_resources)
+        clusters = options.job_resources.get("clusters", options.job_resources.get("M"))
+        self._cluster_arguments = [f"--clusters={clusters}"] if clusters else []
+
+    @property
+    def cluster(self) -> Hashable:
+        return ("slurm", *self._cluster_arguments)
+
+    # -- submission --
+
+    def submit(self, request: ArrayRequest) -> str:
+        limit = _number_from_environment("SLURM_MAX_SUBMIT_JOBS")
+        if limit is not None:
+            queued = SlurmExecutor.get_number_of_submitted_jobs()
+            if queued + request.count > limit:
+                raise RefusedForCount(
+                    f"SLURM_MAX_SUBMIT_JOBS is {limit}, and {queued} are in the queue"
+                )
+        command = self._sbatch_command(request)
+        try:
+            stdout = run(command, stdin=self._script(request), timeout_s=SBATCH_TIMEOUT_S)
+        except Unreachable as exc:
+            raise Uncertain(str(exc)) from exc
+        except CommandFailed as exc:
+            error = refusal(str(exc))
+            if isinstance(error, Refused):
+                error = Refused(f"sbatch says: {exc}\nThe command was: {' '.join(command)}")
+            raise error from exc
+        job_id = submitted_job_id(stdout)
+        if job_id is None:
+            raise Uncertain(f"sbatch printed no job id but {stdout!r}")
+        return job_id
+
+    def _sbatch_command(self, request: ArrayRequest) -> list[str]:
+        command = [
+            "sbatch",
+            "--parsable",
+            f"--job-name={request.name}.{request.token}",
+            f"--output={self._log_pattern(request)}",
+            "--open-mode=append",
+        ]
+        if request.is_array:
+            running = _number_from_environment("SLURM_MAX_RUNNING_SIZE")
+            at_a_time = f"%{running}" if running else ""
+            command.append(f"--array=0-{request.count - 1}{at_a_time}")
+        return [*command, *self._resource_arguments]
+
+    def _log_pattern(self, request: ArrayRequest) -> str:
+        directory = self._options.log_directory.replace("%", "%%")
+        return self.log_path(directory, Element("%A_%a" if request.is_array else "%j"))
+
+    def _script(self, request: ArrayRequest) -> str:
+        script = job_script(
+            request.command,
+            f'{_ELEMENT_ARGUMENTS}"$log"',
+            request.working_directory,
+            self._options.setup_lines,
+        )
+        first_line, _, rest = script.partition("\n")
+        if request.is_array:
+            job, index = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"', '"$SLURM_ARRAY_TASK_ID"'
+        else:
+            job, index = '"$SLURM_JOB_ID"', "0"
+        log = self.log_path(_shell_quoted(self._options.log_directory), Element('"$job"'))
+        return f"{first_line}\njob={job}\nindex={index}\nlog={log}\n{rest}"
+
+    def find(self, token: str) -> str | None:
+        for row in self._queue():
+            if row.name.endswith(f".{token}"):
+                return row.job_id
+        return None
+
+    def array_limit(self) -> int | None:
+        limits = [
+            limit
+            for name in ("SLURM_MAX_ARRAY_SIZE", "SLURM_MAX_SUBMIT_JOBS")
+            if (limit := _number_from_environment(name)) is not None
+        ]
+        return max(1, min(limits)) if limits else None
+
+    def max_array_size(self) -> int | None:
+        return _max_array_size()
+
+    def max_submitted(self) -> int | None:
+        qos = self._options.job_resources.get("qos", self._options.job_resources.get("q"))
+        return _max_submit_jobs(str(qos) if qos else os.environ.get("SBATCH_QOS", "normal"))
+
+    # -- states --
+
+    def _queue(self):
+        try:
+            return queue_rows(
+                query(
+                    *("squeue", *self._cluster_arguments, "--all", "--me", "--noheader"),
+                    *("--array", "--states=all", f"--format={SQUEUE_FORMAT}"),
+                )
+            )
+        except CommandFailed as exc:
+            raise Unreachable(str(exc)) from exc
+
+    def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
+        reports: dict[Element, Report] = {}
+        for row in self._queue():
+            token = jobs.get(row.job_id)
+            if token is None or not row.name.endswith(f".{token}"):
+                continue
+            if row.state in _ENDED_WORDS:
+                state = State.ENDED
+            elif row.state in _PENDING_WORDS:
+                state = State.PENDING
+            else:
+                state = State.RUNNING
+            reports[Element(row.job_id, row.index)] = Report(
+                state,
+                row.state,
+                row.reason,
+                hopeless=row.reason == _HOPELESS_REASON,
+                notable=row.reason in _NOTABLE_REASONS,
+                may_return=row.state in _RETURNING_WORDS,
+            )
+        return reports
+
+    def explain(
+        self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
+    ) -> Mapping[Element, Ending]:
+        accounted = self._accounted(ended, jobs)
+        unexplained = [element for element in ended if element not in accounted]
+        controlled = self._controlled(unexplained, jobs)
+        endings: dict[Element, Ending] = {}
+        for element, report in ended.items():
+            row = accounted.get(element) or controlled.get(element)
+            if row is not None:
+                endings[element] = _ending(element, row)
+            elif report is not None and report.state is State.ENDED:
+                endings[element] = _ending(
+                    element, AccountedElement(report.word, "", "", "", "", "", "", None)
+                )
+            else:
+                endings[element] = Ending(
+                    Cause.LOST,
+                    f"Slurm answers, but does not know job {element} any more, and there is no output. "
+                    "Its state may have been lost, or the job purged.",
+                )
+        return endings
+
+    def _accounted(
+        self, ended: Collection[Element], jobs: Mapping[str, str]
+    ) -> Mapping[Element, AccountedElement]:
+        """What accounting says, once it says that they have ended."""
+        job_ids = sorted({element.job_id for element in ended})
+        deadline = time.monotonic() + _ACCOUNTING_PATIENCE_S
+        while True:
+            try:
+                rows = accounted_elements(
+                    query(
+                        *("sacct", *self._cluster_arguments, "--noheader", "--parsable2"),
+                        *(f"--format={SACCT_FORMAT}", f"--jobs={','.join(job_ids)}"),
+                    )
+                )
+            except SchedulerError:  # not configured, or its daemon is down
+                return {}
+            found = {
+                element: row
+                for element in ended
+                if (row := rows.get((element.job_id, element.index))) is not None
+                and row.name.endswith(f".{jobs.get(element.job_id)}")
+                and row.state.partition(" ")[0] in _ENDED_WORDS
+            }
+            if len(found) == len(ended) or time.monotonic() >= deadline:
+                return found
+            time.sleep(_ACCOUNTING_INTERVAL_S)
+
+    def _controlled(
+        self, elements: Collection[Element], jobs: Mapping[str, str]
+    ) -> Mapping[Element, AccountedElement]:
+        """What slurmctld still remembers, where there is no accounting."""
+        found: dict[Element, AccountedElement] = {}
+        for job_id in sorted({element.job_id for element in elements})[:_MAX_SCONTROL_QUERIES]:
+            try:
+                records = controlled_elements(
+                    query("scontrol", *self._cluster_arguments, "--oneliner", "show", "job", job_id)
+                )
+            except SchedulerError:
+                continue
+            for element in elements:
+                record = records.get((element.job_id, element.index))
+                if (
+                    record is not None
+                    and record.get("JobName", "").endswith(f".{jobs.get(element.job_id)}")
+                    and record.get("JobState") in _ENDED_WORDS
+                ):
+                    found[element] = AccountedElement(
+                        state=record["JobState"],
+                        exit_code=record.get("ExitCode", ""),
+                        name=record.get("JobName", ""),
+                        node=record.get("NodeList", ""),
+                        time_limit=record.get("TimeLimit", ""),
+                        elapsed=record.get("RunTime", ""),
+                        requested_memory=record.get(
+                            "MinMemoryNode", record.get("MinMemoryCPU", "")
+                        ),
+                        peak_memory_bytes=None,
+                    )
+        return found
+
+    # -- cancelling --
+
+    def cancel(self, elements: Collection[Element]) -> None:
+        self._start_stop("", [str(element) for element in elements])
+
+    def stop(self, job_ids: Collection[str], token: str) -> None:
+        self._start_stop(token, job_ids)
+
+    def _start_stop(self, token: str, ids: Iterable[str]) -> None:
+        package_parent = os.path.dirname(
+            os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        )
+        path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "cluster_tools.schedulers.slurm_stop"),
+                *(token, str(self._options.grace_s), ",".join(self._cluster_arguments)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": path},
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        with process.stdin:
+            process.stdin.write("\n".join(ids).encode())
+
+
+def _ending(element: Element, row: AccountedElement) -> Ending:
+    word = row.state.partition(" ")[0]
+    look = f"`sacct -j {element} --format=JobID,State,ExitCode,Elapsed,Timelimit,ReqMem,MaxRSS` shows more."
+    on_node = f" on node {row.node}" if row.node else ""
+    used = f", used at least {_mebibytes(row.peak_memory_bytes)}" if row.peak_memory_bytes else ""
+    requested = parse_size(row.requested_memory) or 0
+    code, _, signal_number = row.exit_code.partition(":")
+    killed = signal_number == "9" or code == "137"
+    if word == "OUT_OF_MEMORY" or (
+        killed
+        and word == "FAILED"
+        and row.peak_memory_bytes
+        and 0 < requested < row.peak_memory_bytes
+    ):
+        asked = f"asked for {row.requested_memory or 'the default'}"
+        return Ending(
+            Cause.OUT_OF_MEMORY,
+            f"The job ran out of memory{on_node}: {asked}{used}. "
+            f'Ask for more, for example with job_resources={{"mem": "8G"}}. {look}',
+        )
+    if word in ("TIMEOUT", "DEADLINE"):
+        return Ending(
+            Cause.TIME_LIMIT,
+            f"The job reached its time limit of {row.time_limit or 'its partition'} "
+            f"(it ran for {row.elapsed or 'that long'}). "
+            f'Ask for more, for example with job_resources={{"time": "02:00:00"}}. {look}',
+        )
+    if word in ("NODE_FAIL", "BOOT_FAIL"):
+        return Ending(Cause.NODE_FAILURE, f"The job's node failed{on_node} ({word}). {look}")
+    if word == "PREEMPTED":
+        return Ending(Cause.PREEMPTED, f"The job was preempted{on_node}. {look}")
+    if word == "CANCELLED":
+        by = row.state.partition(" ")[2]
+        return Ending(Cause.CANCELLED, f"The job was cancelled{f' {by}' if by else ''}. {look}")
+    if row.exit_code == "0:53":
+        return Ending(
+            Cause.NEVER_STARTED,
+            f"The node{on_node[8:]} could not write the log: its directory has to be on a disk that "
+            f"the nodes share with this machine. {look}",
+        )
+    if code in ("126", "127"):
+        return Ending(
+            Cause.NEVER_STARTED,
+            f"There is no such Python{on_node} (exit code {code}): python_executable and "
+            f"command_prefix have to be right on the nodes. {look}",
+        )
+    if killed:
+        return Ending(Cause.EXIT, f"The process was killed (signal 9){on_node}{used}. {look}")
+    if signal_number not in ("", "0"):
+        return Ending(
+            Cause.EXIT, f"The process was ended by signal {signal_number}{on_node}. {look}"
+        )
+    with_code = f" with exit code {code}" if code else ""
+    return Ending(Cause.EXIT, f"The process ended{with_code}{on_node} ({word}). {look}")
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB"
+
+
+def _shell_quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _number_from_environment(name: str) -> int | None:
+    text = os.environ.get(name)
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise Refused(f"the environment variable {name} is no number: {text!r}") from None
+
+
+def _max_array_size() -> int | None:
+    for line in query("scontrol", "show", "config").splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "MaxArraySize" and value.strip().isdigit():
+            return int(value)
+    return None
+
+
+def _max_submit_jobs(qos: str = "normal") -> int | None:
+    of_user = leading_number(
+        query(
+            *("sacctmgr", "--noheader", "--parsable2", "list", "user", getpass.getuser()),
+            *("withassoc", "format=maxsubmitjobs"),
+        )
+    )
+    if of_user is not None:
+        return of_user
+    return leading_number(
+        query(
+            *("sacctmgr", "--noheader", "--parsable2", "list", "qos", qos),
+            "format=maxsubmitjobsperuser",
+        )
+    )
+
+
+def _resource_arguments(resources: Mapping[str, Any]) -> list[str]:
+    """`{"mem": "4G", "exclusive": True, "c": 4}` as `--mem=4G --exclusive -c 4`."""
+    arguments: list[str] = []
+    counts_tasks = False
+    for key, value in resources.items():
+        name = str(key).lstrip("-").replace("_", "-") if len(str(key)) > 1 else str(key)
+        for owned, letter in _OWNED_OPTIONS.items():
+            if name in (owned, letter):
+                raise ValueError(
+                    f"job_resources: the option {key!r} belongs to the executor and can't be set"
+                )
+        if "\n" in f"{key}{value}" or not name:
+            raise ValueError(f"job_resources: {key!r}: {value!r} is not one line")
+        if value is None or value is False:
+            continue
+        counts_tasks |= name in _TASK_COUNT_OPTIONS
+        if len(name) == 1:
+            arguments += [f"-{name}"] if value is True else [f"-{name}", str(value)]
+        else:
+            arguments.append(f"--{name}" if value is True else f"--{name}={value}")
+    return arguments if counts_tasks else ["--ntasks=1", *arguments]
+
+
+class SlurmExecutor(ClusterExecutor):
+    """Runs calls as jobs of a Slurm cluster.
+
+    `job_resources`: options of sbatch, https://slurm.schedmd.com/sbatch.html: `{"mem": "4G",
+    "exclusive": True}` is `--mem=4G --exclusive`; a one-letter key is `-c 4`; False and None are left
+    out. The other arguments are those of `ClusterExecutor`.
+    """
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        if is_on_one_machine_only(self.cfut_dir):
+            warnings.warn(
+                f"cfut_dir {self.cfut_dir} seems to be on a disk that the nodes of a cluster do not share",
+                stacklevel=3,
+            )
+
+    def _make_scheduler(self, options: Options) -> Scheduler:
+        return SlurmScheduler(options)
+
+    @classmethod
+    def get_max_array_size(cls) -> int:
+        """How many elements an array may have: SLURM_MAX_ARRAY_SIZE, else Slurm's MaxArraySize."""
+        return _limit("SLURM_MAX_ARRAY_SIZE", _max_array_size)
+
+    @classmethod
+    def get_max_submit_jobs(cls) -> int:
+        """How many elements a user may have in the queue: SLURM_MAX_SUBMIT_JOBS, else the user's limit,
+        else that of the QOS."""
+        return _limit("SLURM_MAX_SUBMIT_JOBS", _max_submit_jobs)
+
+    @classmethod
+    def get_max_running_size(cls) -> int:
+        """How many elements of an array may run at a time: SLURM_MAX_RUNNING_SIZE, else 0 (no limit)."""
+        return _number_from_environment("SLURM_MAX_RUNNING_SIZE") or 0
+
+    @classmethod
+    def get_number_of_submitted_jobs(cls, state: str | None = None) -> int:
+        """How many elements of the user are in the queue, all or those in `state`."""
+        states = [f"--states={state}"] if state else []
+        command = ("squeue", "--all", "--me", "--noheader", "--array", "--format=%i")
+        return len(query(*command, *states).split())
+
+    def get_pending_tasks(self) -> set[str]:
+        """The ids of the user's pending elements, `<jobid>` or `<jobid>_<index>`."""
+        command = ("squeue", "--all", "--me", "--noheader", "--array", "--format=%i")
+        return set(query(*command, "--states=PENDING").split())
+
+
+_UNLIMITED = 2**32  # what "no limit" is to callers of get_max_array_size and get_max_submit_jobs
+
+
+def _limit(variable: str, ask: Any) -> int:
+    limit = _number_from_environment(variable)
+    if limit is None:
+        limit = ask()
+    return _UNLIMITED if limit is None else limit

@@ -1,0 +1,275 @@
+"""Slurm's command-line tools: running them, and reading what they print.
+
+Knows text and processes, nothing of arrays, tasks or executors.
+https://slurm.schedmd.com/man_index.html
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster_tools.schedulers.base import (
+    Refused,
+    RefusedForCount,
+    RefusedForSize,
+    SchedulerError,
+    Uncertain,
+    Unreachable,
+)
+
+# slurmctld may answer late: sbatch itself retries for two minutes when the job table is full.
+SBATCH_TIMEOUT_S = 180
+QUERY_TIMEOUT_S = 60
+
+# Options of the tools that would change what they print or whom they act on.
+_TOOL_PREFIXES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
+# From inside a job only these lead to the cluster; the others describe the surrounding job.
+_KEPT_IN_A_JOB = {
+    "SLURM_CONF",
+    "SLURM_JWT",
+    "SLURM_CLUSTERS",
+    "SLURM_MAX_ARRAY_SIZE",
+    "SLURM_MAX_SUBMIT_JOBS",
+    "SLURM_MAX_RUNNING_SIZE",
+}
+# Would set options that belong to the executor and are not all given on the command line.
+_SBATCH_OWNED = {
+    "SBATCH_ARRAY_INX",
+    "SBATCH_ERROR",
+    "SBATCH_OUTPUT",
+    "SBATCH_INPUT",
+    "SBATCH_OPEN_MODE",
+    "SBATCH_WAIT",
+    "SBATCH_WAIT_ALL_NODES",
+    "SBATCH_JOB_NAME",
+    "SBATCH_IGNORE_PBS",
+    "SLURM_CPU_BIND",  # "Unable to satisfy cpu bind request" when submitted from inside a job
+    "SLURM_CPU_BIND_LIST",
+    "SLURM_CPU_BIND_TYPE",
+    "SLURM_CPU_BIND_VERBOSE",
+}
+
+
+class CommandFailed(SchedulerError):
+    """A command answered with an error."""
+
+
+def _environment(command: str) -> dict[str, str]:
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(_TOOL_PREFIXES)
+    }
+    if "SLURM_JOB_ID" in environment:
+        environment = {
+            name: value
+            for name, value in environment.items()
+            if not name.startswith("SLURM_") or name in _KEPT_IN_A_JOB
+        }
+    if command == "sbatch":  # hands its environment on to the job, so the user's locale stays
+        return {name: value for name, value in environment.items() if name not in _SBATCH_OWNED}
+    environment["LC_ALL"] = "C"
+    environment["SLURM_BITSTR_LEN"] = "0"  # index lists in full
+    environment["SLURM_TIME_FORMAT"] = "standard"
+    return environment
+
+
+def run(command: Sequence[str], *, stdin: str = "", timeout_s: float = QUERY_TIMEOUT_S) -> str:
+    """Runs one of Slurm's commands and returns what it prints to stdout.
+
+    Raises: Unreachable, where it does not answer in time; CommandFailed with its own words.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            env=_environment(command[0]),
+            start_new_session=True,  # a Ctrl-C at the terminal is for the client
+            check=False,
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Unreachable(f"{command[0]} did not answer within {timeout_s} s") from exc
+    except FileNotFoundError as exc:
+        raise CommandFailed(
+            f"there is no command {command[0]} on PATH: is Slurm installed on this machine, "
+            "and its module loaded?"
+        ) from exc
+    except OSError as exc:
+        raise Unreachable(f"{command[0]} could not be run: {exc}") from exc
+    if done.returncode:
+        words = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        raise CommandFailed(words)
+    return done.stdout
+
+
+def query(*command: str) -> str:
+    """`run` for a command that changes nothing. Raises: Unreachable, CommandFailed."""
+    try:
+        return run(command)
+    except CommandFailed as exc:
+        if _CONNECTION_WORDS.search(str(exc)):
+            raise Unreachable(str(exc)) from exc
+        raise
+
+
+_CONNECTION_WORDS = re.compile(
+    r"unable to contact slurm controller|connect failure|connection refused|standby mode"
+    r"|unable to establish (?:controller|configuration)|no route to host"
+    r"|could not establish a configuration source|timed out|zero bytes were transmitted"
+    r"|communication|slurmdbd|connection reset|unexpected message|resolve_ctls",
+    re.IGNORECASE,
+)
+# After these the request may have arrived.
+_UNCERTAIN_WORDS = re.compile(
+    r"timed out|zero bytes were transmitted|connection reset|unexpected message"
+    r"|communications? (?:shutdown|failure|error)",
+    re.IGNORECASE,
+)
+# The reason stands on the line before "Job violates accounting/QOS policy".
+_COUNT_WORDS = re.compile(
+    r"\b(?:Assoc|QOS|Acct|Partition)?(?:Max|Grp)Submit\w*|temporarily unable to accept job"
+    r"|slurm_submit_batch_job: Resource temporarily unavailable",
+)
+_SIZE_WORDS = re.compile(r"Invalid job array specification|max_array_tasks", re.IGNORECASE)
+
+
+def refusal(words: str) -> SchedulerError:
+    """What sbatch's error message means for the array."""
+    if _COUNT_WORDS.search(words):
+        return RefusedForCount(words)
+    if _SIZE_WORDS.search(words):
+        return RefusedForSize(words)
+    if _UNCERTAIN_WORDS.search(words):
+        return Uncertain(words)
+    if _CONNECTION_WORDS.search(words):
+        return Unreachable(words)
+    return Refused(words)
+
+
+_JOB_ID = re.compile(r"^(\d+)(;\S+)?$")
+
+
+def submitted_job_id(stdout: str) -> str | None:
+    """The job id in what `sbatch --parsable` prints: its last such line (wrappers print banners)."""
+    for line in reversed(stdout.splitlines()):
+        match = _JOB_ID.match(line.strip())
+        if match:
+            return match.group(1)
+    return None
+
+
+@dataclass(frozen=True)
+class QueueRow:
+    """A row of `squeue -r`: one element."""
+
+    job_id: str
+    index: int | None
+    state: str
+    reason: str
+    name: str
+
+
+SQUEUE_FORMAT = "%i|%T|%r|%j"
+
+
+def queue_rows(stdout: str) -> list[QueueRow]:
+    """The rows of `squeue -h -r -o SQUEUE_FORMAT`; a line that is none is passed over."""
+    rows: list[QueueRow] = []
+    for line in stdout.splitlines():
+        parts = line.split("|", 3)
+        if len(parts) != 4:
+            continue
+        identity, state, reason, name = parts
+        job_id, _, index = identity.strip().partition("_")
+        if not job_id.isdigit() or (index and not index.isdigit()):
+            continue
+        rows.append(QueueRow(job_id, int(index) if index else None, state.strip(), reason, name))
+    return rows
+
+
+@dataclass(frozen=True)
+class AccountedElement:
+    """What accounting has on one element: its allocation and its steps together."""
+
+    state: str
+    exit_code: str
+    name: str
+    node: str
+    time_limit: str
+    elapsed: str
+    requested_memory: str
+    peak_memory_bytes: int | None
+
+
+SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Timelimit,Elapsed,ReqMem,MaxRSS,JobName"
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def parse_size(text: str) -> int | None:
+    """Bytes of Slurm's "30720K" or "1.5G"; None for anything else."""
+    match = re.fullmatch(r"([\d.]+)([KMGT]?)[cn]?", text.strip())
+    return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
+
+
+def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], AccountedElement]:
+    """The rows of `sacct -n -P --format=SACCT_FORMAT`, by (job id, index)."""
+    allocations: dict[tuple[str, int | None], list[str]] = {}
+    peaks: dict[tuple[str, int | None], int] = {}
+    out_of_memory: set[tuple[str, int | None]] = set()
+    for line in stdout.splitlines():
+        fields = line.split("|", 8)
+        if len(fields) != 9:
+            continue
+        identity, _, step = fields[0].partition(".")
+        job_id, _, index = identity.partition("_")
+        if not job_id.isdigit() or (index and not index.isdigit()):
+            continue  # the pending rest of an array, 12_[3-9]
+        key = (job_id, int(index) if index else None)
+        if not step:
+            allocations[key] = fields
+        elif fields[1].startswith("OUT_OF_ME"):
+            out_of_memory.add(key)
+        peak = parse_size(fields[7])
+        if peak is not None:
+            peaks[key] = max(peak, peaks.get(key, 0))
+    return {
+        key: AccountedElement(
+            state="OUT_OF_MEMORY" if key in out_of_memory else fields[1],
+            exit_code=fields[2],
+            node=fields[3],
+            time_limit=fields[4],
+            elapsed=fields[5],
+            requested_memory=fields[6],
+            peak_memory_bytes=peaks.get(key),
+            name=fields[8],
+        )
+        for key, fields in allocations.items()
+    }
+
+
+def controlled_elements(stdout: str) -> Mapping[tuple[str, int | None], Mapping[str, str]]:
+    """The records of `scontrol -o show job`, by (job id, index), each a field -> value."""
+    records: dict[tuple[str, int | None], Mapping[str, str]] = {}
+    for line in stdout.splitlines():
+        record = dict(re.findall(r"(?:^|\s)([A-Z]\w*(?::\w+)*)=(\S*)", line))
+        job_id = record.get("ArrayJobId", record.get("JobId"))
+        index = record.get("ArrayTaskId")
+        if job_id is None or (index is not None and not index.isdigit()):
+            continue
+        records[job_id, int(index) if index is not None else None] = record
+    return records
+
+
+def leading_number(stdout: str) -> int | None:
+    """The first line that is a number: sacctmgr prints an empty one where there is no limit."""
+    for line in stdout.splitlines():
+        if line.strip().isdigit():
+            return int(line.strip())
+    return None

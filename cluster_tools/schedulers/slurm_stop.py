@@ -1,0 +1,92 @@
+"""Cancels jobs of an executor, as a process of its own: nobody has to wait for it, and it goes on when the
+client has ended.
+
+    python -m cluster_tools.schedulers.slurm_stop TOKEN GRACE_S CLUSTER_OPTIONS < ids, one a line
+
+Jobs that have not started are cancelled at once. Those that run get SIGINT first, with --full, without
+which the batch step hears nothing, and are cancelled `GRACE_S` seconds later. With a TOKEN also jobs
+whose name carries it: a submission may have been on its way.
+https://slurm.schedmd.com/scancel.html
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Collection, Sequence
+
+from cluster_tools.schedulers.base import SchedulerError
+from cluster_tools.schedulers.slurm_commands import (
+    SQUEUE_FORMAT,
+    CommandFailed,
+    query,
+    queue_rows,
+    run,
+)
+
+# How long to wait for a slurmctld that does not answer.
+_PATIENCE_S = 600.0
+_RETRY_INTERVAL_S = 5.0
+# A submission that was on its way has arrived by then.
+_LATE_ARRIVAL_S = 10.0
+# The kernel limits the length of a command line.
+_MAX_IDS_PER_COMMAND = 500
+
+
+def _jobs_of(token: str, cluster_options: Sequence[str]) -> list[str]:
+    if not token:
+        return []
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            stdout = query(
+                *("squeue", *cluster_options, "--all", "--me", "--noheader", "--array"),
+                f"--format={SQUEUE_FORMAT}",
+            )
+            return sorted({row.job_id for row in queue_rows(stdout) if f".{token}." in row.name})
+        except SchedulerError:
+            if time.monotonic() > deadline:
+                return []
+            time.sleep(_RETRY_INTERVAL_S)
+
+
+def _scancel(ids: Collection[str], cluster_options: Sequence[str], *options: str) -> None:
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), _MAX_IDS_PER_COMMAND):
+        some = ordered[start : start + _MAX_IDS_PER_COMMAND]
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                run(["scancel", *cluster_options, *options, *some])
+                break
+            except CommandFailed as exc:  # also said of a job that has ended meanwhile
+                if "contact" not in str(exc) or time.monotonic() > deadline:
+                    break
+            except SchedulerError:
+                if time.monotonic() > deadline:
+                    break
+            time.sleep(_RETRY_INTERVAL_S)
+
+
+def main(arguments: Sequence[str]) -> None:
+    token, grace_s, clusters = arguments
+    cluster_options = clusters.split(",") if clusters else []
+    ids = set(sys.stdin.read().split())
+    if ids:
+        _scancel(ids, cluster_options, "--state=PENDING")
+        _scancel(ids, cluster_options, "--full", "--signal=INT", "--state=RUNNING")
+    late = set(_jobs_of(token, cluster_options)) - ids
+    if late:
+        _scancel(late, cluster_options)
+    time.sleep(float(grace_s))
+    if ids:
+        _scancel(ids, cluster_options)
+    if token:
+        time.sleep(_LATE_ARRIVAL_S)
+        late = set(_jobs_of(token, cluster_options))
+        if late:
+            _scancel(late, cluster_options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

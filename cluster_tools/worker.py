@@ -1,0 +1,550 @@
+"""What runs in a job: one element of an array, from its claim to its output.
+
+Started by path, so that nothing but the standard library is imported before the call asks for it:
+
+    python worker.py ARRAY_FILE FIRST_TASK SUBMISSION INDEX RESTART JOB_ID LOG_FILE
+
+(its task is FIRST_TASK + INDEX). It knows no scheduler: the arguments say everything. It reads the array file, takes the claim of its
+task, runs the call and writes the output beside the claim. The names and layouts it shares with
+`cluster_tools.cluster.run_directory`, the client's side of the same files, are defined here.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import time
+from types import GetSetDescriptorType, MemberDescriptorType
+
+TYPE_CHECKING = False  # `typing` costs as much as all the rest
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+    from typing import Any, BinaryIO
+
+# -- the format -------------------------------------------------------------------------------------
+
+FORMAT = 1
+PICKLE_PROTOCOL = 5
+# One directory lists at most this many tasks: a listing must stay cheap, also on NFS.
+TASKS_PER_SHARD = 1_000
+
+# An array file: blobs | index, a row of six numbers a task | manifest | footer.
+ARRAY_MAGIC = b"CTarray1"
+NUMBER_BYTES = 8
+ROW_NUMBERS = 6  # offset and length of: function, call, output key
+ROW_BYTES = ROW_NUMBERS * NUMBER_BYTES
+FOOTER_NUMBERS = 4  # index offset, number of tasks, manifest offset, first task
+FOOTER_BYTES = FOOTER_NUMBERS * NUMBER_BYTES + len(ARRAY_MAGIC)
+
+# An output file: output | record | footer.
+OUTPUT_MAGIC = b"CToutpt1"
+OUTPUT_FOOTER_BYTES = 2 * NUMBER_BYTES + len(OUTPUT_MAGIC)
+
+# Exit codes of a worker that could not do its work, from sysexits.h; a call's own failure is an output
+# and exits 0.
+EXIT_NO_WORKING_DIRECTORY = 72
+EXIT_OUTPUT_NOT_WRITTEN = 74
+EXIT_REFUSED = 77
+EXIT_NO_ARRAY = 78
+
+
+def shard_path(run_directory: str, task: int) -> str:
+    return os.path.join(run_directory, str(task // TASKS_PER_SHARD))
+
+
+def claim_name(task: int, submission: int, restart: int) -> str:
+    return f"{task}.claim.{submission}.{restart}"
+
+
+def output_name(task: int) -> str:
+    return f"{task}.output"
+
+
+def interrupted_name(task: int) -> str:
+    """A failure that was written after a signal: it counts only if the element does not run again."""
+    return f"{task}.interrupted"
+
+
+def revoked_name(task: int) -> str:
+    """Made by the client: whoever has not started this task must not start it."""
+    return f"{task}.revoked"
+
+
+def pack_numbers(*numbers: int) -> bytes:
+    return b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in numbers)
+
+
+def unpack_numbers(data: bytes) -> list[int]:
+    return [
+        int.from_bytes(data[i : i + NUMBER_BYTES], "little")
+        for i in range(0, len(data), NUMBER_BYTES)
+    ]
+
+
+def exception_state(exc: BaseException) -> dict[str, Any]:
+    """The attributes of `exc`: its own, those in slots and those that C types keep (`OSError.errno`)."""
+    state: dict[str, Any] = {}
+    for cls in type(exc).__mro__:
+        for name, member in vars(cls).items():
+            if (
+                isinstance(member, (MemberDescriptorType, GetSetDescriptorType))
+                and not name.startswith("__")
+                # `obj` of an AttributeError is the whole object; it may be anything and of any size.
+                and name not in ("args", "obj")
+                and hasattr(exc, name)
+            ):
+                state[name] = getattr(exc, name)
+    state.update({k: v for k, v in vars(exc).items() if k != "__notes__" or v})
+    return state
+
+
+# -- the worker -------------------------------------------------------------------------------------
+
+
+class _Stop(Exception):
+    """The element ends here without running its call; says so in the log and exits with `code`."""
+
+    def __init__(self, code: int, message: str):
+        super().__init__(message)
+        self.code = code
+
+
+class _Interruption:
+    """Turns the scheduler's signals into exceptions, so that `finally` and `with` of the call run."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        signal.signal(signal.SIGINT, self._raise)
+        signal.signal(signal.SIGTERM, self._raise)
+
+    def _raise(self, signum: int, frame: FrameType | None) -> None:
+        # A shell around the worker passes on what the scheduler has sent to both: once is enough.
+        if self.received == signum:
+            return
+        self.received = signum
+        if signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit("terminated by SIGTERM")
+
+    def ignore(self) -> None:
+        """From here on the output is being written; the kill that follows a signal is soon enough."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class _Array:
+    """An open array file, its manifest and the task's row."""
+
+    def __init__(self, path: str, task: int):
+        try:
+            self.fd = os.open(path, os.O_RDONLY)
+        except OSError as exc:
+            raise _Stop(
+                EXIT_NO_ARRAY,
+                f"cannot open {path} on node {_node()}: {exc.strerror}. Either its executor has gone, "
+                "or the run directory is not on a disk that this node shares with the client.",
+            ) from exc
+        size = os.fstat(self.fd).st_size
+        footer = os.pread(self.fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
+        if not footer.endswith(ARRAY_MAGIC):
+            raise _Stop(EXIT_NO_ARRAY, f"{path} is cut short or no array file of format {FORMAT}")
+        index, count, manifest, first = unpack_numbers(footer[: -len(ARRAY_MAGIC)])
+        if not 0 <= task - first < count:
+            raise _Stop(EXIT_NO_ARRAY, f"{path} has no task {task}")
+        row = os.pread(self.fd, ROW_BYTES, index + (task - first) * ROW_BYTES)
+        self._row = unpack_numbers(row)
+        self._manifest = (manifest, size - FOOTER_BYTES - manifest)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        parts: list[bytes] = []
+        while length:  # one read returns at most 2 GiB on Linux
+            part = os.pread(self.fd, length, offset)
+            if not part:
+                raise _Stop(EXIT_NO_ARRAY, "the array file is cut short")
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def manifest(self) -> dict[str, Any]:
+        return pickle.loads(self._read(*self._manifest))
+
+    def function(self) -> bytes:
+        return self._read(*self._row[0:2])
+
+    def call(self) -> bytes:
+        return self._read(*self._row[2:4])
+
+    def key(self) -> str | None:
+        """The task's key in the output store, or None where its output goes into the run directory."""
+        return self._read(*self._row[4:6]).decode() if self._row[5] else None
+
+
+def _node() -> str:
+    return os.uname().nodename
+
+
+def _claim(run_directory: str, task: int, submission: int, restart: int, job_id: str) -> int:
+    """Takes the claim; returns the uid that owns it, as the file server sees us."""
+    shard = shard_path(run_directory, task)
+    path = os.path.join(shard, claim_name(task, submission, restart))
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        try:
+            fd = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            os.makedirs(shard, 0o700, exist_ok=True)
+            fd = os.open(path, flags, 0o600)
+    except FileExistsError:
+        raise _Stop(0, f"task {task} was claimed by another copy of this element") from None
+    except OSError as exc:
+        raise _Stop(
+            EXIT_OUTPUT_NOT_WRITTEN,
+            f"cannot write {path} on node {_node()}: {exc.strerror}",
+        ) from exc
+    try:
+        owner = os.fstat(fd).st_uid
+        os.write(fd, f"{job_id}\n{_node()}\n{os.getpid()}\n{time.time()}\n".encode())
+    except OSError as exc:
+        raise _Stop(EXIT_OUTPUT_NOT_WRITTEN, f"cannot write {path}: {exc.strerror}") from exc
+    finally:
+        os.close(fd)
+    for name, why in (
+        (revoked_name(task), "was cancelled before it started"),
+        (output_name(task), "already has its output"),
+    ):
+        if os.path.exists(os.path.join(shard, name)):
+            raise _Stop(0, f"task {task} {why}")
+    return owner
+
+
+def _enter(manifest: dict[str, Any]) -> None:
+    """Makes imports in the job find what they find in the client."""
+    here, there = sys.version_info[:2], tuple(manifest["python"])
+    if here != there:
+        raise _Stop(
+            EXIT_REFUSED,
+            f"the job runs Python {here[0]}.{here[1]} ({sys.executable}), the client Python "
+            f"{there[0]}.{there[1]}: a pickle is good for one minor version only. "
+            "Set python_executable to an interpreter of the client's version.",
+        )
+    del sys.path[0]  # the folder of this file
+    if sys.prefix == manifest["prefix"]:
+        sys.path[:] = manifest["sys_path"]
+    else:  # another environment keeps its own packages; it gets what the user added to the client's
+        theirs = tuple(os.path.join(p, "") for p in (manifest["prefix"], manifest["base_prefix"]))
+        sys.path[:0] = [
+            entry
+            for entry in manifest["sys_path"]
+            if not os.path.join(entry, "").startswith(theirs)
+        ]
+
+
+class _Main:
+    """The client's main module, imported here once under its import name."""
+
+    def __init__(self, manifest: dict[str, Any]):
+        self._description: tuple[str, str, bool] | None = manifest["main"]
+        if self._description is not None and self._description[2]:
+            self.load()
+
+    def load(self) -> None:
+        """Imports the script; `__main__` and `__mp_main__` name it from here on."""
+        if self._description is None:
+            return
+        name, path, _ = self._description
+        self._description = None
+        from importlib import util
+
+        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == path:
+            module = sys.modules[name]
+            sys.modules["__main__"] = sys.modules["__mp_main__"] = module
+            return
+        if name in sys.modules:
+            name = "__mp_main__"
+        from importlib.machinery import SourceFileLoader
+
+        spec = util.spec_from_file_location(name, path, loader=SourceFileLoader(name, path))
+        assert spec is not None and spec.loader is not None
+        module = util.module_from_spec(spec)
+        package = name.rpartition(".")[0]
+        if package:
+            __import__(package)
+        for alias in (name, "__main__", "__mp_main__"):
+            sys.modules[alias] = module
+        # Read by ClusterExecutor: a script without the __main__ guard must not submit itself again.
+        vars(module)["__cluster_tools_bootstrapping__"] = True
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            del vars(module)["__cluster_tools_bootstrapping__"]
+
+    def unpickle(self, data: bytes) -> Any:
+        from io import BytesIO
+
+        main = self
+
+        class Unpickler(pickle.Unpickler):
+            def find_class(self, module_name: str, global_name: str, /) -> Any:
+                if module_name in ("__main__", "__mp_main__"):
+                    main.load()
+                return super().find_class(module_name, global_name)
+
+        return Unpickler(BytesIO(data)).load()
+
+
+def _set_up_logging(pickled: bytes | None, main: _Main, log_file: str) -> None:
+    if pickled is None:
+        return
+    config, set_up = main.unpickle(pickled)
+    if set_up is not None:
+        set_up(log_file.removesuffix(".stdout"))
+        return
+    import logging
+
+    logging.basicConfig(**config)
+    if "level" in config:  # basicConfig does nothing where an import has configured logging before
+        logging.getLogger().setLevel(config["level"])
+
+
+def _dumps(value: object) -> bytes:
+    try:
+        return pickle.dumps(value, PICKLE_PROTOCOL)
+    except Exception as plain_error:
+        try:
+            import cloudpickle
+        except ImportError:
+            raise plain_error from None
+        by_value: Any = cloudpickle
+        return by_value.dumps(value, PICKLE_PROTOCOL)
+
+
+def _exception_pickle(exc: BaseException) -> bytes:
+    """The second pickle of a failure; empty where nothing of the exception can be pickled."""
+    errors = sys.modules.get("cluster_tools.errors")
+    try:
+        if errors is not None and isinstance(exc, errors.RemoteException):
+            return _dumps(exc)
+        return _dumps((type(exc), exc.args, exception_state(exc)))
+    except Exception:
+        pass
+    state: dict[str, Any] = {}
+    for name, value in exception_state(exc).items():
+        try:
+            _dumps(value)
+            state[name] = value
+        except Exception:
+            state[name] = repr(value)
+    args: list[Any] = []
+    for value in exc.args:
+        try:
+            _dumps(value)
+            args.append(value)
+        except Exception:
+            args.append(repr(value))
+    try:
+        return _dumps((type(exc), tuple(args), state))
+    except Exception:
+        return b""
+
+
+def failure_bytes(exc: BaseException, frames_to_hide: int = 0) -> bytes:
+    """The output of a failed call: the pickled pair (False, traceback text), then the exception."""
+    import traceback
+
+    tb = exc.__traceback__
+    for _ in range(frames_to_hide):
+        tb = tb.tb_next if tb is not None else None
+    try:
+        text = "".join(traceback.format_exception(type(exc), exc, tb))
+    except Exception:  # a __str__ that raises must not cost the failure
+        text = f"{type(exc).__name__} (its text could not be formatted)\n"
+    return pickle.dumps((False, text), PICKLE_PROTOCOL) + _exception_pickle(exc)
+
+
+class _Output:
+    """Writes the task's output file: a temporary one, synced and renamed.
+
+    Its record says when and where the call ran and how much it used.
+    """
+
+    def __init__(self, shard: str, record: dict[str, Any]):
+        self._shard = shard
+        self._record = record
+
+    def write(self, name: str, dump: Callable[[BinaryIO], object], *, stored: bool = False) -> None:
+        """`stored`: the output itself is in the output store, this file only says so."""
+        path = os.path.join(self._shard, name)
+        temporary = f"{path}.{_node()}.{os.getpid()}.tmp"
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                dump(file)
+                size = file.tell()
+                record = pickle.dumps(
+                    {**self._record, "end": time.time(), "stored": stored, **_usage()},
+                    PICKLE_PROTOCOL,
+                )
+                file.write(record + pack_numbers(size, len(record)) + OUTPUT_MAGIC)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, path)
+        except BaseException:
+            try:
+                os.unlink(temporary)
+            except OSError:
+                pass
+            raise
+
+
+def _dump_result(result: object, file: BinaryIO) -> None:
+    """Straight into the file: a large result is not held in memory twice where plain pickle will do."""
+    try:
+        pickle.dump((True, result), file, PICKLE_PROTOCOL)
+    except OSError:
+        raise
+    except Exception:
+        file.seek(0)
+        file.truncate()
+        file.write(_dumps((True, result)))
+
+
+def _deliver_result(
+    result: object, output: _Output, name: str, keep: Callable[..., None] | None
+) -> None:
+    if keep is None:
+        output.write(name, lambda file: _dump_result(result, file))
+    else:
+        keep(_dumps((True, result)), success=True)
+        output.write(name, lambda file: None, stored=True)
+
+
+def _deliver_failure(
+    failure: bytes, output: _Output, name: str, keep: Callable[..., None] | None
+) -> None:
+    if keep is not None:
+        try:
+            keep(failure, success=False)
+        except Exception as exc:  # the failure itself still reaches the client below
+            print(f"cluster_tools: the store did not take the failure: {exc!r}", file=sys.stderr)
+    output.write(name, lambda file: file.write(failure))
+
+
+def _oom_kills() -> int | None:
+    """How often the kernel has killed in this job's cgroup; None where it does not tell."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            groups = [line.rstrip("\n").split(":", 2) for line in file]
+        for _, controllers, path in groups:
+            if controllers == "" and len(groups) == 1:
+                source = f"/sys/fs/cgroup{path}/memory.events"
+            elif "memory" in controllers.split(","):
+                source = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
+            else:
+                continue
+            with open(source) as file:
+                for line in file:
+                    word, _, number = line.partition(" ")
+                    if word == "oom_kill":
+                        return int(number)
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def _usage() -> dict[str, Any]:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
+        "oom_kills_after": _oom_kills(),
+    }
+
+
+def _run(arguments: list[str]) -> None:
+    array_file, first_task, submission, index, restart, job_id, log_file = arguments
+    interruption = _Interruption()
+    run_directory = os.path.dirname(array_file)
+    task = int(first_task) + int(index)
+    array = _Array(array_file, task)
+    owner = _claim(run_directory, task, int(submission), int(restart), job_id)
+    if not owner == os.fstat(array.fd).st_uid == os.stat(run_directory).st_uid:
+        raise _Stop(
+            EXIT_REFUSED,
+            f"{array_file} belongs to another user than the one this job runs as: not unpickled",
+        )
+    shard = shard_path(run_directory, task)
+    record: dict[str, Any] = {
+        "start": time.time(),
+        "node": _node(),
+        "job_id": job_id,
+        "restart": int(restart),
+        "oom_kills_before": _oom_kills(),
+    }
+    output = _Output(shard, record)
+    keep = None
+    result = None
+    failure = None
+    try:
+        manifest = array.manifest()
+        _enter(manifest)
+        main = _Main(manifest)
+        _set_up_logging(manifest["logging"], main, log_file)
+        key = array.key()
+        if key is not None:
+            from functools import partial
+
+            keep = partial(main.unpickle(manifest["output_store"]).write, key)
+        function = main.unpickle(array.function())
+        args, kwargs = main.unpickle(array.call())
+        result = function(*args, **kwargs)
+        interruption.ignore()
+    except _Stop:
+        raise
+    except BaseException as exc:
+        interruption.ignore()
+        failure = failure_bytes(exc, frames_to_hide=1)
+    _flush()
+    if failure is None:
+        try:
+            _deliver_result(result, output, output_name(task), keep)
+            return
+        except Exception as exc:  # it can't be pickled, or there is no room for it
+            failure = failure_bytes(exc)
+    elif interruption.received is not None:
+        output.write(interrupted_name(task), lambda file: file.write(failure))
+        return
+    _deliver_failure(failure, output, output_name(task), keep)
+
+
+def _flush() -> None:
+    """What the call printed is in the log before its future is done."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:
+            pass
+
+
+def main(arguments: list[str]) -> int:
+    import faulthandler
+
+    faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    try:
+        _run(arguments)
+    except _Stop as stop:
+        print(f"cluster_tools: {stop}", file=sys.stderr)
+        return stop.code
+    except OSError as exc:
+        print(f"cluster_tools: the output could not be written: {exc}", file=sys.stderr)
+        return EXIT_OUTPUT_NOT_WRITTEN
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
