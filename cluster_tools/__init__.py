@@ -7,6 +7,8 @@ Holds the public names and imports what is behind one only when it is asked for,
 # Type checkers take this name as true. `typing` itself would be half of a job's import time.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cluster_tools import executors as executors
+    from cluster_tools import schedulers as schedulers
     from cluster_tools._factory import get_executor
     from cluster_tools.cluster.executor import ClusterExecutor
     from cluster_tools.errors import (
@@ -66,14 +68,16 @@ _MODULE_OF = {
 }
 
 
-def __getattr__(name: str) -> object:
-    from cluster_tools._lazy import import_submodule
+if not TYPE_CHECKING:  # to a type checker it would mean that there is every name
 
-    if name not in _MODULE_OF:
-        return import_submodule(__name__, name)
-    value: object = getattr(import_submodule(__name__, _MODULE_OF[name]), name)
-    globals()[name] = value  # the next access is an ordinary one
-    return value
+    def __getattr__(name: str) -> object:
+        from cluster_tools._lazy import import_submodule
+
+        if name not in _MODULE_OF:
+            return import_submodule(__name__, name)
+        value = getattr(import_submodule(__name__, _MODULE_OF[name]), name)
+        globals()[name] = value  # the next access is an ordinary one
+        return value
 
 
 def __dir__() -> list[str]:

@@ -144,7 +144,7 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
         arguments["executor"] = _inner_executor(arguments.get("executor"))
         # The class takes both of them, so that one of them can be None.
         arguments = {"batch_size": None, "target_job_count": None, **arguments}
-    executor_class = getattr(
+    executor_class: Any = getattr(
         import_submodule("cluster_tools", strategy.module), strategy.class_name
     )
     return executor_class(**arguments)
@@ -157,7 +157,8 @@ def _inner_executor(config: object) -> Executor:
             f"and was given {config!r}"
         )
     kwargs = dict(cast("Mapping[str, Any]", config))
-    return get_executor(kwargs.pop("name"), **kwargs)
+    name: str = kwargs.pop("name")
+    return get_executor(name, **kwargs)
 
 
 def _known_strategies() -> str:
