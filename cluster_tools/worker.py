@@ -1,8 +1,8 @@
 """What runs in a job: one element of an array, from its claim to its output.
 
-Started by path, so that nothing but the standard library is imported before the call asks for it:
+Imports nothing but the standard library, and little of it, before the call asks for more:
 
-    python worker.py ARRAY_FILE FIRST_TASK SUBMISSION INDEX RESTART JOB_ID LOG_FILE
+    python cluster/start_worker.py ARRAY_FILE FIRST_TASK SUBMISSION INDEX RESTART JOB_ID LOG_FILE
 
 (its task is FIRST_TASK + INDEX). It knows no scheduler: the arguments say everything. It reads the array file, takes the claim of its
 task, runs the call and writes the output beside the claim. The names and layouts it shares with
@@ -97,7 +97,7 @@ def exception_state(exc: BaseException) -> dict[str, Any]:
                 and hasattr(exc, name)
             ):
                 state[name] = getattr(exc, name)
-    state.update({k: v for k, v in vars(exc).items() if k != "__notes__" or v})
+    state.update(vars(exc))
     return state
 
 
@@ -128,6 +128,11 @@ class _Interruption:
         if signum == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit("terminated by SIGTERM")
+
+    def restore(self) -> None:
+        """The output is written; a signal ends what may be left, threads of the call's, say."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def ignore(self) -> None:
         """From here on the output is being written; the kill that follows a signal is soon enough."""
@@ -231,7 +236,7 @@ def _enter(manifest: dict[str, Any]) -> None:
             f"{there[0]}.{there[1]}: a pickle is good for one minor version only. "
             "Set python_executable to an interpreter of the client's version.",
         )
-    del sys.path[0]  # the folder of this file
+    del sys.path[0]  # set by start_worker.py
     if sys.prefix == manifest["prefix"]:
         sys.path[:] = manifest["sys_path"]
     else:  # another environment keeps its own packages; it gets what the user added to the client's
@@ -465,9 +470,8 @@ def _usage() -> dict[str, Any]:
     }
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str], interruption: _Interruption) -> None:
     array_file, first_task, submission, index, restart, job_id, log_file = arguments
-    interruption = _Interruption()
     run_directory = os.path.dirname(array_file)
     task = int(first_task) + int(index)
     array = _Array(array_file, task)
@@ -535,16 +539,15 @@ def main(arguments: list[str]) -> int:
 
     faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    interruption = _Interruption()
     try:
-        _run(arguments)
+        _run(arguments, interruption)
     except _Stop as stop:
         print(f"cluster_tools: {stop}", file=sys.stderr)
         return stop.code
     except OSError as exc:
         print(f"cluster_tools: the output could not be written: {exc}", file=sys.stderr)
         return EXIT_OUTPUT_NOT_WRITTEN
+    finally:
+        interruption.restore()
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -263,6 +263,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         with session.taking_calls():
             future: ClusterFuture[_T] = session.new_future()
             try:
+                cwd = os.getcwd()
                 function = _pickled(fn, f"The function {name}")
                 call = _pickled((args, kwargs), f"An argument of the call of {name}")
                 key = self._key(named_key)
@@ -272,7 +273,9 @@ class ClusterExecutor(concurrent.futures.Executor):
                 FailureLog(1).note(exc, f"The call of {name}")
                 future.resolve(None, exc)
                 return future
-            session.submitter.put(Call(future, name, function, call, key, named_key is not None))
+            session.submitter.put(
+                Call(future, name, function, call, key, named_key is not None, cwd)
+            )
             if session.aborted:
                 future.abandon()
         return future
@@ -355,6 +358,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 draft.name,
                 good,
                 keys or None,
+                working_directory=os.getcwd(),
                 kept=kept,
                 indexed=True,
                 numbers=numbers if draft.unpicklable else None,

@@ -33,7 +33,7 @@ from cluster_tools.schedulers.base import (
 if TYPE_CHECKING:
     from cluster_tools.cluster.session import Session
 
-_MIN_INTERVAL_S = 2.0
+# Between two questions at the most; the least is the scheduler's.
 _MAX_INTERVAL_S = 30.0
 # An ending is noticed at most this part of its waiting time late.
 _INTERVAL_PART = 0.1
@@ -142,15 +142,23 @@ class Docket:
             session.on_dead(piece, piece.position(element), endings[element])
 
 
+class _Round:
+    """When a cluster is to be asked next, and how it answered last."""
+
+    def __init__(self) -> None:
+        self.last_news = time.monotonic()
+        self.due = 0.0
+        self.unreachable = False
+
+
 class Prober(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="cluster_tools-prober", daemon=True)
         # Only whole-dict operations, which need no lock.
         self._dockets: dict[Session, Docket] = {}
-        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self._stopped = False
-        self._last_news = time.monotonic()
-        self._unreachable: set[Hashable] = set()
+        self._wakes: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
+        self._ended = False
+        self._rounds: defaultdict[Hashable, _Round] = defaultdict(_Round)
 
     def add(self, session: Session) -> None:
         self._dockets[session] = Docket(session)
@@ -158,46 +166,57 @@ class Prober(threading.Thread):
     def remove(self, session: Session) -> None:
         self._dockets.pop(session, None)
 
-    def expect(self) -> None:
+    def expect(self, session: Session) -> None:
         """Something was submitted: ask often from now on."""
-        self._last_news = time.monotonic()
-        self._wakes.put(None)
+        self._wakes.put(session)
 
     def stop(self) -> None:
-        self._stopped = True
+        self._ended = True
         self._wakes.put(None)
 
     def run(self) -> None:
-        next_round = time.monotonic() + _MIN_INTERVAL_S
-        while not self._stopped:
-            busy = any(session.jobs for session in list(self._dockets))
+        while not self._ended:
+            due = [self._rounds[cluster].due for cluster in self._asking()]
+            timeout = max(0.0, min(due) - time.monotonic()) if due else None
             try:
-                self._wakes.get(timeout=max(0.0, next_round - time.monotonic()) if busy else None)
-                if not busy:  # the first submission after a pause
-                    next_round = time.monotonic() + _MIN_INTERVAL_S
-                continue
+                session = self._wakes.get(timeout=timeout)
             except queue.Empty:
                 pass
+            else:
+                if session is not None:
+                    self._hurry(session)
+                continue
             try:
                 self._ask_all()
             except Exception:  # nobody else would notice a death any more
                 _logger.exception("the prober goes on after an unexpected error")
-            next_round = time.monotonic() + self._interval_s()
+                time.sleep(_RECHECK_INTERVAL_S)
 
-    def _interval_s(self) -> float:
-        if any(docket.has_ended_elements for docket in list(self._dockets.values())):
-            return _RECHECK_INTERVAL_S
-        part = (time.monotonic() - self._last_news) * _INTERVAL_PART
-        return min(_MAX_INTERVAL_S, max(_MIN_INTERVAL_S, part))
+    def _hurry(self, session: Session) -> None:
+        now = time.monotonic()
+        round_ = self._rounds[session.scheduler.cluster]
+        idle = round_.due < now
+        round_.last_news = now
+        first = now + session.scheduler.min_interval_s
+        round_.due = first if idle else min(round_.due, first)
 
-    def _ask_all(self) -> None:
-        clusters: defaultdict[Hashable, list[tuple[Docket, Session, list[Piece]]]]
-        clusters = defaultdict(list)
+    def _asking(self) -> dict[Hashable, list[tuple[Docket, Session, list[Piece]]]]:
+        """The sessions with jobs whose tasks are not all done, by cluster."""
+        asking: defaultdict[Hashable, list[tuple[Docket, Session, list[Piece]]]]
+        asking = defaultdict(list)
         for session, docket in list(self._dockets.items()):
             pieces = session.open_pieces()
             if pieces:
-                clusters[session.scheduler.cluster].append((docket, session, pieces))
-        for cluster, asking in clusters.items():
+                asking[session.scheduler.cluster].append((docket, session, pieces))
+        return asking
+
+    def _ask_all(self) -> None:
+        now = time.monotonic()
+        for cluster, asking in self._asking().items():
+            round_ = self._rounds[cluster]
+            if round_.due > now:
+                continue
+            scheduler = asking[0][1].scheduler
             jobs = {
                 piece.job_id: piece.token
                 for _, _, pieces in asking
@@ -205,19 +224,26 @@ class Prober(threading.Thread):
                 if piece.job_id is not None
             }
             try:
-                reports = asking[0][1].scheduler.states(jobs)
+                reports = scheduler.states(jobs)
             except SchedulerError as exc:
-                if cluster not in self._unreachable:
-                    self._unreachable.add(cluster)
+                if not round_.unreachable:
                     _logger.warning(
                         "The scheduler does not answer; jobs go on, asking again: %s", exc
                     )
-                continue
-            if cluster in self._unreachable:
-                self._unreachable.discard(cluster)
-                _logger.warning("The scheduler answers again.")
-            for docket, session, pieces in asking:
-                try:
-                    docket.judge(pieces, reports)
-                except Exception:  # one session's disk must not hide the others' deaths
-                    _logger.exception("the states of %s could not be judged", session)
+                round_.unreachable = True
+            else:
+                if round_.unreachable:
+                    _logger.warning("The scheduler answers again.")
+                round_.unreachable = False
+                for docket, _, pieces in asking:
+                    try:
+                        docket.judge(pieces, reports)
+                    except Exception:  # one session's disk must not hide the others' deaths
+                        _logger.exception("the states of one executor's jobs could not be judged")
+            least = scheduler.min_interval_s
+            if any(docket.has_ended_elements for docket, _, _ in asking):
+                interval = min(least, _RECHECK_INTERVAL_S)
+            else:
+                part = (time.monotonic() - round_.last_news) * _INTERVAL_PART
+                interval = min(_MAX_INTERVAL_S, max(least, part))
+            round_.due = time.monotonic() + interval

@@ -88,7 +88,7 @@ def expect(session: Session) -> None:
     if watcher is not None:
         watcher.wake()
     if prober is not None:
-        prober.expect()
+        prober.expect(session)
 
 
 def _end_all() -> None:

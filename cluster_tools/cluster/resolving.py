@@ -52,6 +52,11 @@ _EXCEPTIONS: dict[Cause, type[RemoteException]] = {
     Cause.NEVER_STARTED: RemoteNeverStartedException,
     Cause.LOST: RemoteLostException,
 }
+# What a worker's own exit codes mean, where its log could not take its words.
+_MEANINGS: dict[int | None, tuple[str, ...]] = {
+    worker.EXIT_NO_WORKING_DIRECTORY: ("The working directory does not exist on the node.",),
+    worker.EXIT_OUTPUT_NOT_WRITTEN: ("Its output could not be written; is the disk full?",),
+}
 # The element did not end by what its call did: one that never began may go in again.
 _NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
 _MAX_SUBMISSIONS = 4
@@ -284,10 +289,13 @@ class Resolver(threading.Thread):
         if cause is Cause.EXIT and not claims:
             cause = Cause.NEVER_STARTED
         own_message = logs.own_message(log_tail)
-        lines = [f"{self._where(array, position)} ended without a result."]
+        words = [ending.message]
         if own_message is not None:
-            lines.append(f"{own_message}.")
-        lines += [ending.message, f"Its log is {path}"]
+            words.insert(0, f"{own_message}.")
+        elif claims or ending.exit_code == worker.EXIT_NO_WORKING_DIRECTORY:
+            words[:0] = _MEANINGS.get(ending.exit_code, ())
+        lines = [f"{self._where(array, position)} ended without a result: {' '.join(words)}"]
+        lines.append(f"Its log is {path}")
         if log_tail:
             lines.append(f"The log ends with:\n{log_tail}")
         exception = _EXCEPTIONS[cause]("\n".join(lines), self._job_id(array, position))

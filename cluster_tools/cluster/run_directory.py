@@ -48,10 +48,11 @@ class Outcome:
 
 
 def manifest(
-    logging: tuple[dict[str, Any], Callable[[str], object] | None] | None, store: object
+    cwd: str,
+    logging: tuple[dict[str, Any], Callable[[str], object] | None] | None,
+    store: object,
 ) -> dict[str, Any]:
     """What a worker has to know to import what the client imports."""
-    cwd = os.getcwd()
     return {
         "format": worker.FORMAT,
         "python": tuple(sys.version_info[:2]),

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster_tools import worker
 from cluster_tools.cluster import process_wide, run_directory
 from cluster_tools.cluster.file_system import shows_files_at_once
 from cluster_tools.cluster.future import ClusterFuture
@@ -68,8 +67,10 @@ class Session:
         self.pending_timeout_s = settings.pending_timeout_s
         self.directory = RunDirectory(settings.cfut_dir)
         self.late_files_s = (
-            _LATE_FILES_LOCALLY_S
-            if scheduler.on_this_machine or shows_files_at_once(self.directory.path)
+            0.0
+            if scheduler.on_this_machine
+            else _LATE_FILES_LOCALLY_S
+            if shows_files_at_once(self.directory.path)
             else _LATE_FILES_REMOTELY_S
         )
         self.pid = os.getpid()
@@ -133,6 +134,7 @@ class Session:
         futures: Sequence[ClusterFuture[Any]],
         tasks: Iterable[tuple[bytes, bytes, str | None]],
         *,
+        working_directory: str,
         kept: bool,
     ) -> TaskArray:
         """Writes the array of some calls of `submit`. Raises: OSError."""
@@ -143,7 +145,15 @@ class Session:
                 writer.add(function, call, key)
                 if key is not None:
                     keys.append(key)
-            return self.finish_array(writer, name, futures, keys or None, kept=kept, indexed=False)
+            return self.finish_array(
+                writer,
+                name,
+                futures,
+                keys or None,
+                working_directory=working_directory,
+                kept=kept,
+                indexed=False,
+            )
         except BaseException:
             writer.discard()
             raise
@@ -155,13 +165,14 @@ class Session:
         futures: Sequence[ClusterFuture[Any]],
         keys: list[str] | None,
         *,
+        working_directory: str,
         kept: bool,
         indexed: bool,
         numbers: Sequence[int] | None = None,
         total: int | None = None,
     ) -> TaskArray:
         manifest = run_directory.manifest(
-            self.settings.logging, self.store if keys is not None else None
+            working_directory, self.settings.logging, self.store if keys is not None else None
         )
         first = writer.finish(manifest)
         return TaskArray(
@@ -173,20 +184,17 @@ class Session:
             path=writer.path,
             number=writer.number,
             first=first,
+            working_directory=working_directory,
             numbers=range(len(futures)) if numbers is None else numbers,
             total=len(futures) if total is None else total,
         )
-
-    @property
-    def working_directory(self) -> str:
-        return os.getcwd()
 
     def worker_command(self, piece: Piece) -> list[str]:
         settings = self.settings
         return [
             *settings.command_prefix,
             settings.python_executable,
-            os.path.abspath(worker.__file__),
+            os.path.join(os.path.dirname(os.path.abspath(__file__)), "start_worker.py"),
             piece.array.path,
             str(piece.array.first + piece.start),
             str(piece.submission),

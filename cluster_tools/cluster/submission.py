@@ -63,13 +63,15 @@ class Call:
     # Its key in the output store; None where its output goes into the run directory.
     key: str | None
     kept: bool
+    working_directory: str
 
     def joins(self, other: Call) -> bool:
-        return (self.name, self.key is None, self.kept) == (
-            other.name,
-            other.key is None,
-            other.kept,
-        )
+        """Whether both can be tasks of one array."""
+
+        def common(call: Call) -> tuple[Any, ...]:
+            return call.name, call.key is None, call.kept, call.working_directory
+
+        return common(self) == common(other)
 
 
 @dataclass(eq=False)
@@ -169,6 +171,7 @@ class Submitter(threading.Thread):
                 calls[0].name,
                 [call.future for call in calls],
                 ((call.function, call.call, call.key) for call in calls),
+                working_directory=calls[0].working_directory,
                 kept=calls[0].kept,
             )
         except BaseException as exc:
@@ -281,7 +284,7 @@ class Submitter(threading.Thread):
             count=piece.count,
             is_array=piece.is_array,
             command=session.worker_command(piece),
-            working_directory=session.working_directory,
+            working_directory=piece.array.working_directory,
         )
         uncertain = 0
         while True:

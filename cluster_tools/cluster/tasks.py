@@ -77,6 +77,8 @@ class TaskArray:
     number: int
     # The number of its first task in the run directory.
     first: int
+    # Where its jobs run.
+    working_directory: str
     # What the caller counts as each task's position, among `total`.
     numbers: Sequence[int]
     total: int

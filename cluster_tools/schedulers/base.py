@@ -101,6 +101,8 @@ class Ending:
 
     cause: Cause
     message: str
+    # What its process ended with, where that is known.
+    exit_code: int | None = None
 
 
 class SchedulerError(Exception):
@@ -137,6 +139,8 @@ class Scheduler(ABC):
 
     prefix: str
     on_this_machine = False
+    # Seconds between two questions for states at the least: each costs slurmctld, say, a lock.
+    min_interval_s = 2.0
 
     @property
     @abstractmethod

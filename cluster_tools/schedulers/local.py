@@ -58,6 +58,7 @@ class LocalScheduler(Scheduler):
 
     prefix = "local"
     on_this_machine = True
+    min_interval_s = 0.1
 
     def __init__(self, options: Options, max_workers: int | None = None):
         if max_workers is None:
@@ -228,7 +229,7 @@ def _ending(process: _Process | None) -> Ending:
         return Ending(
             Cause.EXIT, f"The process was ended by signal {-code} ({signal.strsignal(-code)})."
         )
-    return Ending(Cause.EXIT, f"The process ended with exit code {code}.")
+    return Ending(Cause.EXIT, f"The process ended with exit code {code}.", code)
 
 
 def _usable_processors() -> int:

@@ -407,7 +407,11 @@ def _ending(element: Element, row: AccountedElement) -> Ending:
             Cause.EXIT, f"The process was ended by signal {signal_number}{on_node}. {look}"
         )
     with_code = f" with exit code {code}" if code else ""
-    return Ending(Cause.EXIT, f"The process ended{with_code}{on_node} ({word}). {look}")
+    return Ending(
+        Cause.EXIT,
+        f"The process ended{with_code}{on_node} ({word}). {look}",
+        int(code) if code.isdigit() else None,
+    )
 
 
 def _mebibytes(size: int) -> str:
