@@ -1,0 +1,111 @@
+"""The cluster strategies, and all in which they differ for a test."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import LIMIT_S
+
+import cluster_tools
+
+
+def queue(format_: str = "%i|%T|%j", *options: str) -> list[str]:
+    """What squeue has on our elements that have not ended, a line for each."""
+    return command("squeue", "--me", "--noheader", "--array", f"--format={format_}", *options)
+
+
+def command(*words: str) -> list[str]:
+    """The lines that a command prints. Raises: CalledProcessError."""
+    return subprocess.run(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=LIMIT_S,
+        check=True,
+    ).stdout.splitlines()
+
+
+def _elements_in_slurm(directory: Path) -> list[str]:
+    # %o is the command; a job's log is in the executor's cfut_dir.
+    job_ids = {line.partition("_")[0] for line in queue("%i")}
+    found: list[str] = []
+    for job_id in job_ids:
+        try:
+            record = command("scontrol", "--oneliner", "show", "job", job_id)
+        except subprocess.CalledProcessError:  # it has ended meanwhile
+            continue
+        found += [line for line in record if f"StdOut={directory}" in line and _is_alive(line)]
+    return found
+
+
+def _is_alive(record: str) -> bool:
+    return any(f"JobState={word}" in record for word in ("PENDING", "RUNNING", "COMPLETING"))
+
+
+def _elements_on_this_machine(directory: Path) -> list[str]:
+    processes = command("ps", "-A", "-ww", "-o", "args=")
+    return [line for line in processes if "worker.py" in line and str(directory) in line]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A strategy whose calls are jobs.
+
+    Attributes:
+        environment: What `get_executor` is given.
+        log_prefix: How the names of its logs begin.
+        elements_of: The elements in the queue whose executor's `cfut_dir` is in the directory.
+        keywords: For an ordinary executor of the tests.
+        narrow: Further keywords with which at most `narrow_width` elements run at a time.
+    """
+
+    environment: str
+    log_prefix: str
+    elements_of: Callable[[Path], list[str]]
+    keywords: dict[str, Any] = field(default_factory=dict)
+    narrow: dict[str, Any] = field(default_factory=dict)
+    narrow_width: int = 1
+
+    def new_executor(self, directory: Path, **keywords: Any) -> Any:
+        """`directory`: its jobs see it, too; becomes `cfut_dir`."""
+        return cluster_tools.get_executor(
+            self.environment, **{**self.keywords, "cfut_dir": str(directory), **keywords}
+        )
+
+
+LOCAL = Cluster(
+    "local",
+    "local",
+    _elements_on_this_machine,
+    {"max_workers": 4},
+    narrow={"max_workers": 1},
+)
+SLURM = Cluster(
+    "slurm",
+    "slurmpy",
+    _elements_in_slurm,
+    {"job_resources": {"mem": "100M"}},
+    narrow={"job_resources": {"mem": "100M", "exclusive": True}},
+    narrow_width=2,  # of the two nodes of dockered-slurm
+)
+CLUSTERS = [
+    pytest.param(LOCAL, id="local"),
+    pytest.param(SLURM, id="slurm", marks=pytest.mark.slurm),
+]
+
+
+def log_of(directory: Path, cluster: Cluster, job: str) -> Path:
+    """The log of a job, or of `<jobid>_<index>`."""
+    return directory / f"{cluster.log_prefix}.{job}.log.stdout"
+
+
+def element_of(future: Any) -> str:
+    """The future's element as its log names it."""
+    index = getattr(future, "cluster_jobindex", None)
+    return future.cluster_jobid if index is None else f"{future.cluster_jobid}_{index}"

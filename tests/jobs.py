@@ -1,0 +1,274 @@
+"""Functions and classes that tests on clusters send to jobs."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from waiting import wait_until
+
+
+def run(step: Callable[[], Any]) -> Any:
+    """What an array of different steps has for a function."""
+    return step()
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def node(_: object = None) -> str:
+    return socket.gethostname()
+
+
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def working_directory() -> str:
+    return os.getcwd()
+
+
+def interpreter() -> str:
+    return sys.executable
+
+
+def say(word: str) -> str:
+    print(word)
+    return word
+
+
+def log(word: str, level: int = logging.WARNING) -> None:
+    logging.getLogger("jobs").log(level, word)
+
+
+def touch(path: Path) -> str:
+    path.touch()
+    return path.name
+
+
+def touch_and_wait(paths: tuple[Path, Path]) -> str:
+    """Touches the first, and waits until there is the second, the gate."""
+    started, gate = paths
+    started.touch()
+    wait_until(gate.exists, str(gate))
+    return started.name
+
+
+def wait_for(path: Path) -> str:
+    wait_until(path.exists, str(path))
+    return path.name
+
+
+def note_run_and_wait(runs: Path, gate: Path) -> int:
+    """Adds a line to `runs` and returns how many there are once there is `gate`."""
+    with runs.open("a") as file:
+        file.write("run\n")
+    wait_until(gate.exists, str(gate))
+    return len(runs.read_text().splitlines())
+
+
+def clean_up_when_interrupted(started: Path, cleaned: Path) -> None:
+    try:
+        started.touch()
+        threading.Event().wait(600)
+    finally:
+        cleaned.touch()
+
+
+def wait_long(started: Path) -> None:
+    started.touch()
+    threading.Event().wait(600)
+
+
+def ignore_interrupts_and_wait(started: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    wait_long(started)
+
+
+def allocate(megabytes: int) -> int:
+    return len(bytearray(os.urandom(1 << 20) * megabytes))
+
+
+def return_bytes(count: int) -> bytes:
+    return os.urandom(count)
+
+
+# -- ways to fail -----------------------------------------------------------------------------------
+
+
+def sys_exit() -> None:
+    sys.exit(3)
+
+
+def os_exit() -> None:
+    os._exit(3)
+
+
+def segmentation_fault() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.string_at(0)
+
+
+def kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def return_lock() -> Any:
+    return threading.Lock()
+
+
+class OneWay:
+    """Can be pickled, and not unpickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return refuse_to_load, ()
+
+
+def refuse_to_load() -> None:
+    raise ValueError("this pickle does not load")
+
+
+def return_one_way() -> OneWay:
+    return OneWay()
+
+
+class OneWayError(Exception):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return refuse_to_load, ()
+
+
+class OneWayArgument(Exception):
+    """Its only argument can be pickled, and not unpickled."""
+
+    def __init__(self) -> None:
+        super().__init__(OneWay())
+
+
+class LockedError(Exception):
+    """Cannot be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("locked")
+        self.lock = threading.Lock()
+
+
+class OtherArguments(Exception):
+    """Its constructor takes other arguments than `args` has."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{reason} with {code}")
+        self.code = code
+
+
+class NeedsKeyword(Exception):
+    def __init__(self, *, code: int) -> None:
+        super().__init__("keyword only")
+        self.code = code
+
+
+class Slotted(Exception):
+    __slots__ = ("code",)
+
+    def __init__(self, code: int) -> None:
+        super().__init__("slotted")
+        self.code = code
+
+
+class OwnError(Exception):
+    """Has an `error` and a `job_id` that are not ours."""
+
+    def __init__(self) -> None:
+        super().__init__("own error")
+        self.error = "its own"
+        self.job_id = 17
+
+
+class Final(Exception):
+    """Refuses subclassing."""
+
+    def __init_subclass__(cls) -> None:
+        raise TypeError("Final has no subclasses")
+
+
+class OwnText(Exception):
+    def __str__(self) -> str:
+        return "its own text"
+
+
+class TextFails(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def raise_one_way() -> None:
+    raise OneWayError("lost")
+
+
+def raise_one_way_argument() -> None:
+    raise OneWayArgument
+
+
+def raise_locked() -> None:
+    raise LockedError
+
+
+def raise_other_arguments() -> None:
+    raise OtherArguments(7, reason="refused")
+
+
+def raise_needs_keyword() -> None:
+    raise NeedsKeyword(code=7)
+
+
+def raise_slotted() -> None:
+    raise Slotted(7)
+
+
+def raise_own_error() -> None:
+    raise OwnError
+
+
+def raise_final() -> None:
+    raise Final("final")
+
+
+def raise_own_text() -> None:
+    raise OwnText("ignored")
+
+
+def raise_text_fails() -> None:
+    raise TextFails("ignored")
+
+
+def raise_os_error() -> None:
+    raise PermissionError(13, "denied", "/somewhere")
+
+
+def raise_keyboard_interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def raise_with_cause() -> None:
+    try:
+        {}["absent"]  # type: ignore[index]
+    except KeyError as error:
+        raise ValueError("with a cause") from error
+
+
+def raise_group() -> None:
+    raise ValueError("several", [1, 2])
+
+
+def recurse() -> None:
+    recurse()

@@ -1,0 +1,86 @@
+"""Running a program of a user's: a script in an interpreter of its own, which gets signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from waiting import LIMIT_S, wait_until
+
+
+class Program:
+    """A script that runs. Leaving `with` kills it if it still does.
+
+    Arguments:
+        script: Where it is put; what it prints goes into files beside it.
+        text: Python.
+        cwd: Where it runs; default: the script's directory.
+        environment: Variables besides this process's.
+        interpreter: The words before the script's path.
+    """
+
+    def __init__(
+        self,
+        script: Path,
+        text: str,
+        *,
+        arguments: Sequence[str] = (),
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        interpreter: Sequence[str] = (sys.executable, "-u"),
+    ) -> None:
+        script.write_text(textwrap.dedent(text))
+        self._stdout = script.with_suffix(".stdout")
+        self._stderr = script.with_suffix(".stderr")
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                [*interpreter, str(script), *arguments],
+                cwd=cwd or script.parent,
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)  # so that its jobs are cancelled
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Until it has printed `text`. Raises: AssertionError, where it ends without."""
+        wait_until(lambda: text in self.stdout or self.process.poll() is not None, repr(text))
+        assert text in self.stdout, f"ended with {self.process.returncode}:\n{self.stderr}"
+
+    def send(self, signum: int) -> None:
+        self.process.send_signal(signum)
+
+    def exit_status(self) -> int:
+        """Waits for its end; a negative number is the signal that has ended it."""
+        return self.process.wait(LIMIT_S)
+
+    def succeed(self) -> str:
+        """Waits for its end, which has to be a good one, and returns what it has printed."""
+        status = self.exit_status()
+        assert status == 0, f"ended with {status}:\n{self.stderr}"
+        return self.stdout
