@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -122,6 +123,7 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self.output_store = FileOutputStore() if output_store is None else output_store
+        _executors.add(self)
         self._closing_lock = threading.Lock()
         self._is_closed = False
         self._unfinished: set[Future[Any]] = set()
@@ -197,8 +199,7 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         """See `concurrent.futures.Executor.shutdown`."""
         self._is_closed = True
         if cancel_futures:
-            for future in list(self._unfinished):
-                future.cancel()
+            self.cancel_unstarted()
         pool: Any = self
         if threading.current_thread() is pool._executor_manager_thread:
             wait = False  # a done-callback cannot wait for the thread that runs it
@@ -208,6 +209,11 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         self._close()
         if self._closing_thread is not None:
             self._closing_thread.join()
+
+    def cancel_unstarted(self) -> None:
+        """Cancels the futures of all calls that have not started."""
+        for future in list(self._unfinished):
+            future.cancel()
 
     def _close_later(self) -> None:
         # Somebody has to wait: the log's pipe is closed after the last worker, and the standard
@@ -304,6 +310,22 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
             standard_pool._adjust_process_count()
         elif len(pool._processes) < pool._max_workers:
             pool._spawn_process()
+
+
+_executors: weakref.WeakSet[MultiprocessingExecutor] = weakref.WeakSet()
+
+
+def _cancel_after_unhandled_exception() -> None:
+    # `last_value` is what the interpreter has printed; in a session one goes on after that.
+    if getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1"):
+        for executor in list(_executors):
+            executor.cancel_unstarted()
+
+
+# What is registered here runs, last one first, before the standard library waits for its pools at
+# the end of the program; `atexit` comes after it. Without it the calls would all be run.
+if hasattr(threading, "_register_atexit"):
+    threading._register_atexit(_cancel_after_unhandled_exception)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 def _max_tasks_keyword(max_tasks_per_child: int | None) -> dict[str, Any]:

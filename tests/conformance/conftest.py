@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,21 +45,23 @@ def strategy(request: pytest.FixtureRequest) -> Strategy:
 
 
 @pytest.fixture(scope="session")
-def directories(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Strategy], Path]:
+def directories(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[Strategy], Path]]:
     """New directories that the calls of a strategy see, too."""
     numbers = itertools.count()
     tmp_root = tmp_path_factory.mktemp("conformance")
+    # The nodes of a cluster share the checkout with us, and not /tmp.
+    shared_root = Path.cwd() / ".cfut" / f"conformance-{os.getpid()}"
 
     def new_directory(strategy: Strategy) -> Path:
-        root = tmp_root
-        if strategy.environment == "slurm":
-            # The nodes share the checkout with us, and not /tmp.
-            root = Path.cwd() / ".cfut" / tmp_root.name
+        root = shared_root if strategy.environment == "slurm" else tmp_root
         directory = root / str(next(numbers))
         directory.mkdir(parents=True)
         return directory
 
-    return new_directory
+    yield new_directory
+    shutil.rmtree(shared_root, ignore_errors=True)
 
 
 @pytest.fixture

@@ -117,9 +117,12 @@ def test_a_local_strategy_keeps_no_failure(executor: Any, directory: Path) -> No
 def test_a_failure_is_kept_as_preliminary(executor: Any, directory: Path) -> None:
     options = {"__cfut_options": {"output_key": str(directory / "kept")}}
     executor.submit(calls.raise_refusal, 1, **options).exception(LIMIT_S)
-    success, text = kept(directory / "kept.preliminary")
+    with (directory / "kept.preliminary").open("rb") as file:
+        success, text = pickle.load(file)
+        exception_class, *_ = pickle.load(file)
     assert success is False
     assert "refused with 1" in text
+    assert exception_class is calls.Refusal
     assert not (directory / "kept").exists()
 
 
@@ -131,6 +134,18 @@ def test_a_store_of_ones_own_keeps_outputs(new_executor: NewExecutor, directory:
     (future,) = executor.map_to_futures(calls.square, [3], output_key_getter=lambda _: "three")
     assert future.result(LIMIT_S) == 9
     assert pickle.loads(store.read("three")) == (True, 9)
+
+
+@pytest.mark.holds_for("is_cluster")
+def test_an_output_without_a_key_vanishes_once_it_was_read(
+    new_executor: NewExecutor, directory: Path
+) -> None:
+    store = calls.DirectoryStore(directory / "store")
+    store.root.mkdir()
+    executor = new_executor(output_store=store)
+    assert executor.submit(calls.square, 3).result(LIMIT_S) == 9
+    executor.shutdown()
+    assert [path for path in store.root.rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.holds_for("makes_no_batches")

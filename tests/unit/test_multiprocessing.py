@@ -223,6 +223,30 @@ def test_records_arrive_at_the_end_of_the_program(tmp_path: Path) -> None:
     assert ended.stderr == "handled: the last words\n"
 
 
+def test_an_unhandled_exception_cancels_what_has_not_started(tmp_path: Path) -> None:
+    ended = _run_script(
+        tmp_path,
+        f"""
+        import sys
+        import cluster_tools
+        from pathlib import Path
+        sys.path += {[str(Path(__file__).parents[i]) for i in (0, 1)]!r}
+        import workers
+
+        if __name__ == "__main__":
+            directory = Path({str(tmp_path)!r})
+            executor = cluster_tools.get_executor("multiprocessing", max_workers=1)
+            executor.submit(workers.wait_for, directory / "gate")
+            futures = executor.map_to_futures(Path.touch, [directory / str(i) for i in range(6)])
+            futures[-1].add_done_callback(lambda _: (directory / "gate").touch())
+            1 / 0
+        """,
+    )
+    assert "ZeroDivisionError" in ended.stderr
+    assert ended.returncode == 1
+    assert not (tmp_path / "5").exists()
+
+
 def test_a_script_without_a_guard_gets_a_message(tmp_path: Path) -> None:
     ended = _run_script(
         tmp_path,
