@@ -49,7 +49,6 @@ _CLUSTER_KEYWORDS = frozenset(
         "debug",
         "job_name",
         "job_resources",
-        "keep_jobs_on_exit",
         "keep_logs",
         "logging_config",
         "logging_setup_fn",

@@ -296,6 +296,13 @@ class _Main:
             def find_class(self, module_name: str, global_name: str, /) -> Any:
                 if module_name in ("__main__", "__mp_main__"):
                     main.load()
+                    try:
+                        return super().find_class(module_name, global_name)
+                    except AttributeError as exc:
+                        raise AttributeError(
+                            f"{exc}: a job imports the script, so what it is to find there must be "
+                            "defined outside of `if __name__ == '__main__'`"
+                        ) from None
                 return super().find_class(module_name, global_name)
 
         return Unpickler(BytesIO(data)).load()

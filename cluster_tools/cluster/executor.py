@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import weakref
 from abc import abstractmethod
 from collections import deque
@@ -68,13 +69,13 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def __init__(
         self,
-        *,
         debug: bool = False,
         keep_logs: bool = True,
         cfut_dir: str | os.PathLike[str] | None = None,
         job_resources: dict[str, Any] | None = None,
         job_name: str | None = None,
         additional_setup_lines: Sequence[str] | None = None,
+        *,
         output_store: OutputStore | None = None,
         logging_config: dict[str, Any] | None = None,
         logging_setup_fn: Callable[[str], object] | None = None,
@@ -184,10 +185,15 @@ class ClusterExecutor(concurrent.futures.Executor):
         """As `concurrent.futures.Executor.map`; each call is a task, whatever `chunksize` says."""
         check_map_arguments(chunksize=chunksize, buffersize=buffersize)
         self._session.check_open()
+        began = time.monotonic()
+
+        def left() -> float | None:
+            return None if timeout is None else timeout - (time.monotonic() - began)
+
         calls = zip(*iterables)
         if buffersize is None:
-            futures = self._submit_array(fn, ((arguments, None) for arguments in calls))
-            return iterate_results(deque(futures), timeout=timeout)
+            futures = deque(self._submit_array(fn, ((arguments, None) for arguments in calls)))
+            return iterate_results(futures, timeout=left())
 
         executor = weakref.ref(self)
 
@@ -201,7 +207,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         first = [
             self._submit_call(fn, arguments, {}, None) for arguments in islice(calls, buffersize)
         ]
-        return iterate_results(deque(first), timeout=timeout, submit_next=submit_next)
+        return iterate_results(deque(first), timeout=left(), submit_next=submit_next)
 
     def forward_log(self, fut: Future[_T]) -> _T:
         """Writes the call's log to stdout until it is done, each piece behind `(jid=<jobid>) `.

@@ -44,6 +44,20 @@ class _Threads:
         self.watcher: Watcher | None = None
         self.prober: Prober | None = None
         self.signals_seen = 0
+        # Never closed: a handler may be about to write to it.
+        self._pipe: tuple[int, int] | None = None
+
+    def pipe(self) -> tuple[int, int]:
+        """An empty one."""
+        if self._pipe is None:
+            self._pipe = os.pipe()
+            for end in self._pipe:
+                os.set_blocking(end, False)
+        try:
+            os.read(self._pipe[0], 1 << 20)
+        except BlockingIOError:
+            pass
+        return self._pipe
 
 
 _threads = _Threads()
@@ -55,7 +69,7 @@ def join(session: Session) -> None:
     """From here on the session is watched, asked for, and ended by signals and at exit."""
     with _threads_lock:
         if not _threads.sessions:
-            _threads.watcher = Watcher(_end_all)
+            _threads.watcher = Watcher(_threads.pipe(), _end_all)
             _threads.prober = Prober()
             _threads.watcher.start()
             _threads.prober.start()
@@ -81,12 +95,17 @@ def leave(session: Session) -> None:
     prober.stop()
 
 
-def expect(session: Session) -> None:
-    """Something was submitted: look and ask often from now on."""
-    watcher, prober = _threads.watcher, _threads.prober
+def look(session: Session) -> None:
+    """The session waits for outputs: look often from now on."""
+    watcher = _threads.watcher
     session.watched.expect()
     if watcher is not None:
         watcher.wake()
+
+
+def ask(session: Session) -> None:
+    """The session has a new job: ask often from now on."""
+    prober = _threads.prober
     if prober is not None:
         prober.expect(session)
 

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster_tools import worker
-from cluster_tools.cluster import logs
+from cluster_tools.cluster import logs, process_wide
 from cluster_tools.cluster.run_directory import Outcome, OutputCutShort, stored_outcome
 from cluster_tools.cluster.submission import Span
 from cluster_tools.cluster.tasks import Piece, TaskArray
@@ -37,7 +37,7 @@ from cluster_tools.errors import (
     SubmissionException,
     remote_exception,
 )
-from cluster_tools.schedulers.base import Cause, Ending
+from cluster_tools.schedulers.base import Cause, Element, Ending
 
 if TYPE_CHECKING:
     from cluster_tools.cluster.session import Session
@@ -63,8 +63,14 @@ _MAX_SUBMISSIONS = 4
 # A file that was listed may take so long to be readable through an NFS client's cache.
 _UNREADABLE_PATIENCE_S = 120.0
 _UNREADABLE_INTERVAL_S = 1.0
+# Cancellations that follow each other within this go to the scheduler together.
+_CANCEL_INTERVAL_S = 0.1
 
 _logger = logging.getLogger("cluster_tools")
+
+
+class _StoreError(Exception):
+    """A store that raised something else than OSError, which may pass."""
 
 
 class Resolver(threading.Thread):
@@ -78,6 +84,8 @@ class Resolver(threading.Thread):
         self._firsts: list[int] = []
         # Outputs that could not be opened yet: (array, position, name) -> when to give up.
         self._unreadable: dict[tuple[TaskArray, int, str], float] = {}
+        # Elements whose futures were cancelled: they are cancelled together.
+        self._to_cancel: list[Element] = []
         self._ended = False
 
     def post(self, method: Callable[..., None], *arguments: Any) -> None:
@@ -87,10 +95,9 @@ class Resolver(threading.Thread):
     def run(self) -> None:
         while not self._ended:
             try:
-                timeout = _UNREADABLE_INTERVAL_S if self._unreadable else None
-                method, arguments = self._inbox.get(timeout=timeout)
+                method, arguments = self._inbox.get(timeout=self._patience_s())
             except queue.Empty:
-                method, arguments = self._read_again, ()
+                method, arguments = self._catch_up, ()
             try:
                 method(*arguments)
             except (
@@ -98,6 +105,21 @@ class Resolver(threading.Thread):
             ):  # the methods deal with each task's; this is for the rest to go on
                 _logger.exception("the resolver goes on after an unexpected error")
             del method, arguments
+
+    def _patience_s(self) -> float | None:
+        if self._to_cancel:
+            return _CANCEL_INTERVAL_S
+        return _UNREADABLE_INTERVAL_S if self._unreadable else None
+
+    def _catch_up(self) -> None:
+        """What waits until nothing else is to be done."""
+        self.flush_cancellations()
+        self._read_again()
+
+    def flush_cancellations(self) -> None:
+        elements, self._to_cancel = self._to_cancel, []
+        if elements:
+            self._session.cancel_elements(elements)
 
     def end(self) -> None:
         self._ended = True
@@ -116,6 +138,7 @@ class Resolver(threading.Thread):
         for position, future in enumerate(array.futures):
             if future is not None and future.is_done():
                 self._close(array, position)
+        process_wide.look(self._session)
 
     def _locate(self, task: int) -> tuple[TaskArray, int] | None:
         """The array of an open task and its position there."""
@@ -175,8 +198,9 @@ class Resolver(threading.Thread):
                 return
             exception = self._unusable(array, position, f"Its output can't be read: {exc}", exc)
             self._resolve(array, position, None, exception)
-        except OutputCutShort as exc:
-            self._resolve(array, position, None, self._unusable(array, position, str(exc), None))
+        except (OutputCutShort, _StoreError) as exc:
+            exception = self._unusable(array, position, str(exc), exc.__cause__)
+            self._resolve(array, position, None, exception)
         except BaseException as exc:
             text = f"Its result can't be unpickled here: {type(exc).__name__}: {exc}"
             self._resolve(array, position, None, self._unusable(array, position, text, exc))
@@ -194,8 +218,17 @@ class Resolver(threading.Thread):
         outcome = session.directory.outcome(array.first + position, name)
         if outcome.record["stored"]:
             assert array.keys is not None
-            outcome = stored_outcome(session.store.read(array.keys[position]), outcome.record)
+            outcome = self._read_stored(array.keys[position], outcome.record)
         return outcome
+
+    def _read_stored(self, key: str, record: dict[str, Any]) -> Outcome:
+        try:
+            output = self._session.store.read(key)
+        except OSError:
+            raise
+        except Exception as exc:
+            raise _StoreError(f"the output store can't read {key!r}: {exc!r}") from exc
+        return stored_outcome(output, record)
 
     def _read_again(self) -> None:
         for array, position, name in list(self._unreadable):
@@ -283,6 +316,8 @@ class Resolver(threading.Thread):
             if os.path.exists(os.path.join(self._session.directory.shard(task), interrupted)):
                 self._take(array, position, interrupted)
                 return
+        if self._take_stored(array, position):
+            return
         path = self._log_path(array, position)
         log_tail = logs.tail(path)
         cause = ending.cause
@@ -300,6 +335,22 @@ class Resolver(threading.Thread):
             lines.append(f"The log ends with:\n{log_tail}")
         exception = _EXCEPTIONS[cause]("\n".join(lines), self._job_id(array, position))
         self._resolve(array, position, None, exception)
+
+    def _take_stored(self, array: TaskArray, position: int) -> bool:
+        """Whether the output is in the store all the same: its job died before it could say so."""
+        if array.keys is None:
+            return False
+        key = array.keys[position]
+        try:
+            if key not in self._session.store.poll([key]):
+                return False
+            outcome = self._read_stored(key, {})
+        except Exception as exc:
+            _logger.warning("The store can't tell about %s: %s", self._where(array, position), exc)
+            return False
+        exception = None if outcome.success else self._failure(array, position, outcome)
+        self._resolve(array, position, outcome.value if outcome.success else None, exception)
+        return True
 
     def _claims(self, task: int) -> list[str]:
         try:
@@ -344,7 +395,7 @@ class Resolver(threading.Thread):
         except OSError as exc:
             _logger.warning("%s may still run: %s", self._where(array, position), exc)
         if piece is not None and piece.job_id is not None:
-            self._session.cancel_elements([piece.element(position)])
+            self._to_cancel.append(piece.element(position))
 
     def cancel_pending(self) -> None:
         for array in self.arrays():

@@ -87,7 +87,10 @@ class Session:
         self._submitted = threading.Condition()
         # Jobs that are not known to be over.
         self.jobs: dict[str, Piece] = {}
-        self._stopping = False
+        # All futures are done, or abandoned.
+        self.ending = False
+        # Pieces whose logs go when the session does.
+        self._unwanted_logs: list[Piece] = []
         self.resolver = Resolver(self)
         self.submitter = Submitter(self)
         self.watched = Watched(self.directory.path, self.on_seen)
@@ -214,7 +217,8 @@ class Session:
         piece.set_job(job_id)
         self.jobs[job_id] = piece
         self._announce()
-        process_wide.expect(self)
+        process_wide.look(self)
+        process_wide.ask(self)
         if self.aborted:  # while it was on its way
             self.scheduler.stop([job_id], self.directory.token)
 
@@ -281,9 +285,8 @@ class Session:
         for piece in {*array.pieces, *array.again.values()}:
             if piece.job_id is not None:
                 self.jobs.pop(piece.job_id, None)
-            if not self.settings.keep_logs and piece.job_id is not None:
-                for position in range(piece.start, piece.start + piece.count):
-                    _unlink(self.log_path(piece.element(position)))
+                if not self.settings.keep_logs:
+                    self._unwanted_logs.append(piece)
         _unlink(array.path)
 
     def _announce(self) -> None:
@@ -305,6 +308,8 @@ class Session:
 
     def close(self, *, wait: bool) -> None:
         """Takes no more calls; ends when those that were taken are done."""
+        if self.pid != os.getpid():
+            return  # the forked child's copy has nothing to end
         self.refuse_calls()
         if not wait:
             return
@@ -331,8 +336,8 @@ class Session:
         self.resolver.join(_ABORT_PATIENCE_S)
 
     def _begin_end(self) -> None:
-        if not self._stopping:
-            self._stopping = True
+        if not self.ending:
+            self.ending = True
             self.submitter.stop()
 
     def on_submitter_end(self) -> None:
@@ -340,10 +345,14 @@ class Session:
 
     def _finish(self) -> None:
         """In the resolver's thread, after everything else."""
+        self.resolver.flush_cancellations()
         self.submitter.abandon_rest()
         self.resolver.abandon_all()
         process_wide.leave(self)
         self.scheduler.close()
+        for piece in self._unwanted_logs:
+            for position in range(piece.start, piece.start + piece.count):
+                _unlink(self.log_path(piece.element(position)))
         self.directory.remove()
         self.resolver.end()
 

@@ -39,8 +39,6 @@ _T = TypeVar("_T")
 
 # Calls that follow each other closely are gathered for longer and longer.
 _FIRST_SPACING_S = 0.05
-_MAX_SPACING_S = 2.0
-
 # A scheduler that can't be reached is tried again for so long: restarts and failovers take minutes.
 _UNREACHABLE_PATIENCE_S = 900.0
 _FIRST_RETRY_S = 1.0
@@ -98,6 +96,7 @@ class Submitter(threading.Thread):
         # those who wake may do so in the middle of anything.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._waiting = False
+        self._room_interval_s = _FIRST_RETRY_S
         self._spacing_s = 0.0
         self._next_gathering = 0.0
 
@@ -149,13 +148,16 @@ class Submitter(threading.Thread):
             if not isinstance(first, Call):
                 self._guarded(first)
                 continue
-            calls = [first]
-            while items and isinstance(items[0], Call) and items[0].joins(first):
-                calls.append(items.pop(0))  # pyright: ignore[reportArgumentType]
+            calls = [
+                first,
+                *(item for item in items if isinstance(item, Call) and item.joins(first)),
+            ]
+            items = [item for item in items if item not in calls]
             crowded = len(calls) > 1
             self._submit_calls(calls)
             if crowded or not self._queue.empty():
-                self._spacing_s = min(_MAX_SPACING_S, max(_FIRST_SPACING_S, self._spacing_s * 2))
+                self._spacing_s = max(_FIRST_SPACING_S, self._spacing_s * 2)
+            self._spacing_s = min(self._session.scheduler.max_gathering_s, self._spacing_s)
             self._next_gathering = time.monotonic() + self._spacing_s
 
     def _submit_calls(self, calls: list[Call]) -> None:
@@ -219,6 +221,7 @@ class Submitter(threading.Thread):
                 else:
                     self._wait_for_room(piece, refusal)
                 continue
+            self._room_interval_s = _FIRST_RETRY_S
             self._session.on_submitted(piece, job_id)
             span.start += count
 
@@ -255,22 +258,23 @@ class Submitter(threading.Thread):
         return None
 
     def _wait_for_room(self, piece: Piece, refusal: SchedulerError) -> None:
-        """Until enough of our own elements have ended, or for a while where others' are in the way."""
+        """Until enough of our own elements have ended, or for a while: others' may be in the way."""
         session = self._session
         try:
             limit = session.scheduler.max_submitted()
         except SchedulerError:
             limit = None
         own = session.elements_in_queue()
-        _logger.info(
-            "%s of %s waits for room in the queue: %s", piece.count, piece.array.name, refusal
-        )
-        deadline = time.monotonic() + _MAX_RETRY_S
-        enough = max(0, limit - piece.count) if limit is not None else own - 1
+        enough = own - 1 if limit is None else min(own - 1, limit - piece.count)
+        _logger.info("%d tasks of %s wait for room: %s", piece.count, piece.array.name, refusal)
+        deadline = time.monotonic() + self._room_interval_s
+        self._room_interval_s = min(_MAX_RETRY_S, self._room_interval_s * 2)
         while time.monotonic() < deadline:
             self._check()
-            if session.elements_in_queue() <= min(enough, own - 1):
+            if session.elements_in_queue() <= enough:
                 break
+            if self._all_done(piece.array, piece.start, piece.count):
+                return
             self._sleep(_FIRST_RETRY_S)
         # What has just ended is counted by the scheduler for a moment longer.
         self._pause(_FIRST_RETRY_S / 2)
@@ -336,5 +340,5 @@ class Submitter(threading.Thread):
             self._waiting = False
 
     def _check(self) -> None:
-        if self._session.aborted:
+        if self._session.aborted or self._session.ending:
             raise _Aborted

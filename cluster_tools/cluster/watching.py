@@ -78,17 +78,15 @@ def task_of(name: str) -> int | None:
 
 
 class Watcher(threading.Thread):
-    """`on_signal`: called in this thread after a signal handler has written to the pipe."""
+    """`pipe`: non-blocking. `on_signal`: called in this thread after SIGNAL was written to it."""
 
-    def __init__(self, on_signal: Callable[[], None]):
+    def __init__(self, pipe: tuple[int, int], on_signal: Callable[[], None]):
         super().__init__(name="cluster_tools-watcher", daemon=True)
         self._on_signal = on_signal
-        self._read_end, self.write_end = os.pipe()
-        os.set_blocking(self._read_end, False)
-        os.set_blocking(self.write_end, False)
+        self._read_end, self._write_end = pipe
         # Only whole-dict operations, which need no lock.
         self._watched: dict[str, Watched] = {}
-        self._stopped = False
+        self._ended = False
 
     def add(self, watched: Watched) -> None:
         self._watched[watched.path] = watched
@@ -102,26 +100,21 @@ class Watcher(threading.Thread):
 
     def write(self, byte: bytes) -> None:
         try:
-            os.write(self.write_end, byte)
+            os.write(self._write_end, byte)
         except BlockingIOError:
             pass  # full of wakes: it will wake
 
     def stop(self) -> None:
-        self._stopped = True
+        self._ended = True
         self.wake()
 
-    def close_pipe(self) -> None:
-        os.close(self._read_end)
-        os.close(self.write_end)
-
     def run(self) -> None:
-        while not self._stopped:
+        while not self._ended:
             try:
                 self._wait_and_look()
             except Exception:  # nobody else would notice anything any more
                 _logger.exception("the watcher goes on after an unexpected error")
                 time.sleep(_MAX_INTERVAL_S)
-        self.close_pipe()
 
     def _wait_and_look(self) -> None:
         waiting = [watched for watched in list(self._watched.values()) if watched.open_tasks]

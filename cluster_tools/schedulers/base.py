@@ -141,6 +141,8 @@ class Scheduler(ABC):
     on_this_machine = False
     # Seconds between two questions for states at the least: each costs slurmctld, say, a lock.
     min_interval_s = 2.0
+    # Calls that follow each other closely are gathered for so many seconds at the most.
+    max_gathering_s = 2.0
 
     @property
     @abstractmethod

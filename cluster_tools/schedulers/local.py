@@ -59,6 +59,7 @@ class LocalScheduler(Scheduler):
     prefix = "local"
     on_this_machine = True
     min_interval_s = 0.1
+    max_gathering_s = 0.0
 
     def __init__(self, options: Options, max_workers: int | None = None):
         if max_workers is None:

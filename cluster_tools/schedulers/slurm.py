@@ -488,8 +488,8 @@ class SlurmExecutor(ClusterExecutor):
     out. The other arguments are those of `ClusterExecutor`.
     """
 
-    def __init__(self, **kwargs: Any):
-        super().__init__(**kwargs)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         if is_on_one_machine_only(self.cfut_dir):
             warnings.warn(
                 f"cfut_dir {self.cfut_dir} seems to be on a disk that the nodes of a cluster do not share",
