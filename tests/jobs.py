@@ -26,7 +26,12 @@ def square(number: int) -> int:
     return number * number
 
 
-def node(_: object = None) -> str:
+def reciprocal(number: int) -> float:
+    return 1 / number
+
+
+def node_once_open(paths: tuple[Path, Path]) -> str:
+    touch_and_wait(paths)
     return socket.gethostname()
 
 

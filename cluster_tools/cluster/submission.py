@@ -120,16 +120,19 @@ class Submitter(threading.Thread):
                 item.future.abandon()
 
     def run(self) -> None:
-        stopping = False
-        while not stopping:
-            items: list[Call | Span | None] = [self._queue.get()]
-            if isinstance(items[0], Call):
-                self._let_others_join(items)
-            while not self._queue.empty():
-                items.append(self._queue.get())
-            stopping = None in items
-            self._submit_all([item for item in items if item is not None])
+        while self._submit_next():
+            pass
         self._session.on_submitter_end()
+
+    def _submit_next(self) -> bool:
+        """Submits what has come; False after the last. Keeps no reference to it while it waits."""
+        items: list[Call | Span | None] = [self._queue.get()]
+        if isinstance(items[0], Call):
+            self._let_others_join(items)
+        while not self._queue.empty():
+            items.append(self._queue.get())
+        self._submit_all([item for item in items if item is not None])
+        return None not in items
 
     def _let_others_join(self, items: list[Call | Span | None]) -> None:
         """Waits for the rest of the spacing; whatever is not a call ends the waiting."""
