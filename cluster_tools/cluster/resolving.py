@@ -137,7 +137,7 @@ class Resolver(threading.Thread):
             open_tasks[shard] = open_tasks.get(shard, 0) + 1
         for position, future in enumerate(array.futures):
             if future is not None and future.is_done():
-                self._close(array, position)
+                self.cancelled(array, position)
         process_wide.look(self._session)
 
     def _locate(self, task: int) -> tuple[TaskArray, int] | None:
