@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 _MAX_INTERVAL_S = 30.0
 # An ending is noticed at most this part of its waiting time late.
 _INTERVAL_PART = 0.1
-# Between looks at an element that has ended, until its output is there or given up.
-_RECHECK_INTERVAL_S = 1.0
+# Between looks at an element that has ended, until its output is there or given up: at least, and as a
+# part of the time that files may be late.
+_MIN_RECHECK_S = 1.0
+_RECHECK_PART = 0.1
 # An element that the scheduler does not mention in any answer for so long is forgotten.
 _UNKNOWN_PATIENCE_S = 60.0
 # Between losing a node or being preempted and being requeued, a scheduler may say "ended".
@@ -62,10 +64,15 @@ class Docket:
         self._session = session
         self._suspicions: dict[Element, _Suspicion] = {}
         self._told: set[tuple[str, str]] = set()
+        # The session has been told how they ended; it may be slow to act on it.
+        self._given_up: set[Element] = set()
 
     @property
-    def has_ended_elements(self) -> bool:
-        return any(suspicion.report is not None for suspicion in self._suspicions.values())
+    def recheck_s(self) -> float | None:
+        """When to look again at elements that have ended; None where there are none."""
+        if all(suspicion.report is None for suspicion in self._suspicions.values()):
+            return None
+        return max(_MIN_RECHECK_S, self._session.late_files_s * _RECHECK_PART)
 
     def judge(self, pieces: Sequence[Piece], reports: Mapping[Element, Report]) -> None:
         """Takes in one answer of the scheduler; tells the session what it proves."""
@@ -74,6 +81,8 @@ class Docket:
         for piece in pieces:
             for position in piece.open_positions():
                 element = piece.element(position)
+                if element in self._given_up:
+                    continue
                 report = reports.get(element)
                 if report is None or report.state is State.ENDED:
                     suspects[element] = piece
@@ -88,6 +97,7 @@ class Docket:
         for element in [element for element in self._suspicions if element not in suspects]:
             del self._suspicions[element]
         if hopeless:
+            self._given_up.update(hopeless)
             self._session.cancel_elements(list(hopeless))
             for element, (piece, ending) in hopeless.items():
                 self._session.on_dead(piece, piece.position(element), ending)
@@ -122,6 +132,7 @@ class Docket:
         given_up: dict[Element, Report | None] = {}
         for task, element in tasks.items():
             if worker.output_name(task) in found.get(task, ()):
+                del self._suspicions[element]
                 continue
             suspicion = self._suspicions[element]
             if suspicion.report is None:
@@ -136,6 +147,7 @@ class Docket:
             return
         tokens = {element.job_id: suspects[element].token for element in given_up}
         endings = session.scheduler.explain(given_up, tokens)
+        self._given_up.update(given_up)
         for element in given_up:
             del self._suspicions[element]
             piece = suspects[element]
@@ -190,7 +202,7 @@ class Prober(threading.Thread):
                 self._ask_all()
             except Exception:  # nobody else would notice a death any more
                 _logger.exception("the prober goes on after an unexpected error")
-                time.sleep(_RECHECK_INTERVAL_S)
+                time.sleep(_MIN_RECHECK_S)
 
     def _hurry(self, session: Session) -> None:
         now = time.monotonic()
@@ -241,9 +253,10 @@ class Prober(threading.Thread):
                     except Exception:  # one session's disk must not hide the others' deaths
                         _logger.exception("the states of one executor's jobs could not be judged")
             least = scheduler.min_interval_s
-            if any(docket.has_ended_elements for docket, _, _ in asking):
-                interval = min(least, _RECHECK_INTERVAL_S)
-            else:
-                part = (time.monotonic() - round_.last_news) * _INTERVAL_PART
-                interval = min(_MAX_INTERVAL_S, max(least, part))
+            part = (time.monotonic() - round_.last_news) * _INTERVAL_PART
+            interval = min(_MAX_INTERVAL_S, max(least, part))
+            for docket, _, _ in asking:
+                recheck_s = docket.recheck_s
+                if recheck_s is not None:
+                    interval = min(interval, recheck_s)
             round_.due = time.monotonic() + interval

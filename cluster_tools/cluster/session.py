@@ -220,7 +220,7 @@ class Session:
         process_wide.look(self)
         process_wide.ask(self)
         if self.aborted:  # while it was on its way
-            self.scheduler.stop([job_id], self.directory.token)
+            self._stop([job_id])
 
     def adopt(self, piece: Piece, job_id: str) -> None:
         """Another job than the one we know of runs these tasks."""
@@ -326,10 +326,14 @@ class Session:
         self._closed = True
         self.aborted = True
         self.resolver.post(self.resolver.abandon_all)
+        self._stop(list(self.jobs))
+        self._begin_end()
+
+    def _stop(self, job_ids: Collection[str]) -> None:
         try:
-            self.scheduler.stop(list(self.jobs), self.directory.token)
-        finally:
-            self._begin_end()
+            self.scheduler.stop(job_ids, self.directory.token)
+        except Exception:
+            _logger.exception("the jobs %s could not be cancelled", ", ".join(job_ids))
 
     def join(self) -> None:
         """After `abort`: waits for the threads, but not for a command that hangs."""

@@ -7,12 +7,14 @@ Knows jobs and elements; what the tools print is read by `slurm_commands`, jobs 
 from __future__ import annotations
 
 import getpass
+import logging
 import os
+import shlex
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Collection, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 from cluster_tools.cluster.executor import ClusterExecutor
@@ -110,6 +112,8 @@ _ACCOUNTING_INTERVAL_S = 1.0
 # More records than that are not worth the RPCs: the first ones tell the story.
 _MAX_SCONTROL_QUERIES = 20
 
+_logger = logging.getLogger("cluster_tools")
+
 _ELEMENT_ARGUMENTS = (
     '"$index" "${SLURM_RESTART_COUNT:-0}" "$job" '  # as cluster_tools.worker takes them
 )
@@ -183,7 +187,7 @@ class SlurmScheduler(Scheduler):
             job, index = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"', '"$SLURM_ARRAY_TASK_ID"'
         else:
             job, index = '"$SLURM_JOB_ID"', "0"
-        log = self.log_path(_shell_quoted(self._options.log_directory), Element('"$job"'))
+        log = self.log_path(shlex.quote(self._options.log_directory), Element('"$job"'))
         return f"{first_line}\njob={job}\nindex={index}\nlog={log}\n{rest}"
 
     def find(self, token: str) -> str | None:
@@ -418,10 +422,6 @@ def _mebibytes(size: int) -> str:
     return f"{size / (1 << 20):.0f} MiB"
 
 
-def _shell_quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
-
-
 def _number_from_environment(name: str) -> int | None:
     text = os.environ.get(name)
     if not text:
@@ -429,7 +429,7 @@ def _number_from_environment(name: str) -> int | None:
     try:
         return int(text)
     except ValueError:
-        raise Refused(f"the environment variable {name} is no number: {text!r}") from None
+        raise ValueError(f"the environment variable {name} is no number: {text!r}") from None
 
 
 def _max_array_size() -> int | None:
@@ -531,8 +531,13 @@ class SlurmExecutor(ClusterExecutor):
 _UNLIMITED = 2**32  # what "no limit" is to callers of get_max_array_size and get_max_submit_jobs
 
 
-def _limit(variable: str, ask: Any) -> int:
+def _limit(variable: str, ask: Callable[[], int | None]) -> int:
     limit = _number_from_environment(variable)
     if limit is None:
-        limit = ask()
+        try:
+            limit = ask()
+        except SchedulerError as exc:  # no accounting, say
+            _logger.warning(
+                "Slurm does not tell the limit that %s would override: %s", variable, exc
+            )
     return _UNLIMITED if limit is None else limit
