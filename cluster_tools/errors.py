@@ -18,7 +18,7 @@ It knows pickles and exceptions, no scheduler and no executor.
 
 from typing import Any, cast
 
-from cluster_tools.worker import exception_state
+from cluster_tools.worker import HEAP_TYPE, exception_state
 
 
 class RemoteException(Exception):
@@ -88,8 +88,6 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.text.strip()}\n"""'
 
 
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE, Include/object.h: not one of the interpreter's own types
-
 _combined: dict[type[Exception], type[Exception] | None] = {}
 
 
@@ -135,7 +133,7 @@ def _instance(
     cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
 ) -> BaseException:
     # The interpreter's own base type of `cls` sets up what it keeps in C (`OSError.errno`).
-    base = next(c for c in cls.__mro__ if not c.__flags__ & _HEAP_TYPE)
+    base = next(c for c in cls.__mro__ if not c.__flags__ & HEAP_TYPE)
     exc = base.__new__(cls, *args)
     base.__init__(exc, *args)
     exc.args = args

@@ -84,6 +84,9 @@ def unpack_numbers(data: bytes) -> list[int]:
     ]
 
 
+HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE, Include/object.h: not one of the interpreter's own types
+
+
 def exception_state(exc: BaseException) -> dict[str, Any]:
     """The attributes of `exc`: its own, those in slots and those that C types keep (`OSError.errno`)."""
     state: dict[str, Any] = {}
@@ -96,7 +99,11 @@ def exception_state(exc: BaseException) -> dict[str, Any]:
                 and name not in ("args", "obj")
                 and hasattr(exc, name)
             ):
-                state[name] = getattr(exc, name)
+                value = getattr(exc, name)
+                # What C types have not set reads as None, and is something else to them: an OSError
+                # whose `filename` is set to None prints "[Errno None] None: None".
+                if value is not None or cls.__flags__ & HEAP_TYPE:
+                    state[name] = value
     state.update(vars(exc))
     return state
 

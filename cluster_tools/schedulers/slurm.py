@@ -208,8 +208,14 @@ class SlurmScheduler(Scheduler):
         return _max_array_size()
 
     def max_submitted(self) -> int | None:
+        limit = _number_from_environment("SLURM_MAX_SUBMIT_JOBS")
+        if limit is not None:
+            return limit
+        # Which of them Slurm goes by depends on more than can be asked for; the lower one is safe.
         qos = self._options.job_resources.get("qos", self._options.job_resources.get("q"))
-        return _max_submit_jobs(str(qos) if qos else os.environ.get("SBATCH_QOS", "normal"))
+        of_qos = _max_submit_jobs_of_qos(str(qos or os.environ.get("SBATCH_QOS", "normal")))
+        limits = [n for n in (_max_submit_jobs_of_user(), of_qos) if n is not None]
+        return min(limits, default=None)
 
     # -- states --
 
@@ -440,21 +446,27 @@ def _max_array_size() -> int | None:
     return None
 
 
-def _max_submit_jobs(qos: str = "normal") -> int | None:
-    of_user = leading_number(
+def _max_submit_jobs_of_user() -> int | None:
+    return leading_number(
         query(
             *("sacctmgr", "--noheader", "--parsable2", "list", "user", getpass.getuser()),
             *("withassoc", "format=maxsubmitjobs"),
         )
     )
-    if of_user is not None:
-        return of_user
+
+
+def _max_submit_jobs_of_qos(qos: str) -> int | None:
     return leading_number(
         query(
             *("sacctmgr", "--noheader", "--parsable2", "list", "qos", qos),
             "format=maxsubmitjobsperuser",
         )
     )
+
+
+def _max_submit_jobs() -> int | None:
+    of_user = _max_submit_jobs_of_user()
+    return _max_submit_jobs_of_qos("normal") if of_user is None else of_user
 
 
 def _resource_arguments(resources: Mapping[str, Any]) -> list[str]:
