@@ -560,7 +560,8 @@ def main(arguments: list[str]) -> int:
         print(f"cluster_tools: {stop}", file=sys.stderr)
         return stop.code
     except OSError as exc:
-        print(f"cluster_tools: the output could not be written: {exc}", file=sys.stderr)
+        gone = "" if os.path.exists(arguments[0]) else " (its executor has ended)"
+        print(f"cluster_tools: the output could not be written{gone}: {exc}", file=sys.stderr)
         return EXIT_OUTPUT_NOT_WRITTEN
     finally:
         interruption.restore()

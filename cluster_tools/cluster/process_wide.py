@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ if hasattr(signal, "SIGHUP"):
 # A handler waits no longer than this for the watcher, whatever the disk does.
 _HANDLER_PATIENCE_S = 10.0
 _HANDLER_INTERVAL_S = 0.002
+# Before a signal ends the process, its run directories get so long to be removed.
+_CLEAN_UP_PATIENCE_S = 1.0
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -140,6 +143,7 @@ class _Handler:
         if callable(self._previous):
             self._previous(signum, frame)
         elif self._previous == signal.SIG_DFL:
+            _wait_until(lambda: not _threads.sessions, _CLEAN_UP_PATIENCE_S)
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
@@ -147,9 +151,16 @@ class _Handler:
     def _wait_for(watcher: Watcher) -> None:
         seen = _threads.signals_seen
         watcher.write(SIGNAL)
-        deadline = time.monotonic() + _HANDLER_PATIENCE_S
-        while _threads.signals_seen == seen and watcher.is_alive() and time.monotonic() < deadline:
-            time.sleep(_HANDLER_INTERVAL_S)
+        _wait_until(
+            lambda: _threads.signals_seen != seen or not watcher.is_alive(), _HANDLER_PATIENCE_S
+        )
+
+
+def _wait_until(condition: Callable[[], bool], patience_s: float) -> None:
+    """By sleeping: a handler must not wait for a lock that its own thread may hold."""
+    deadline = time.monotonic() + patience_s
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(_HANDLER_INTERVAL_S)
 
 
 def has_signal_handlers() -> bool:

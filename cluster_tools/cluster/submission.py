@@ -46,6 +46,8 @@ _MAX_RETRY_S = 30.0
 # After a submission whose answer was lost, the job may show up in the queue a little later.
 _FIND_TRIES = 3
 _MAX_UNCERTAIN = 5
+# There may be limits that can't be looked up: of a group, an account, a partition.
+_WAITS_BEFORE_HALVING = 2
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -206,6 +208,7 @@ class Submitter(threading.Thread):
     def _submit_span(self, span: Span) -> None:
         """Submits in pieces, each as large as the limits allow; `span` keeps what is left."""
         limit = self._session.scheduler.array_limit()
+        waits = 0  # for room, with nothing of ours in the queue
         while span.start < span.end:
             left = span.end - span.start
             count = left if limit is None else min(limit, left)
@@ -219,10 +222,13 @@ class Submitter(threading.Thread):
                 job_id = self._submit(piece)
             except (RefusedForSize, RefusedForCount) as refusal:
                 smaller = self._smaller(refusal, count)
+                if smaller is None and waits == _WAITS_BEFORE_HALVING and count > 1:
+                    smaller = count // 2  # another limit than the one that was looked up
                 if smaller is not None:
-                    limit = smaller
-                else:
-                    self._wait_for_room(piece, refusal)
+                    limit, waits = smaller, 0
+                    continue
+                waits = 0 if self._session.elements_in_queue() else waits + 1
+                self._wait_for_room(piece, refusal)
                 continue
             self._room_interval_s = _FIRST_RETRY_S
             self._session.on_submitted(piece, job_id)
