@@ -9,7 +9,9 @@ import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from clusters import Cluster
 from waiting import LIMIT_S, wait_until
 
 
@@ -84,3 +86,47 @@ class Program:
         status = self.exit_status()
         assert status == 0, f"ended with {status}:\n{self.stderr}"
         return self.stdout
+
+
+_WITH_EXECUTOR = """\
+import os, signal, sys, threading, time, warnings
+from pathlib import Path
+
+import cluster_tools
+
+sys.path.insert(0, {tests!r})
+import jobs
+from waiting import wait_until
+
+directory = Path({directory!r})
+
+
+def new_executor(**keywords):
+    return cluster_tools.get_executor({environment!r}, **{{**{keywords!r}, **keywords}})
+
+
+def started():
+    return len(list(directory.glob("started*")))
+
+
+def start(executor, count=1, fn=jobs.wait_long):
+    futures = executor.map_to_futures(fn, [directory / f"started{{i}}" for i in range(count)])
+    return futures
+
+
+if __name__ == "__main__":
+    # As at a terminal, whatever has started the tests.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+
+
+def executor_program(cluster: Cluster, directory: Path, body: str, **options: Any) -> Program:
+    """A script whose `body` finds `new_executor`, `start`, `started` and `directory`."""
+    text = _WITH_EXECUTOR.format(
+        tests=str(Path(__file__).parent),
+        directory=str(directory),
+        environment=cluster.environment,
+        keywords={**cluster.keywords, "cfut_dir": str(directory / "cfut")},
+    ) + textwrap.indent(textwrap.dedent(body), "    ")
+    return Program(directory / "script.py", text, **options)
