@@ -302,14 +302,19 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         return future
 
     def _adjust_process_count(self) -> None:
-        # Where workers are replaced, the standard library counts one that has just left as idle,
-        # starts no other, and waits for ever (https://github.com/python/cpython/issues/115634).
         pool: Any = self
         standard_pool: Any = super()
+        count = len(pool._processes)
+        # Where workers are replaced, the standard library counts one that has just left as idle,
+        # starts no other, and waits for ever (https://github.com/python/cpython/issues/115634).
         if getattr(self, "_max_tasks_per_child", None) is None:
             standard_pool._adjust_process_count()
-        elif len(pool._processes) < pool._max_workers:
+        elif count < pool._max_workers:
             pool._spawn_process()
+        if len(pool._processes) > count:
+            # `submit` has woken the pool's thread before there was this worker; unless it looks
+            # again, it does not notice when the worker dies.
+            pool._executor_manager_thread_wakeup.wakeup()
 
 
 _executors: weakref.WeakSet[MultiprocessingExecutor] = weakref.WeakSet()

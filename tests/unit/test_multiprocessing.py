@@ -132,6 +132,15 @@ def test_a_dead_worker_breaks_the_pool_for_all() -> None:
             executor.submit(workers.process_id)
 
 
+@pytest.mark.parametrize("attempt", range(3))  # the one that dies may be any of the workers
+def test_the_death_of_one_worker_among_busy_ones_is_noticed(tmp_path: Path, attempt: int) -> None:
+    with MultiprocessingExecutor(3) as executor:
+        busy = [executor.submit(workers.wait_for, tmp_path / "gate") for _ in range(2)]
+        for future in [executor.submit(workers.die), *busy]:
+            with pytest.raises(BrokenProcessPool):
+                future.result(LIMIT_S / 2)
+
+
 def test_connections_can_be_sent_to_workers(executor: MultiprocessingExecutor) -> None:
     reader, writer = multiprocessing.Pipe(duplex=False)
     with reader, writer:
