@@ -304,10 +304,10 @@ class ClusterExecutor(concurrent.futures.Executor):
             finally:
                 if draft.writer is not None:
                     draft.writer.discard()
-            draft.fail()
-            if session.aborted:
+            if session.aborted:  # which takes the run directory away
                 for future in draft.futures:
                     future.abandon()
+            draft.fail()
         if self.debug:
             _logger.debug("%d calls of %s are to be submitted", len(draft.futures), draft.name)
         return cast(list[Future[_T]], draft.futures)

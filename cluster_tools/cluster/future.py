@@ -87,6 +87,12 @@ class ClusterFuture(Future[_T]):
             self._session.on_done()
 
     def _end_as_cancelled(self, from_states: tuple[str, ...]) -> bool:
+        with _unwatched_lock:
+            if self._own_condition is None:
+                if self._state not in from_states:
+                    return False
+                self._state = _CANCELLED_AND_NOTIFIED
+                return True
         with self._condition:
             if self._state not in from_states:
                 return False

@@ -83,7 +83,8 @@ class Docket:
                 element = piece.element(position)
                 if element in self._given_up:
                     continue
-                report = reports.get(element)
+                # A row without an index stands for all elements that have none of their own.
+                report = reports.get(element, reports.get(Element(element.job_id)))
                 if report is None or report.state is State.ENDED:
                     suspects[element] = piece
                     known = self._suspicions.get(element)

@@ -140,6 +140,13 @@ class Resolver(threading.Thread):
                 self.cancelled(array, position)
         process_wide.look(self._session)
 
+    def submitted(self, piece: Piece) -> None:
+        """The piece has its job: what was cancelled while it was on its way is cancelled there."""
+        cancelled = piece.array.cancelled.intersection(
+            range(piece.start, piece.start + piece.count)
+        )
+        self._to_cancel += [piece.element(position) for position in sorted(cancelled)]
+
     def _locate(self, task: int) -> tuple[TaskArray, int] | None:
         """The array of an open task and its position there."""
         i = bisect_right(self._firsts, task) - 1
@@ -378,6 +385,9 @@ class Resolver(threading.Thread):
         for position in positions:
             if array.futures[position] is None:
                 continue
+            if self._session.aborted:  # which took away what the submission needed
+                self.abandon(array)
+                return
             text = f"{array.describe(position)} could not be submitted: {error}"
             exception = SubmissionException(text, "")
             exception.__cause__ = error
@@ -389,13 +399,11 @@ class Resolver(threading.Thread):
         if array.futures[position] is None:
             return
         array.failures.note(None, "")
-        self._close(array, position)
-        try:
-            self._session.directory.revoke(array.first + position)
-        except OSError as exc:
-            _logger.warning("%s may still run: %s", self._where(array, position), exc)
         if piece is not None and piece.job_id is not None:
             self._to_cancel.append(piece.element(position))
+        else:
+            array.cancelled.add(position)
+        self._close(array, position)
 
     def cancel_pending(self) -> None:
         for array in self.arrays():

@@ -217,6 +217,7 @@ class Session:
         piece.set_job(job_id)
         self.jobs[job_id] = piece
         self._announce()
+        self.resolver.post(self.resolver.submitted, piece)
         process_wide.look(self)
         process_wide.ask(self)
         if self.aborted:  # while it was on its way

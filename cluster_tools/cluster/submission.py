@@ -182,6 +182,10 @@ class Submitter(threading.Thread):
                 kept=calls[0].kept,
             )
         except BaseException as exc:
+            if self._session.aborted:  # which takes the run directory away
+                for call in calls:
+                    call.future.abandon()
+                return
             error = SubmissionException(
                 f"{calls[0].name} could not be written for a job: {exc}", ""
             )
@@ -218,6 +222,7 @@ class Submitter(threading.Thread):
             token = f"{self._session.directory.token}.{span.array.number}.{span.start}"
             token += f".{span.submission}"
             piece = Piece(span.array, span.start, count, span.submission, token)
+            self._revoke_cancelled(piece)
             try:
                 job_id = self._submit(piece)
             except (RefusedForSize, RefusedForCount) as refusal:
@@ -233,6 +238,17 @@ class Submitter(threading.Thread):
             self._room_interval_s = _FIRST_RETRY_S
             self._session.on_submitted(piece, job_id)
             span.start += count
+
+    def _revoke_cancelled(self, piece: Piece) -> None:
+        """What was cancelled does not begin even if its element does."""
+        array = piece.array
+        for position in range(piece.start, piece.start + piece.count):
+            future = array.futures[position]
+            if future is None or future.is_done():
+                try:
+                    self._session.directory.revoke(array.first + position)
+                except OSError as exc:
+                    _logger.warning("%s may still run: %s", array.describe(position), exc)
 
     @staticmethod
     def _all_done(array: TaskArray, start: int, count: int) -> bool:

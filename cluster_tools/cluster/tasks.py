@@ -83,6 +83,8 @@ class TaskArray:
     numbers: Sequence[int]
     total: int
     pieces: list[Piece] = field(default_factory=list[Piece])
+    # Tasks that were cancelled before they had a job, by position.
+    cancelled: set[int] = field(default_factory=set[int])
     # Pieces of tasks that the scheduler was given again, by position.
     again: dict[int, Piece] = field(default_factory=dict[int, Piece])
 

@@ -166,6 +166,8 @@ class Scheduler(ABC):
     def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
         """The states of all elements of `jobs` that the scheduler knows, in one query.
 
+        An element of an array without an index stands for all those that are not mentioned.
+
         `jobs`: job id -> token of its array. A job of that id whose token is another is not mentioned.
         Raises: Unreachable.
         """
@@ -182,7 +184,7 @@ class Scheduler(ABC):
 
     @abstractmethod
     def cancel(self, elements: Collection[Element]) -> None:
-        """Cancels these elements, running or not: a signal first, an end by force `grace_s` later.
+        """Cancels these elements, which are not known to run.
 
         Raises: Unreachable.
         """

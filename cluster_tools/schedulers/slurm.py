@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any
 
@@ -338,7 +339,12 @@ class SlurmScheduler(Scheduler):
     # -- cancelling --
 
     def cancel(self, elements: Collection[Element]) -> None:
-        self._start_stop("", [str(element) for element in elements])
+        indexes: defaultdict[str, list[int]] = defaultdict(list)
+        for element in elements:
+            indexes[element.job_id] += [] if element.index is None else [element.index]
+        self._start_stop(
+            "", [f"{job}_[{_ranges(some)}]" if some else job for job, some in indexes.items()]
+        )
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
         self._start_stop(token, job_ids)
@@ -422,6 +428,17 @@ def _ending(element: Element, row: AccountedElement) -> Ending:
         f"The process ended{with_code}{on_node} ({word}). {look}",
         int(code) if code.isdigit() else None,
     )
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """`0-3,7` for 0, 1, 2, 3, 7: the way Slurm writes the elements of an array."""
+    ranges: list[list[int]] = []
+    for number in sorted(numbers):
+        if ranges and ranges[-1][1] == number - 1:
+            ranges[-1][1] = number
+        else:
+            ranges.append([number, number])
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges)
 
 
 def _mebibytes(size: int) -> str:

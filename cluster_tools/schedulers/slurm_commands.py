@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster_tools.schedulers.base import (
@@ -218,6 +218,12 @@ def parse_size(text: str) -> int | None:
     return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
 
 
+def _expanded(index_list: str) -> Iterator[int]:
+    """The indexes of `[2,4-6%2]`."""
+    for first, last in re.findall(r"(\d+)(?:-(\d+))?", index_list.partition("%")[0]):
+        yield from range(int(first), int(last or first) + 1)
+
+
 def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], AccountedElement]:
     """The rows of `sacct -n -P --format=SACCT_FORMAT`, by (job id, index)."""
     allocations: dict[tuple[str, int | None], list[str]] = {}
@@ -229,9 +235,13 @@ def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], Accounted
             continue
         identity, _, step = fields[0].partition(".")
         job_id, _, index = identity.partition("_")
-        if not job_id.isdigit() or (index and not index.isdigit()):
-            continue  # the pending rest of an array, 12_[3-9]
-        key = (job_id, int(index) if index else None)
+        if not job_id.isdigit():
+            continue
+        if index.startswith("["):  # what was left of an array that had not started
+            for number in _expanded(index):
+                allocations[job_id, number] = fields
+            continue
+        key = (job_id, int(index) if index.isdigit() else None)
         if not step:
             allocations[key] = fields
         elif fields[1].startswith("OUT_OF_ME"):

@@ -1,12 +1,14 @@
-"""Cancels jobs of an executor, as a process of its own: nobody has to wait for it, and it goes on when the
-client has ended.
+"""Cancels jobs, as a process of its own: nobody has to wait for it, and it goes on when the client has ended.
 
     python -m cluster_tools.schedulers.slurm_stop TOKEN GRACE_S CLUSTER_OPTIONS < ids, one a line
 
-Jobs that have not started are cancelled at once. Those that run get SIGINT first, with --full, without
-which the batch step hears nothing, and are cancelled `GRACE_S` seconds later. With a TOKEN also jobs
-whose name carries it: a submission may have been on its way.
-https://slurm.schedmd.com/scancel.html
+Without a TOKEN these are elements that are cancelled at once. With one they are whole jobs of the executor
+of that token: those that have not started are cancelled at once; those that run get SIGINT first, with
+--full, without which the batch step hears nothing, and are cancelled `GRACE_S` seconds later; and so are
+jobs whose name carries the token, for a submission may have been on its way.
+
+Filters such as --state are for whole jobs only: with an element's id, Slurm 22.05 takes the whole pending
+rest of its array. https://slurm.schedmd.com/scancel.html
 """
 
 from __future__ import annotations
@@ -29,13 +31,11 @@ _PATIENCE_S = 600.0
 _RETRY_INTERVAL_S = 5.0
 # A submission that was on its way has arrived by then.
 _LATE_ARRIVAL_S = 10.0
-# The kernel limits the length of a command line.
-_MAX_IDS_PER_COMMAND = 500
+# Each may list a thousand indexes, and the kernel limits the length of a command line.
+_MAX_IDS_PER_COMMAND = 20
 
 
 def _jobs_of(token: str, cluster_options: Sequence[str]) -> list[str]:
-    if not token:
-        return []
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
@@ -72,20 +72,17 @@ def main(arguments: Sequence[str]) -> None:
     token, grace_s, clusters = arguments
     cluster_options = clusters.split(",") if clusters else []
     ids = set(sys.stdin.read().split())
+    if not token:
+        _scancel(ids, cluster_options)
+        return
     if ids:
         _scancel(ids, cluster_options, "--state=PENDING")
         _scancel(ids, cluster_options, "--full", "--signal=INT", "--state=RUNNING")
-    late = set(_jobs_of(token, cluster_options)) - ids
-    if late:
-        _scancel(late, cluster_options)
+    _scancel(set(_jobs_of(token, cluster_options)) - ids, cluster_options)
     time.sleep(float(grace_s))
-    if ids:
-        _scancel(ids, cluster_options)
-    if token:
-        time.sleep(_LATE_ARRIVAL_S)
-        late = set(_jobs_of(token, cluster_options))
-        if late:
-            _scancel(late, cluster_options)
+    _scancel(ids, cluster_options)
+    time.sleep(_LATE_ARRIVAL_S)
+    _scancel(_jobs_of(token, cluster_options), cluster_options)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def _accounting_limit(kind: str, name: str, limit: str) -> Callable[[object], No
         marker = rf"\b{re.escape(field)}={expected or 'N'}\("
         wait_until(
             lambda: any(
-                re.search(marker, line) for line in _limits_in_force("assoc" if kind == "user" else kind)
+                re.search(marker, line)
+                for line in _limits_in_force("assoc" if kind == "user" else kind)
             ),
             f"{limit}={value} in force",
         )
