@@ -81,6 +81,7 @@ _NOTABLE_REASONS = {
     "Dependency",
     "JobHeldAdmin",
     "JobHeldUser",
+    "PartitionConfig",
     "PartitionDown",
     "PartitionInactive",
     "PartitionNodeLimit",
