@@ -65,6 +65,8 @@ def count_outcomes(futures: list[Future[Any]], outcomes: Counter[str]) -> None:
             outcomes["results"] += 1
         except CancelledError:
             outcomes["cancelled"] += 1
+        except Exception as exc:  # it should be none: shown with the rest
+            outcomes[type(exc).__name__] += 1
 
 
 def work_with_handlers(cfut_dir: str, outcomes: Counter[str]) -> None:
@@ -136,7 +138,7 @@ def torment(way: str, seconds: float, mean_gap_s: float) -> bool:
                 if not piece:
                     print(f"{way}: the process has ended, status {process.wait()}")
                     return False
-                last_line = piece.strip().splitlines()[-1]
+                last_line = piece.splitlines()[-1]
                 heard = time.monotonic()
                 end = end or heard + seconds
             if time.monotonic() - heard > _SILENCE_S:
