@@ -126,12 +126,13 @@ def rebuild(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) 
 
     The constructor of `cls` is not called: it may ask for other arguments than `args`.
     """
-    return _instance(_combine(cls) or cls, args, state)
+    return exception_from_parts(_combine(cls) or cls, args, state)
 
 
-def _instance(
+def exception_from_parts(
     cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
 ) -> BaseException:
+    """An instance of `cls` with these `args` and attributes, made without calling its constructor."""
     # The interpreter's own base type of `cls` sets up what it keeps in C (`OSError.errno`).
     base = next(c for c in cls.__mro__ if not c.__flags__ & HEAP_TYPE)
     exc = base.__new__(cls, *args)
@@ -163,18 +164,16 @@ def remote_exception(
                 tuple[type[BaseException], tuple[Any, ...], dict[str, Any]], exception
             )
             combined = _combine(cls) if issubclass(cls, Exception) else None
-            original = _instance(combined or cls, args, state)
-        except Exception:  # a type that does not let itself be rebuilt
-            original = None
-    if isinstance(original, RemoteException):
-        for name, value in (("error", text), ("job_id", job_id)):
-            if not hasattr(original, name):
-                try:
-                    setattr(original, name, value)
-                except Exception:  # T refuses new attributes
-                    pass
-        original.__cause__ = RemoteTraceback(text)
-        return original
+            original = exception_from_parts(combined or cls, args, state)
+            if isinstance(original, RemoteException):
+                for name, value in (("error", text), ("job_id", job_id)):
+                    if not hasattr(original, name):
+                        setattr(original, name, value)
+                original.__cause__ = RemoteTraceback(text)
+                return original
+        except Exception:  # a type that does not let itself be rebuilt, or extended
+            if isinstance(original, RemoteException):
+                original = None
     plain = RemoteException(text, job_id)
     plain.__cause__ = original
     return plain

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import traceback
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
@@ -43,15 +44,20 @@ class FailureLog:
             self._finished += 1
             self._failed += is_failure
             failed, is_last = self._failed, self._finished == self._count
-        if exception is not None and is_failure and failed <= _MAX_LINES_PER_ARRAY:
-            _logger.error("%s failed: %s", where, first_line(exception))
-        if is_last and failed > _MAX_LINES_PER_ARRAY:
-            _logger.error(
-                "%d of %d calls failed; the first %d are listed above",
-                failed,
-                self._count,
-                _MAX_LINES_PER_ARRAY,
-            )
+        try:
+            if exception is not None and is_failure and failed <= _MAX_LINES_PER_ARRAY:
+                _logger.error("%s failed: %s", where, first_line(exception))
+            if is_last and failed > _MAX_LINES_PER_ARRAY:
+                _logger.error(
+                    "%d of %d calls failed; the first %d are listed above",
+                    failed,
+                    self._count,
+                    _MAX_LINES_PER_ARRAY,
+                )
+        except (
+            Exception
+        ):  # the program's own handlers may raise; the exception is in the future, too
+            traceback.print_exc()
 
     def watch(self, future: Future[Any], where: str) -> None:
         """Notes the outcome of `future` once it is done."""

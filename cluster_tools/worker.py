@@ -12,17 +12,26 @@ task, runs the call and writes the output beside the claim. The names and layout
 from __future__ import annotations
 
 import os
-import pickle
-import signal
 import sys
 import time
-from types import GetSetDescriptorType, MemberDescriptorType
+from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
 
 TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
+    import pickle
+    import signal
     from collections.abc import Callable
     from types import FrameType
     from typing import Any, BinaryIO
+else:
+    # The parts of pickle and signal that are written in C do without `re` and `enum`, which take half
+    # of the time to start.
+    try:
+        import _pickle as pickle
+        import _signal as signal
+    except ImportError:  # another implementation of Python
+        import pickle
+        import signal
 
 # -- the format -------------------------------------------------------------------------------------
 
@@ -97,14 +106,16 @@ def exception_state(exc: BaseException) -> dict[str, Any]:
                 and not name.startswith("__")
                 # `obj` of an AttributeError is the whole object; it may be anything and of any size.
                 and name not in ("args", "obj")
-                and hasattr(exc, name)
             ):
-                value = getattr(exc, name)
+                try:  # not by getattr: the class may have its own idea of attributes
+                    value = member.__get__(exc)
+                except AttributeError:  # not set
+                    continue
                 # What C types have not set reads as None, and is something else to them: an OSError
                 # whose `filename` is set to None prints "[Errno None] None: None".
                 if value is not None or cls.__flags__ & HEAP_TYPE:
                     state[name] = value
-    state.update(vars(exc))
+    state.update(BaseException.__getattribute__(exc, "__dict__"))
     return state
 
 
@@ -269,20 +280,21 @@ class _Main:
             return
         name, path, _ = self._description
         self._description = None
-        from importlib import util
-
         if name in sys.modules and getattr(sys.modules[name], "__file__", None) == path:
             module = sys.modules[name]
             sys.modules["__main__"] = sys.modules["__mp_main__"] = module
             return
         if name in sys.modules:
             name = "__mp_main__"
-        from importlib.machinery import SourceFileLoader
+        from importlib.machinery import ModuleSpec, SourceFileLoader
 
-        spec = util.spec_from_file_location(name, path, loader=SourceFileLoader(name, path))
-        assert spec is not None and spec.loader is not None
-        module = util.module_from_spec(spec)
-        package = name.rpartition(".")[0]
+        loader = SourceFileLoader(name, path)
+        module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, loader, origin=path)
+        module.__spec__.has_location = True
+        module.__loader__ = loader
+        module.__file__ = path
+        module.__package__ = package = name.rpartition(".")[0]
         if package:
             __import__(package)
         for alias in (name, "__main__", "__mp_main__"):
@@ -290,7 +302,7 @@ class _Main:
         # Read by ClusterExecutor: a script without the __main__ guard must not submit itself again.
         vars(module)["__cluster_tools_bootstrapping__"] = True
         try:
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
         finally:
             del vars(module)["__cluster_tools_bootstrapping__"]
 
@@ -347,27 +359,25 @@ def _exception_pickle(exc: BaseException) -> bytes:
     try:
         if errors is not None and isinstance(exc, errors.RemoteException):
             return _dumps(exc)
-        return _dumps((type(exc), exc.args, exception_state(exc)))
-    except Exception:
-        pass
-    state: dict[str, Any] = {}
-    for name, value in exception_state(exc).items():
+        args: tuple[Any, ...] = BaseException.__getattribute__(exc, "args")
+        state = exception_state(exc)
         try:
-            _dumps(value)
-            state[name] = value
+            return _dumps((type(exc), args, state))
         except Exception:
-            state[name] = repr(value)
-    args: list[Any] = []
-    for value in exc.args:
-        try:
-            _dumps(value)
-            args.append(value)
-        except Exception:
-            args.append(repr(value))
-    try:
-        return _dumps((type(exc), tuple(args), state))
+            args = tuple(map(_picklable, args))
+            state = {name: _picklable(value) for name, value in state.items()}
+            return _dumps((type(exc), args, state))
     except Exception:
         return b""
+
+
+def _picklable(value: Any) -> Any:
+    """`value`, or its text where it can't be pickled."""
+    try:
+        _dumps(value)
+        return value
+    except Exception:
+        return repr(value)
 
 
 def failure_bytes(exc: BaseException, frames_to_hide: int = 0) -> bytes:

@@ -29,6 +29,7 @@ from cluster_tools.cluster.session import Session, Settings
 from cluster_tools.cluster.submission import Call, Span
 from cluster_tools.errors import SubmissionException
 from cluster_tools.failure_log import FailureLog
+from cluster_tools.function_name import function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
@@ -39,6 +40,8 @@ _S = TypeVar("_S")
 _P = ParamSpec("_P")
 
 _DEFAULT_GRACE_S = 5.0  # PyPI's cluster_tools 4.3.3
+# The last lines of a log are not worth the two minutes that a result is.
+_LATE_LOG_S = 3.0
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -220,7 +223,8 @@ class ClusterExecutor(concurrent.futures.Executor):
         except BaseException:
             return fut.result()
         path = self._session.log_path_of(future)
-        logs.follow(path, f"(jid={job_id}) ", fut.done)
+        late_s = min(_LATE_LOG_S, self._session.late_files_s)
+        logs.follow(path, f"(jid={job_id}) ", fut.done, late_s)
         return fut.result()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -253,9 +257,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def _name_of(self, fn: Callable[..., Any]) -> str:
         if self.job_name is not None:
             return self.job_name
-        while not hasattr(fn, "__name__") and hasattr(fn, "func"):
-            fn = cast(Any, fn).func  # functools.partial
-        return " ".join(str(getattr(fn, "__name__", type(fn).__name__)).split()) or "call"
+        return " ".join(function_name(fn).split()) or "call"
 
     def _submit_call(
         self,
@@ -276,9 +278,12 @@ class ClusterExecutor(concurrent.futures.Executor):
                 if named_key is not None and key is not None:
                     self._delete_stale([key])
             except Exception as exc:
-                FailureLog(1).note(exc, f"The call of {name}")
                 future.resolve(None, exc)
+                FailureLog(1).note(exc, f"The call of {name}")
                 return future
+            except BaseException:  # Ctrl-C in a __reduce__
+                future.abandon()
+                raise
             session.submitter.put(
                 Call(future, name, function, call, key, named_key is not None, cwd)
             )
@@ -415,8 +420,8 @@ class _Draft:
         )
         failures = FailureLog(len(errors))
         for number, exc in errors.items():
-            failures.note(exc, f"Task {number} of {len(self.futures)} of {self.name}")
             self.futures[number].resolve(None, exc)
+            failures.note(exc, f"Task {number} of {len(self.futures)} of {self.name}")
 
 
 def _pickled(value: object, what: str) -> bytes:

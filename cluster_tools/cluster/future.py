@@ -6,6 +6,7 @@ Knows its place in its array; everything else it asks its session.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -76,31 +77,35 @@ class ClusterFuture(Future[_T]):
 
     def cancel(self) -> bool:
         """Cancels the call unless it is known to run; True means that the future is done."""
-        if not self._end_as_cancelled((_PENDING,)):
-            return self.cancelled()
-        self._session.on_cancelled(self)
-        return True
+        return self._end_as_cancelled((_PENDING,), self._session.on_cancelled) or self.cancelled()
 
     def abandon(self) -> None:
         """Ends the future as cancelled even if its call runs: its executor is shutting down."""
-        if self._end_as_cancelled((_PENDING, _RUNNING)):
-            self._session.on_done()
+        self._end_as_cancelled((_PENDING, _RUNNING), lambda _: self._session.on_done())
 
-    def _end_as_cancelled(self, from_states: tuple[str, ...]) -> bool:
+    def _end_as_cancelled(
+        self,
+        from_states: tuple[str, ...],
+        tell: Callable[[ClusterFuture[Any]], None],
+    ) -> bool:
         with _unwatched_lock:
-            if self._own_condition is None:
+            unwatched = self._own_condition is None
+            if unwatched:
                 if self._state not in from_states:
                     return False
                 self._state = _CANCELLED_AND_NOTIFIED
-                return True
-        with self._condition:
-            if self._state not in from_states:
-                return False
-            self._state = _CANCELLED_AND_NOTIFIED
-            for waiter in self._waiters:
-                waiter.add_cancelled(self)
-            self._condition.notify_all()
-        self._call_back()
+        if not unwatched:
+            with self._condition:
+                if self._state not in from_states:
+                    return False
+                self._state = _CANCELLED_AND_NOTIFIED
+                for waiter in self._waiters:
+                    waiter.add_cancelled(self)
+                self._condition.notify_all()
+        try:
+            self._call_back()
+        finally:  # a callback may raise SystemExit
+            tell(self)
         return True
 
     def start(self) -> None:
@@ -123,15 +128,18 @@ class ClusterFuture(Future[_T]):
                     return
                 self._result, self._exception = result, exception
                 self._state = _FINISHED
-        if not unwatched:
-            try:
+        is_ours = True
+        try:
+            if not unwatched:
                 if exception is not None:
                     self.set_exception(exception)
                 else:
                     self.set_result(result)  # pyright: ignore[reportArgumentType]
-            except InvalidStateError:
-                return
-        self._session.on_done()
+        except InvalidStateError:  # cancelled meanwhile
+            is_ours = False
+        finally:  # a callback may raise SystemExit
+            if is_ours:
+                self._session.on_done()
 
     def is_done(self) -> bool:
         """`done()` without making a condition."""

@@ -15,8 +15,6 @@ _TAIL_BYTES = 4_000
 _TAIL_LINES = 15
 _FIRST_INTERVAL_S = 0.02
 _MAX_INTERVAL_S = 1.0
-# After the end of the call its log may still be on its way through an NFS client's cache.
-_LATE_LOG_S = 3.0
 
 
 def tail(path: str) -> str:
@@ -39,8 +37,11 @@ def own_message(log_tail: str) -> str | None:
     return None
 
 
-def follow(path: str, prefix: str, is_done: Callable[[], bool]) -> None:
-    """Writes what is added to the log to stdout, each piece behind `prefix`, until the call is done."""
+def follow(path: str, prefix: str, is_done: Callable[[], bool], late_s: float) -> None:
+    """Writes what is added to the log to stdout, each piece behind `prefix`, until the call is done.
+
+    `late_s`: how long after that the last of it may come through an NFS client's cache.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     position = 0
     interval_s = _FIRST_INTERVAL_S
@@ -56,8 +57,8 @@ def follow(path: str, prefix: str, is_done: Callable[[], bool]) -> None:
                 sys.stdout.write(f"{prefix}{text}")
                 sys.stdout.flush()
         elif done:
-            late_until = late_until or time.monotonic() + _LATE_LOG_S
-            if position or time.monotonic() >= late_until:
+            late_until = late_until or time.monotonic() + late_s
+            if time.monotonic() >= late_until:
                 return
         time.sleep(interval_s)
         interval_s = min(_MAX_INTERVAL_S, interval_s * 1.5)

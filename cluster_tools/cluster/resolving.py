@@ -196,29 +196,26 @@ class Resolver(threading.Thread):
 
     def _take(self, array: TaskArray, position: int, name: str) -> None:
         """Reads an output and resolves its future; one that can't be opened yet is tried again."""
-        task = array.first + position
         try:
             outcome = self._read(array, position, name)
+            result, exception = outcome.value, None
+            if not outcome.success:
+                result, exception = None, self._failure(array, position, outcome)
+            del outcome
         except OSError as exc:
             give_up = time.monotonic() + _UNREADABLE_PATIENCE_S
             if time.monotonic() < self._unreadable.setdefault((array, position, name), give_up):
                 return
+            result = None
             exception = self._unusable(array, position, f"Its output can't be read: {exc}", exc)
-            self._resolve(array, position, None, exception)
         except (OutputCutShort, _StoreError) as exc:
-            exception = self._unusable(array, position, str(exc), exc.__cause__)
-            self._resolve(array, position, None, exception)
-        except BaseException as exc:
-            text = f"Its result can't be unpickled here: {type(exc).__name__}: {exc}"
-            self._resolve(array, position, None, self._unusable(array, position, text, exc))
-        else:
-            exception = None
-            if not outcome.success:
-                exception = self._failure(array, position, outcome)
-            self._resolve(array, position, outcome.value if outcome.success else None, exception)
-            del outcome, exception
+            result, exception = None, self._unusable(array, position, str(exc), exc.__cause__)
+        except BaseException as exc:  # whatever the classes of the call do when they are unpickled
+            text = f"Its result can't be unpickled here: {_text(exc)}"
+            result, exception = None, self._unusable(array, position, text, exc)
         self._unreadable.pop((array, position, name), None)
-        self._discard(array, position, task, name)
+        self._discard(array, position, name)
+        self._resolve(array, position, result, exception)
 
     def _read(self, array: TaskArray, position: int, name: str) -> Outcome:
         session = self._session
@@ -244,11 +241,11 @@ class Resolver(threading.Thread):
             else:
                 self._take(array, position, name)
 
-    def _discard(self, array: TaskArray, position: int, task: int, name: str) -> None:
+    def _discard(self, array: TaskArray, position: int, name: str) -> None:
         """Outputs that nobody has asked to keep vanish once read."""
         session = self._session
         try:
-            session.directory.delete_outcome(task, name)
+            session.directory.delete_outcome(array.first + position, name)
             if array.keys is not None and not array.kept:
                 session.store.delete(array.keys[position])
         except Exception as exc:  # litter, no loss: the run directory is removed as a whole
@@ -262,11 +259,12 @@ class Resolver(threading.Thread):
         self._close(array, position)
         if future is None:
             return
+        was_cancelled = future.is_done()
         try:
-            array.failures.note(None if future.is_done() else exception, where)
             future.resolve(result, exception)
         except BaseException:  # a callback that raises SystemExit, say
             _logger.exception("a callback of %s raised", array.describe(position))
+        array.failures.note(None if was_cancelled else exception, where)
 
     def _where(self, array: TaskArray, position: int) -> str:
         piece = array.piece_of(position)
@@ -429,3 +427,10 @@ def _guarded(end: Callable[[], object], array: TaskArray) -> None:
         end()
     except BaseException:
         _logger.exception("a callback of a future of %s raised", array.name)
+
+
+def _text(exc: BaseException) -> str:
+    try:
+        return f"{type(exc).__name__}: {exc}"
+    except Exception:  # the function's own class may do anything in __str__
+        return type(exc).__name__

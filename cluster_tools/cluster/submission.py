@@ -122,8 +122,14 @@ class Submitter(threading.Thread):
                 item.future.abandon()
 
     def run(self) -> None:
-        while self._submit_next():
-            pass
+        going_on = True
+        while going_on:
+            try:
+                going_on = self._submit_next()
+            except (
+                BaseException
+            ):  # a callback that raises SystemExit; each call is dealt with below
+                _logger.exception("the submitter goes on after an unexpected error")
         self._session.on_submitter_end()
 
     def _submit_next(self) -> bool:
@@ -192,8 +198,8 @@ class Submitter(threading.Thread):
             error.__cause__ = exc
             failures = FailureLog(len(calls))
             for call in calls:
-                failures.note(error, f"The call of {call.name}")
                 call.future.resolve(None, error)
+                failures.note(error, f"The call of {call.name}")
             return
         self._session.resolver.post(self._session.resolver.expect, array)
         self._guarded(Span(array, 0, array.count))

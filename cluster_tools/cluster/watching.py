@@ -121,8 +121,12 @@ class Watcher(threading.Thread):
         timeout = None
         if waiting:
             timeout = max(0.0, min(w.next_look for w in waiting) - time.monotonic())
-        readable, _, _ = select.select([self._read_end], [], [], timeout)
-        if readable and SIGNAL in os.read(self._read_end, 4096):
+        # Not select(), which fails where the process has many files open.
+        poll = select.poll()
+        poll.register(self._read_end, select.POLLIN)
+        if poll.poll(None if timeout is None else timeout * 1000) and SIGNAL in os.read(
+            self._read_end, 4096
+        ):
             self._on_signal()
         now = time.monotonic()
         for watched in list(self._watched.values()):

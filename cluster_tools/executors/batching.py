@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 from typing_extensions import ParamSpec, Self
 
 from cluster_tools.executor_protocol import Executor
-from cluster_tools.executors.calls import function_name
+from cluster_tools.function_name import function_name
 from cluster_tools.mapping import check_map_arguments
 
 _P = ParamSpec("_P")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import pickle
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from cluster_tools import pickling
-from cluster_tools.errors import RemoteTraceback
+from cluster_tools.errors import RemoteTraceback, exception_from_parts
+from cluster_tools.function_name import function_name
 from cluster_tools.output_store import OutputStore
 from cluster_tools.worker import exception_state
 
@@ -21,13 +22,6 @@ _T = TypeVar("_T")
 Dumps = Callable[[object], bytes]
 KeptOutput = tuple[OutputStore, str]
 """A store, and the key under which the output of a call is kept there."""
-
-
-def function_name(fn: Callable[..., Any]) -> str:
-    """The name under which messages speak of `fn`; that of the inner function for a partial."""
-    while not hasattr(fn, "__name__") and hasattr(fn, "func"):
-        fn = cast("Callable[..., Any]", fn.func)  # pyright: ignore[reportFunctionMemberAccess]
-    return str(getattr(fn, "__name__", type(fn).__name__))
 
 
 def pack_call(
@@ -161,16 +155,4 @@ def unpack_exception(outcome: bytes) -> BaseException:
 
 
 def _rebuilt(form: Any) -> BaseException:
-    if isinstance(form, BaseException):
-        return form
-    error_class, args, state = cast(
-        "tuple[type[BaseException], tuple[Any, ...], dict[str, Any]]", form
-    )
-    error = error_class.__new__(error_class, *args)
-    error.args = args
-    for name, value in state.items():
-        try:
-            setattr(error, name, value)
-        except Exception:  # a read-only attribute, which its class computes
-            pass
-    return error
+    return form if isinstance(form, BaseException) else exception_from_parts(*form)

@@ -32,7 +32,6 @@ from typing_extensions import ParamSpec
 from cluster_tools import pickling
 from cluster_tools.executors.calls import (
     Dumps,
-    function_name,
     pack_call,
     run_packed_call,
     unpack_exception,
@@ -40,6 +39,7 @@ from cluster_tools.executors.calls import (
 )
 from cluster_tools.executors.log_forwarding import LogForwarding, RecordSender
 from cluster_tools.failure_log import FailureLog
+from cluster_tools.function_name import function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore

@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 
 from typing_extensions import ParamSpec
 
-from cluster_tools.executors.calls import KeptOutput, call_and_keep, function_name
+from cluster_tools.executors.calls import KeptOutput, call_and_keep
 from cluster_tools.failure_log import FailureLog
+from cluster_tools.function_name import function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore

@@ -67,13 +67,14 @@ class LocalScheduler(Scheduler):
         if max_workers < 1:
             raise ValueError("max_workers must be greater than 0")
         self._options = options
-        self._max_workers = max_workers
         self._processes: dict[Element, _Process] = {}
         self._tokens: dict[str, str] = {}
         self._waiting: deque[_Process] = deque()
-        self._slots = 0
         self._queue_changed = threading.Condition()
         self._closed = False
+        # Now, since an interpreter that is about to exit starts no threads, and calls may be submitted then.
+        for _ in range(max_workers):
+            threading.Thread(target=self._run_slot, name="cluster_tools-local", daemon=True).start()
 
     @property
     def cluster(self) -> Hashable:
@@ -89,11 +90,6 @@ class LocalScheduler(Scheduler):
                 element = Element(job_id, index if request.is_array else None)
                 process = self._processes[element] = _Process(request, element)
                 self._waiting.append(process)
-            while self._slots < min(self._max_workers, len(self._processes)):
-                self._slots += 1
-                threading.Thread(
-                    target=self._run_slot, name="cluster_tools-local", daemon=True
-                ).start()
             self._queue_changed.notify_all()
         return job_id
 
