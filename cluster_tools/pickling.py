@@ -11,44 +11,53 @@ import os
 import pickle
 import sys
 import types
-from typing import Any, BinaryIO, cast
+from types import ModuleType
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from cluster_tools.worker import PICKLE_PROTOCOL
 
 _BY_VALUE_MARK = b"__main__"  # stands in each pickle that refers to the main module
 
 
-def _main_name() -> str | None:
-    """The name under which a job imports the main module."""
+class MainModule(NamedTuple):
+    """The script that is running, as a job can import it."""
+
+    # The name under which a job imports it.
+    name: str
+    path: str
+    # Whether each job does so at once. An installed program (pytest, ipython) is imported only if a pickle
+    # refers to it.
+    at_once: bool
+
+
+# The main module that was last looked at, and what was found. At the end of a script the interpreter takes
+# away its `__file__`, while calls may still be on their way.
+_known_main: tuple[ModuleType | None, MainModule | None] = (None, None)
+
+
+def main_module() -> MainModule | None:
+    """The running script; None where there is no file that a job could import."""
+    global _known_main
     main = sys.modules.get("__main__")
+    if main is None or main is not _known_main[0]:
+        _known_main = (main, None if main is None else _describe(main))
+    return _known_main[1]
+
+
+def _describe(main: ModuleType) -> MainModule | None:
     path = getattr(main, "__file__", None)
-    if main is None or path is None:
+    if path is None or not os.path.isfile(path):
         return None
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:  # python -m, or a job, which has imported the script under its name
-        return spec.name
-    return os.path.splitext(os.path.basename(path))[0]
-
-
-def main_module() -> tuple[str, str, bool] | None:
-    """Import name and path of the script that is running, and whether each job imports it at once.
-
-    None: there is no file that a job could import. An installed program (pytest, ipython) is imported
-    only if a pickle refers to it.
-    """
-    name = _main_name()
-    if name is None:
-        return None
-    path = os.path.abspath(cast(str, sys.modules["__main__"].__file__))
-    if not os.path.isfile(path):
-        return None
+    path = os.path.abspath(path)
+    spec = getattr(main, "__spec__", None)  # python -m, or a job, which has imported the script
+    name = os.path.splitext(os.path.basename(path))[0] if spec is None else spec.name
     folder = os.path.dirname(path)
     installed = (
         folder == os.path.dirname(sys.executable)
         or folder in os.get_exec_path()
         or not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep))
     )
-    return name, path, not installed
+    return MainModule(name, path, not installed)
 
 
 def _importable_from_main(value: Any) -> bool:
@@ -95,7 +104,8 @@ class _Unpickler(pickle.Unpickler):
     """Maps the name under which a job has imported the script back to `__main__`."""
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        if module_name in ("__mp_main__", _main_name()):
+        main = main_module()
+        if module_name == "__mp_main__" or (main is not None and module_name == main.name):
             module_name = "__main__"
         return super().find_class(module_name, global_name)
 

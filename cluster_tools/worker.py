@@ -377,7 +377,10 @@ def _picklable(value: Any) -> Any:
         _dumps(value)
         return value
     except Exception:
-        return repr(value)
+        try:
+            return repr(value)
+        except Exception:
+            return f"<{type(value).__name__}>"
 
 
 def failure_bytes(exc: BaseException, frames_to_hide: int = 0) -> bytes:
@@ -514,6 +517,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         "oom_kills_before": _oom_kills(),
     }
     output = _Output(shard, record)
+    pid = os.getpid()
     keep = None
     result = None
     failure = None
@@ -531,10 +535,12 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         args, kwargs = main.unpickle(array.call())
         result = function(*args, **kwargs)
         interruption.ignore()
+        _end_forked_copy(pid, 0)
     except _Stop:
         raise
     except BaseException as exc:
         interruption.ignore()
+        _end_forked_copy(pid, 1)
         failure = failure_bytes(exc, frames_to_hide=1)
     _flush()
     if failure is None:
@@ -547,6 +553,13 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         output.write(interrupted_name(task), lambda file: file.write(failure))
         return
     _deliver_failure(failure, output, output_name(task), keep)
+
+
+def _end_forked_copy(pid: int, code: int) -> None:
+    """A process that the call has forked and that has come back here has no output to write."""
+    if os.getpid() != pid:
+        _flush()
+        os._exit(code)
 
 
 def _flush() -> None:

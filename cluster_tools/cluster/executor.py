@@ -90,7 +90,7 @@ class ClusterExecutor(concurrent.futures.Executor):
             raise RuntimeError(_NO_GUARD)
         if logging_config is not None and logging_setup_fn is not None:
             raise ValueError("give logging_config or logging_setup_fn, not both")
-        if job_name is not None and "\n" in job_name:
+        if job_name is not None and len(job_name.splitlines()) > 1:
             raise ValueError(f"job_name {job_name!r} is not one line")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")

@@ -93,9 +93,11 @@ def leave(session: Session) -> None:
         prober.remove(session)
         if _threads.sessions:
             return
+        watcher.stop()
+        prober.stop()
+        # It waits for nobody. The next one reads from the same pipe, and there must not be two.
+        watcher.join(_HANDLER_PATIENCE_S)
         _threads.watcher = _threads.prober = None
-    watcher.stop()
-    prober.stop()
 
 
 def look(session: Session) -> None:

@@ -20,7 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_tools import worker
 from cluster_tools.cluster import logs, process_wide
-from cluster_tools.cluster.run_directory import Outcome, OutputCutShort, stored_outcome
+from cluster_tools.cluster.run_directory import (
+    Outcome,
+    OutputCutShort,
+    OutputNotReadable,
+    stored_outcome,
+)
 from cluster_tools.cluster.submission import Span
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.cluster.watching import task_of
@@ -51,11 +56,6 @@ _EXCEPTIONS: dict[Cause, type[RemoteException]] = {
     Cause.EXIT: RemoteExitException,
     Cause.NEVER_STARTED: RemoteNeverStartedException,
     Cause.LOST: RemoteLostException,
-}
-# What a worker's own exit codes mean, where its log could not take its words.
-_MEANINGS: dict[int | None, tuple[str, ...]] = {
-    worker.EXIT_NO_WORKING_DIRECTORY: ("The working directory does not exist on the node.",),
-    worker.EXIT_OUTPUT_NOT_WRITTEN: ("Its output could not be written; is the disk full?",),
 }
 # The element did not end by what its call did: one that never began may go in again.
 _NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
@@ -202,7 +202,7 @@ class Resolver(threading.Thread):
             if not outcome.success:
                 result, exception = None, self._failure(array, position, outcome)
             del outcome
-        except OSError as exc:
+        except OutputNotReadable as exc:
             give_up = time.monotonic() + _UNREADABLE_PATIENCE_S
             if time.monotonic() < self._unreadable.setdefault((array, position, name), give_up):
                 return
@@ -228,8 +228,8 @@ class Resolver(threading.Thread):
     def _read_stored(self, key: str, record: dict[str, Any]) -> Outcome:
         try:
             output = self._session.store.read(key)
-        except OSError:
-            raise
+        except OSError as exc:
+            raise OutputNotReadable(str(exc)) from exc
         except Exception as exc:
             raise _StoreError(f"the output store can't read {key!r}: {exc!r}") from exc
         return stored_outcome(output, record)
@@ -332,8 +332,10 @@ class Resolver(threading.Thread):
         words = [ending.message]
         if own_message is not None:
             words.insert(0, f"{own_message}.")
-        elif claims or ending.exit_code == worker.EXIT_NO_WORKING_DIRECTORY:
-            words[:0] = _MEANINGS.get(ending.exit_code, ())
+        elif not claims and ending.exit_code == worker.EXIT_NO_WORKING_DIRECTORY:
+            words.insert(0, "The working directory does not exist on the node.")
+        elif claims and ending.exit_code == worker.EXIT_OUTPUT_NOT_WRITTEN:
+            words.insert(0, "Its output could not be written; is the disk full?")
         lines = [f"{self._where(array, position)} ended without a result: {' '.join(words)}"]
         lines.append(f"Its log is {path}")
         if log_tail:

@@ -21,12 +21,17 @@ import sys
 import threading
 from array import array
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from cluster_tools import pickling, worker
 
 _WRITE_BUFFER_BYTES = 1 << 20
+
+
+class OutputNotReadable(Exception):
+    """An output is not to be had, at least not yet."""
 
 
 class OutputCutShort(Exception):
@@ -53,13 +58,14 @@ def manifest(
     store: object,
 ) -> dict[str, Any]:
     """What a worker has to know to import what the client imports."""
+    main = pickling.main_module()
     return {
         "format": worker.FORMAT,
         "python": tuple(sys.version_info[:2]),
         "prefix": sys.prefix,
         "base_prefix": sys.base_prefix,
         "sys_path": [os.path.abspath(os.path.join(cwd, entry)) for entry in sys.path],
-        "main": pickling.main_module(),
+        "main": None if main is None else tuple(main),
         "logging": None if logging is None else pickling.dumps(logging),
         "output_store": None if store is None else pickling.dumps(store),
     }
@@ -97,22 +103,17 @@ class RunDirectory:
     def outcome(self, task: int, name: str) -> Outcome:
         """Reads an output file and what is pickled in it.
 
-        Raises: OSError; OutputCutShort; whatever unpickling raises.
+        Raises: OutputNotReadable; OutputCutShort; whatever unpickling raises.
         """
-        with open(os.path.join(self.shard(task), name), "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - worker.OUTPUT_FOOTER_BYTES))
-            footer = file.read()
-            if not footer.endswith(worker.OUTPUT_MAGIC):
-                raise OutputCutShort(f"{file.name} is cut short at {size} bytes")
-            length, record_length = worker.unpack_numbers(footer[: -len(worker.OUTPUT_MAGIC)])
-            if length + record_length + worker.OUTPUT_FOOTER_BYTES != size:
-                raise OutputCutShort(f"{file.name} has {size} bytes, not what it should have")
-            file.seek(length)
-            record: dict[str, Any] = pickle.loads(file.read(record_length))
+        with ExitStack() as stack:
+            try:
+                path = os.path.join(self.shard(task), name)
+                file = stack.enter_context(open(path, "rb"))
+                length, record = _ending(file)
+            except OSError as exc:
+                raise OutputNotReadable(str(exc)) from exc
             if record["stored"]:
                 return Outcome(True, None, None, record)
-            file.seek(0)
             return _outcome(file, length, record)
 
     def delete_outcome(self, task: int, name: str) -> None:
@@ -230,6 +231,22 @@ class ArrayWriter:
             os.unlink(self._temporary)
         except OSError:
             pass
+
+
+def _ending(file: BinaryIO) -> tuple[int, dict[str, Any]]:
+    """The length of an output file's first part, and its record. Leaves the file at its start."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - worker.OUTPUT_FOOTER_BYTES))
+    footer = file.read()
+    if not footer.endswith(worker.OUTPUT_MAGIC):
+        raise OutputCutShort(f"{file.name} is cut short at {size} bytes")
+    length, record_length = worker.unpack_numbers(footer[: -len(worker.OUTPUT_MAGIC)])
+    if length + record_length + worker.OUTPUT_FOOTER_BYTES != size:
+        raise OutputCutShort(f"{file.name} has {size} bytes, not what it should have")
+    file.seek(length)
+    record: dict[str, Any] = pickle.loads(file.read(record_length))
+    file.seek(0)
+    return length, record
 
 
 def _outcome(file: BinaryIO, length: int, record: dict[str, Any]) -> Outcome:

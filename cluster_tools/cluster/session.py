@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster_tools import pickling
 from cluster_tools.cluster import process_wide, run_directory
 from cluster_tools.cluster.file_system import shows_files_at_once
 from cluster_tools.cluster.future import ClusterFuture
@@ -74,6 +75,7 @@ class Session:
             else _LATE_FILES_REMOTELY_S
         )
         self.pid = os.getpid()
+        pickling.main_module()  # looked at now: at the end of a script it is not what it was
         self.aborted = False
         # Calls that are not submitted yet are to be cancelled.
         self.cancelling = False

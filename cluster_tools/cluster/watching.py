@@ -124,9 +124,8 @@ class Watcher(threading.Thread):
         # Not select(), which fails where the process has many files open.
         poll = select.poll()
         poll.register(self._read_end, select.POLLIN)
-        if poll.poll(None if timeout is None else timeout * 1000) and SIGNAL in os.read(
-            self._read_end, 4096
-        ):
+        woken = poll.poll(None if timeout is None else timeout * 1000)
+        if woken and SIGNAL in os.read(self._read_end, 4096):
             self._on_signal()
         now = time.monotonic()
         for watched in list(self._watched.values()):

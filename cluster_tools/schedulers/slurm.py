@@ -126,7 +126,10 @@ class SlurmScheduler(Scheduler):
 
     def __init__(self, options: Options):
         self._options = options
-        self._resource_arguments = _resource_arguments(options.job_resources)
+        resources = dict(options.job_resources)
+        # Goes before the token, which has to be in the name.
+        self._name = resources.pop("job-name", None) or resources.pop("J", None)
+        self._resource_arguments = _resource_arguments(resources)
         clusters = options.job_resources.get("clusters", options.job_resources.get("M"))
         self._cluster_arguments = [f"--clusters={clusters}"] if clusters else []
 
@@ -163,7 +166,7 @@ class SlurmScheduler(Scheduler):
         command = [
             "sbatch",
             "--parsable",
-            f"--job-name={request.name}.{request.token}",
+            f"--job-name={self._name or request.name}.{request.token}",
             f"--output={self._log_pattern(request)}",
             "--open-mode=append",
         ]
@@ -498,7 +501,7 @@ def _resource_arguments(resources: Mapping[str, Any]) -> list[str]:
                 raise ValueError(
                     f"job_resources: the option {key!r} belongs to the executor and can't be set"
                 )
-        if "\n" in f"{key}{value}" or not name:
+        if len(f"{key}{value}".splitlines()) > 1 or not name:
             raise ValueError(f"job_resources: {key!r}: {value!r} is not one line")
         if value is None or value is False:
             continue

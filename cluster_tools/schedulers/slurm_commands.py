@@ -181,7 +181,7 @@ SQUEUE_FORMAT = "%i|%T|%r|%j"
 def queue_rows(stdout: str) -> list[QueueRow]:
     """The rows of `squeue -h -r -o SQUEUE_FORMAT`; a line that is none is passed over."""
     rows: list[QueueRow] = []
-    for line in stdout.splitlines():
+    for line in stdout.split("\n"):  # only there: a name may have other line ends of Unicode's
         parts = line.split("|", 3)
         if len(parts) != 4:
             continue
