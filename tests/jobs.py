@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -103,6 +104,12 @@ def ignore_interrupts_and_wait(started: Path) -> None:
 
 def allocate(megabytes: int) -> int:
     return len(bytearray(os.urandom(1 << 20) * megabytes))
+
+
+def lose_a_child_to_memory(megabytes: int) -> int:
+    """Returns the child's exit status, a negative signal."""
+    hog = f"import os; len(bytearray(os.urandom(1 << 20) * {megabytes}))"
+    return subprocess.run([sys.executable, "-c", hog], check=False).returncode
 
 
 def return_bytes(count: int) -> bytes:

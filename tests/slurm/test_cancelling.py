@@ -1,0 +1,162 @@
+"""Promises on cancelling, by us and by somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, CancelledError, as_completed, wait
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from clusters import SLURM, command, queue
+from waiting import LIMIT_S, wait_until
+
+from cluster_tools import RemoteException
+from cluster_tools.errors import RemoteCancelledException
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("one_minute_job")]
+
+
+@pytest.fixture
+def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an array one element runs, and the others wait in the queue."""
+    monkeypatch.setenv("SLURM_MAX_RUNNING_SIZE", "1")
+
+
+def _start(executor: Any, tmp_path: Path, count: int) -> list[Any]:
+    """Submits calls that wait for `gate`, of which the first runs."""
+    futures = executor.map_to_futures(
+        jobs.touch_and_wait, [(tmp_path / f"started{i}", tmp_path / "gate") for i in range(count)]
+    )
+    wait_until((tmp_path / "started0").exists, "the first call")
+    wait_until(futures[0].running, "running()")
+    return futures
+
+
+def _in_queue(future: Any) -> bool:
+    return bool(queue("%i", f"--jobs={future.cluster_jobid}_{future.cluster_jobindex}"))
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+def test_one_pending_future_is_cancelled_at_once_and_leaves_the_queue(
+    new_executor: Callable[..., Any], tmp_path: Path
+) -> None:
+    futures = _start(new_executor(), tmp_path, 4)
+    assert futures[2].cancel() is True
+    assert futures[2].cancelled()
+    assert wait(futures, LIMIT_S, FIRST_COMPLETED).done == {futures[2]}
+    assert next(as_completed(futures, LIMIT_S)) is futures[2]
+    with pytest.raises(CancelledError):
+        futures[2].result(0)
+    job_id = futures[2].cluster_jobid
+    wait_until(
+        lambda: f"{job_id}_2" not in queue("%i") and f"{job_id}_3" in queue("%i"),
+        "the cancelled element's end",
+    )
+    (tmp_path / "gate").touch()
+    results = [future.result(LIMIT_S) for i, future in enumerate(futures) if i != 2]
+    assert results == ["started0", "started1", "started3"]
+    assert not (tmp_path / "started2").exists()
+
+
+def test_a_running_future_is_not_cancelled(
+    new_executor: Callable[..., Any], tmp_path: Path
+) -> None:
+    futures = _start(new_executor(), tmp_path, 1)
+    assert futures[0].cancel() is False
+    (tmp_path / "gate").touch()
+    assert futures[0].result(LIMIT_S) == "started0"
+
+
+def test_a_call_of_submit_is_cancelled_in_the_queue(tmp_path: Path) -> None:
+    resources = {"mem": "100M", "begin": "now+1hour"}
+    with SLURM.new_executor(tmp_path, job_resources=resources) as executor:
+        future = executor.submit(jobs.touch, tmp_path / "ran")
+        job_id = future.cluster_jobid
+        assert future.cancel() is True
+        wait_until(lambda: job_id not in queue("%i"), "an empty queue")
+
+
+def test_a_call_that_is_not_submitted_yet_can_be_cancelled(
+    new_executor: Callable[..., Any], tmp_path: Path
+) -> None:
+    executor = new_executor()
+    futures = [executor.submit(jobs.touch, tmp_path / f"ran{i}") for i in range(3)]
+    assert [future.cancel() for future in futures] == [True] * 3
+    executor.shutdown()
+    assert not list(tmp_path.iterdir()) or all(
+        path.name.startswith(("slurmpy", "ran")) for path in tmp_path.iterdir()
+    )
+    wait_until(lambda: not SLURM.elements_of(tmp_path), "an empty queue")
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+def test_shutdown_with_cancel_futures_cancels_all_that_wait(
+    new_executor: Callable[..., Any], tmp_path: Path
+) -> None:
+    executor = new_executor()
+    futures = _start(executor, tmp_path, 4)
+    executor.shutdown(wait=False, cancel_futures=True)
+    for future in futures[1:]:
+        with pytest.raises(CancelledError):
+            future.result(LIMIT_S)
+    job_id = futures[0].cluster_jobid
+    wait_until(lambda: queue("%i", f"--jobs={job_id}") == [f"{job_id}_0"], "the others' end")
+    (tmp_path / "gate").touch()
+    assert futures[0].result(LIMIT_S) == "started0"
+    executor.shutdown()
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "gate",
+        "started0",
+        f"slurmpy.{job_id}_0.log.stdout",
+    }
+
+
+def _assert_was_cancelled(future: Any, index: int, tmp_path: Path) -> None:
+    error = future.exception(LIMIT_S)
+    assert isinstance(error, RemoteCancelledException)
+    assert isinstance(error, RemoteException)
+    element = f"{future.cluster_jobid}_{index}"
+    assert f"Task {index} of 3 of touch_and_wait (job {element})" in str(error)
+    assert "cancelled" in str(error)
+    assert str(tmp_path / f"slurmpy.{element}.log.stdout") in str(error)
+    assert error.job_id == element
+    assert not future.cancelled()
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+def test_scancel_of_a_running_element_by_somebody_else_is_told(
+    new_executor: Callable[..., Any], tmp_path: Path
+) -> None:
+    futures = _start(new_executor(), tmp_path, 3)
+    command("scancel", f"{futures[0].cluster_jobid}_0")
+    _assert_was_cancelled(futures[0], 0, tmp_path)
+    assert "cancelled by 0" in str(futures[0].exception(0))
+    (tmp_path / "gate").touch()
+    assert [future.result(LIMIT_S) for future in futures[1:]] == ["started1", "started2"]
+
+
+@pytest.mark.usefixtures("one_at_a_time")
+def test_scancel_of_a_waiting_element_by_somebody_else_is_told(
+    new_executor: Callable[..., Any], tmp_path: Path
+) -> None:
+    futures = _start(new_executor(), tmp_path, 3)
+    command("scancel", f"{futures[0].cluster_jobid}_1")
+    (tmp_path / "gate").touch()
+    assert [futures[index].result(LIMIT_S) for index in (0, 2)] == ["started0", "started2"]
+    _assert_was_cancelled(futures[1], 1, tmp_path)
+    assert not (tmp_path / "started1").exists()
+
+
+def test_leaving_with_by_an_exception_leaves_no_job(tmp_path: Path) -> None:
+    def leave() -> None:
+        with SLURM.new_executor(tmp_path) as executor:
+            futures.extend(_start(executor, tmp_path, 3))
+            raise ZeroDivisionError
+
+    futures: list[Any] = []
+    with pytest.raises(ZeroDivisionError):
+        leave()
+    assert all(future.cancelled() for future in futures)
+    wait_until(lambda: not SLURM.elements_of(tmp_path), "an empty queue")
