@@ -60,6 +60,10 @@ EXIT_REFUSED = 77
 EXIT_NO_ARRAY = 78
 
 
+# So many seconds a process stays whose call has left threads behind.
+LINGER_S = 10.0
+
+
 def shard_path(run_directory: str, task: int) -> str:
     return os.path.join(run_directory, str(task // TASKS_PER_SHARD))
 
@@ -562,6 +566,21 @@ def _end_forked_copy(pid: int, code: int) -> None:
         os._exit(code)
 
 
+def _end_soon() -> None:
+    """Threads that the call has left behind do not keep the job; nobody waits for it any more."""
+    threading = sys.modules.get("threading")
+    if threading is None or threading.active_count() == 1:
+        return
+
+    def end() -> None:
+        time.sleep(LINGER_S)
+        print("cluster_tools: threads of the call still run; the job ends", file=sys.stderr)
+        _flush()
+        os._exit(0)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 def _flush() -> None:
     """What the call printed is in the log before its future is done."""
     for stream in (sys.stdout, sys.stderr):
@@ -588,4 +607,5 @@ def main(arguments: list[str]) -> int:
         return EXIT_OUTPUT_NOT_WRITTEN
     finally:
         interruption.restore()
+        _end_soon()
     return 0

@@ -90,7 +90,7 @@ class ClusterExecutor(concurrent.futures.Executor):
             raise RuntimeError(_NO_GUARD)
         if logging_config is not None and logging_setup_fn is not None:
             raise ValueError("give logging_config or logging_setup_fn, not both")
-        if job_name is not None and len(job_name.splitlines()) > 1:
+        if job_name is not None and job_name.splitlines() != [job_name]:
             raise ValueError(f"job_name {job_name!r} is not one line")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")
@@ -271,15 +271,16 @@ class ClusterExecutor(concurrent.futures.Executor):
         with session.taking_calls():
             future: ClusterFuture[_T] = session.new_future()
             try:
-                cwd = os.getcwd()
+                cwd = _working_directory()
                 function = _pickled(fn, f"The function {name}")
                 call = _pickled((args, kwargs), f"An argument of the call of {name}")
                 key = self._key(named_key)
                 if named_key is not None and key is not None:
                     self._delete_stale([key])
             except Exception as exc:
-                future.resolve(None, exc)
-                FailureLog(1).note(exc, f"The call of {name}")
+                error = _submission_error(name, exc)
+                future.resolve(None, error)
+                FailureLog(1).note(error, f"The call of {name}")
                 return future
             except BaseException:  # Ctrl-C in a __reduce__
                 future.abandon()
@@ -312,7 +313,8 @@ class ClusterExecutor(concurrent.futures.Executor):
             if session.aborted:  # which takes the run directory away
                 for future in draft.futures:
                     future.abandon()
-            draft.fail()
+            else:
+                draft.fail()
         if self.debug:
             _logger.debug("%d calls of %s are to be submitted", len(draft.futures), draft.name)
         return cast(list[Future[_T]], draft.futures)
@@ -369,7 +371,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 draft.name,
                 good,
                 keys or None,
-                working_directory=os.getcwd(),
+                working_directory=_working_directory(),
                 kept=kept,
                 indexed=True,
                 numbers=numbers if draft.unpicklable else None,
@@ -410,11 +412,7 @@ class _Draft:
 
     def fail(self) -> None:
         """Puts what went wrong into the futures concerned."""
-        error = self.error
-        if error is not None and not isinstance(error, pickle.PicklingError):
-            text = f"{self.name} could not be submitted: {type(error).__name__}: {error}"
-            error = SubmissionException(text, "")
-            error.__cause__ = self.error
+        error = None if self.error is None else _submission_error(self.name, self.error)
         errors = (
             self.unpicklable if error is None else dict.fromkeys(range(len(self.futures)), error)
         )
@@ -422,6 +420,24 @@ class _Draft:
         for number, exc in errors.items():
             self.futures[number].resolve(None, exc)
             failures.note(exc, f"Task {number} of {len(self.futures)} of {self.name}")
+
+
+def _submission_error(name: str, error: Exception) -> Exception:
+    """What a future raises whose call could not be submitted because of `error`."""
+    if isinstance(error, pickle.PicklingError):
+        return error
+    exception = SubmissionException(
+        f"{name} could not be submitted: {type(error).__name__}: {error}", ""
+    )
+    exception.__cause__ = error
+    return exception
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError as exc:
+        raise FileNotFoundError("the working directory of this process was removed") from exc
 
 
 def _pickled(value: object, what: str) -> bytes:

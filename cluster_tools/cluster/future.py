@@ -5,6 +5,7 @@ Knows its place in its array; everything else it asks its session.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -25,6 +26,15 @@ _FINISHED = "FINISHED"
 # Guards the states of futures that nobody has waited for yet, and the making of their conditions.
 # Reentrant, since a signal handler may ask a future while it is held.
 _unwatched_lock = threading.RLock()
+
+
+def _renew_lock_in_child() -> None:
+    global _unwatched_lock
+    _unwatched_lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock_in_child)
 
 
 class ClusterFuture(Future[_T]):

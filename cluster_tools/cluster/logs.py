@@ -31,7 +31,7 @@ def tail(path: str) -> str:
 
 def own_message(log_tail: str) -> str | None:
     """What the worker or the job's script itself has to say on its end."""
-    for line in reversed(log_tail.splitlines()):
+    for line in log_tail.splitlines():
         if line.startswith("cluster_tools: "):
             return line.removeprefix("cluster_tools: ")
     return None

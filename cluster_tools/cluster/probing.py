@@ -64,6 +64,8 @@ class Docket:
         self._session = session
         self._suspicions: dict[Element, _Suspicion] = {}
         self._told: set[tuple[str, str]] = set()
+        # Since when an element waits in the queue without a break; kept only where that is limited.
+        self._pending_since: dict[Element, float] = {}
         # The session has been told how they ended; it may be slow to act on it.
         self._given_up: set[Element] = set()
 
@@ -92,7 +94,7 @@ class Docket:
                         self._suspicions[element] = _Suspicion(report)
                 else:
                     self._suspicions.pop(element, None)
-                    ending = self._hopeless(piece, report)
+                    ending = self._hopeless(piece, element, report)
                     if ending is not None:
                         hopeless[element] = (piece, ending)
         for element in [element for element in self._suspicions if element not in suspects]:
@@ -101,19 +103,21 @@ class Docket:
             self._given_up.update(hopeless)
             self._session.cancel_elements(list(hopeless))
             for element, (piece, ending) in hopeless.items():
-                self._session.on_dead(piece, piece.position(element), ending)
+                self._session.on_dead(piece, element, ending)
         if suspects:
             self._examine(suspects)
 
-    def _hopeless(self, piece: Piece, report: Report) -> Ending | None:
+    def _hopeless(self, piece: Piece, element: Element, report: Report) -> Ending | None:
         """Why a pending element is given up; None while it may still run."""
         if report.state is not State.PENDING:
+            self._pending_since.pop(element, None)
             return None
         reason = f"The job waits in the queue ({report.word}, reason {report.reason})"
         if report.hopeless:
             return Ending(Cause.NEVER_STARTED, f"{reason}, which can never end.")
         limit = self._session.pending_timeout_s
-        if limit is not None and time.monotonic() - piece.submitted_at > limit:
+        now = time.monotonic()
+        if limit is not None and now - self._pending_since.setdefault(element, now) > limit:
             return Ending(
                 Cause.NEVER_STARTED, f"{reason} for longer than pending_timeout_s = {limit:g} s."
             )
@@ -151,8 +155,7 @@ class Docket:
         self._given_up.update(given_up)
         for element in given_up:
             del self._suspicions[element]
-            piece = suspects[element]
-            session.on_dead(piece, piece.position(element), endings[element])
+            session.on_dead(suspects[element], element, endings[element])
 
 
 class _Round:

@@ -134,9 +134,13 @@ class _Handler:
         self._pid = os.getpid()
         self._waiting = False
 
+    def is_ours(self) -> bool:
+        """Not the one of the process that this one was forked from."""
+        return os.getpid() == self._pid
+
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         watcher = _threads.watcher
-        if watcher is not None and os.getpid() == self._pid and not self._waiting:
+        if watcher is not None and self.is_ours() and not self._waiting:
             self._waiting = True  # a second signal does not wait for the first
             try:
                 self._wait_for(watcher)
@@ -179,7 +183,9 @@ def install_signal_handlers() -> None:
     for signum in _SIGNALS:
         previous = signal.getsignal(signum)
         # None: a handler that Python has not installed and could not go on to.
-        if isinstance(previous, _Handler) or previous in (None, signal.SIG_IGN):
+        if previous in (None, signal.SIG_IGN):
+            continue
+        if isinstance(previous, _Handler) and previous.is_ours():
             continue
         signal.signal(signum, _Handler(previous))
 

@@ -60,6 +60,8 @@ _EXCEPTIONS: dict[Cause, type[RemoteException]] = {
 # The element did not end by what its call did: one that never began may go in again.
 _NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
 _MAX_SUBMISSIONS = 4
+# The worker has claimed the task and not begun the call.
+_NEVER_BEGAN = (worker.EXIT_REFUSED, worker.EXIT_NO_ARRAY)
 # A file that was listed may take so long to be readable through an NFS client's cache.
 _UNREADABLE_PATIENCE_S = 120.0
 _UNREADABLE_INTERVAL_S = 1.0
@@ -301,11 +303,10 @@ class Resolver(threading.Thread):
 
     # -- endings --
 
-    def bury(self, piece: Piece, position: int, ending: Ending) -> None:
+    def bury(self, piece: Piece, element: Element, ending: Ending) -> None:
         """The scheduler says that this element has ended and does not run again; no output has come."""
-        array = piece.array
-        future = array.futures[position]
-        if future is None or array.piece_of(position) is not piece:
+        array, position = piece.array, piece.position(element)
+        if array.futures[position] is None or array.piece_of(position) is not piece:
             return
         task = array.first + position
         claims = self._claims(task)
@@ -314,7 +315,7 @@ class Resolver(threading.Thread):
                 self._submit_again(piece, position, ending)
                 return
         elif claims and claims[-1] and not self._is_own_claim(claims[-1], piece, position):
-            self._adopt(piece, claims[-1])
+            self._adopt(piece, position, claims[-1])
             return
         if ending.cause in (Cause.EXIT, Cause.LOST):
             interrupted = worker.interrupted_name(task)
@@ -326,17 +327,20 @@ class Resolver(threading.Thread):
         path = self._log_path(array, position)
         log_tail = logs.tail(path)
         cause = ending.cause
-        if cause is Cause.EXIT and not claims:
+        if cause is Cause.EXIT and (not claims or ending.exit_code in _NEVER_BEGAN):
             cause = Cause.NEVER_STARTED
         own_message = logs.own_message(log_tail)
-        words = [ending.message]
-        if own_message is not None:
-            words.insert(0, f"{own_message}.")
+        words = ending.message
+        if own_message is not None:  # what the job itself says is no guess
+            words = own_message
         elif not claims and ending.exit_code == worker.EXIT_NO_WORKING_DIRECTORY:
-            words.insert(0, "The working directory does not exist on the node.")
+            words = "The working directory does not exist on the node."
         elif claims and ending.exit_code == worker.EXIT_OUTPUT_NOT_WRITTEN:
-            words.insert(0, "Its output could not be written; is the disk full?")
-        lines = [f"{self._where(array, position)} ended without a result: {' '.join(words)}"]
+            words = "Its output could not be written; is the disk full?"
+        if not words.endswith("."):
+            words += "."
+        where = self._where(array, position)
+        lines = [f"{where} ended without a result: {words} {ending.advice}".rstrip()]
         lines.append(f"Its log is {path}")
         if log_tail:
             lines.append(f"The log ends with:\n{log_tail}")
@@ -375,10 +379,10 @@ class Resolver(threading.Thread):
         _logger.warning("%s ended before it began and goes in again: %s", where, ending.message)
         self._session.submitter.put(Span(piece.array, position, position + 1, piece.submission + 1))
 
-    def _adopt(self, piece: Piece, claim: str) -> None:
-        """A first submission, thought lost, runs the piece's tasks: its job is the one to watch."""
-        _logger.warning("Job %s runs %s after all", claim, piece.array.name)
-        self._session.adopt(piece, claim.partition("_")[0])
+    def _adopt(self, piece: Piece, position: int, claim: str) -> None:
+        """A first submission, thought lost, runs this task: its job is the one to watch."""
+        _logger.warning("%s is run by job %s after all", piece.array.describe(position), claim)
+        self._session.adopt(piece, position, claim.partition("_")[0])
 
     def refuse(self, array: TaskArray, positions: Sequence[int], error: BaseException) -> None:
         """These tasks can't be submitted."""

@@ -87,8 +87,9 @@ class Session:
         self._all_done = threading.Condition(self._state_lock)
         # Notified when a task has got a job, or will get none.
         self._submitted = threading.Condition()
-        # Jobs that are not known to be over.
-        self.jobs: dict[str, Piece] = {}
+        # What was submitted and is not known to be over: an ordered set, of which only whole-dict
+        # operations are used, which need no lock.
+        self._pieces: dict[Piece, None] = {}
         # All futures are done, or abandoned.
         self.ending = False
         # Pieces whose logs go when the session does.
@@ -116,6 +117,7 @@ class Session:
 
         Raises: RuntimeError, where it takes none any more.
         """
+        self.check_open()  # in a forked child the lock may never be free
         with self._state_lock:
             self.check_open()
             self._open_futures += 1
@@ -217,7 +219,7 @@ class Session:
 
     def on_submitted(self, piece: Piece, job_id: str) -> None:
         piece.set_job(job_id)
-        self.jobs[job_id] = piece
+        self._pieces[piece] = None
         self._announce()
         self.resolver.post(self.resolver.submitted, piece)
         process_wide.look(self)
@@ -225,16 +227,22 @@ class Session:
         if self.aborted:  # while it was on its way
             self._stop([job_id])
 
-    def adopt(self, piece: Piece, job_id: str) -> None:
-        """Another job than the one we know of runs these tasks."""
-        if piece.job_id is not None:
-            self.jobs.pop(piece.job_id, None)
-        piece.set_job(job_id)
-        self.jobs[job_id] = piece
+    def adopt(self, piece: Piece, position: int, job_id: str) -> None:
+        """Another job than the one we know of runs this task of the piece."""
+        other = Piece(
+            piece.array,
+            position,
+            1,
+            piece.submission,
+            piece.token,
+            first_index=position - piece.start + piece.first_index,
+        )
+        other.set_job(job_id)
+        self._pieces[other] = None
 
     def open_pieces(self) -> list[Piece]:
-        """The jobs that may have elements whose tasks have not come to an end."""
-        return list(self.jobs.values())
+        """Those that have tasks which have not come to an end."""
+        return [piece for piece in list(self._pieces) if piece.is_open()]
 
     def elements_in_queue(self) -> int:
         return sum(len(piece.open_positions()) for piece in self.open_pieces())
@@ -266,8 +274,8 @@ class Session:
     def on_seen(self, names: Sequence[str]) -> None:
         self.resolver.post(self.resolver.see, names)
 
-    def on_dead(self, piece: Piece, position: int, ending: Ending) -> None:
-        self.resolver.post(self.resolver.bury, piece, position, ending)
+    def on_dead(self, piece: Piece, element: Element, ending: Ending) -> None:
+        self.resolver.post(self.resolver.bury, piece, element, ending)
 
     def on_cancelled(self, future: ClusterFuture[Any]) -> None:
         if future.array is not None:
@@ -285,11 +293,10 @@ class Session:
         self._announce()
 
     def on_array_done(self, array: TaskArray) -> None:
-        for piece in {*array.pieces, *array.again.values()}:
-            if piece.job_id is not None:
-                self.jobs.pop(piece.job_id, None)
-                if not self.settings.keep_logs:
-                    self._unwanted_logs.append(piece)
+        for piece in (*array.pieces, *array.later_pieces):
+            self._pieces.pop(piece, None)
+            if not self.settings.keep_logs:
+                self._unwanted_logs.append(piece)
         _unlink(array.path)
 
     def _announce(self) -> None:
@@ -329,7 +336,7 @@ class Session:
         self._closed = True
         self.aborted = True
         self.resolver.post(self.resolver.abandon_all)
-        self._stop(list(self.jobs))
+        self._stop({piece.job_id for piece in list(self._pieces) if piece.job_id is not None})
         self._begin_end()
 
     def _stop(self, job_ids: Collection[str]) -> None:

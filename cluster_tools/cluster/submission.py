@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cluster_tools.cluster.cutting import Cutter
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.errors import SubmissionException
@@ -46,8 +47,6 @@ _MAX_RETRY_S = 30.0
 # After a submission whose answer was lost, the job may show up in the queue a little later.
 _FIND_TRIES = 3
 _MAX_UNCERTAIN = 5
-# There may be limits that can't be looked up: of a group, an account, a partition.
-_WAITS_BEFORE_HALVING = 2
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -217,32 +216,26 @@ class Submitter(threading.Thread):
 
     def _submit_span(self, span: Span) -> None:
         """Submits in pieces, each as large as the limits allow; `span` keeps what is left."""
-        limit = self._session.scheduler.array_limit()
-        waits = 0  # for room, with nothing of ours in the queue
+        session = self._session
+        cutter = Cutter(session.scheduler, session.elements_in_queue)
         while span.start < span.end:
-            left = span.end - span.start
-            count = left if limit is None else min(limit, left)
+            count = cutter.size(span.end - span.start)
             if self._all_done(span.array, span.start, count):  # cancelled meanwhile
                 span.start += count
                 continue
-            token = f"{self._session.directory.token}.{span.array.number}.{span.start}"
-            token += f".{span.submission}"
+            token = f"{session.directory.token}.{span.array.number}.{span.start}.{span.submission}"
             piece = Piece(span.array, span.start, count, span.submission, token)
             self._revoke_cancelled(piece)
             try:
                 job_id = self._submit(piece)
             except (RefusedForSize, RefusedForCount) as refusal:
-                smaller = self._smaller(refusal, count)
-                if smaller is None and waits == _WAITS_BEFORE_HALVING and count > 1:
-                    smaller = count // 2  # another limit than the one that was looked up
-                if smaller is not None:
-                    limit, waits = smaller, 0
-                    continue
-                waits = 0 if self._session.elements_in_queue() else waits + 1
-                self._wait_for_room(piece, refusal)
+                leaving = cutter.on_refused(refusal, count)
+                if leaving is not None:
+                    self._wait_for_room(piece, leaving, refusal)
                 continue
+            cutter.on_taken(count)
             self._room_interval_s = _FIRST_RETRY_S
-            self._session.on_submitted(piece, job_id)
+            session.on_submitted(piece, job_id)
             span.start += count
 
     def _revoke_cancelled(self, piece: Piece) -> None:
@@ -262,42 +255,11 @@ class Submitter(threading.Thread):
             future is None or future.is_done() for future in array.futures[start : start + count]
         )
 
-    def _smaller(self, refusal: SchedulerError, count: int) -> int | None:
-        """The size to cut to after a refusal, None where a piece of this size may be taken later.
-
-        Raises: the refusal, where even one element is too many.
-        """
-        scheduler = self._session.scheduler
-        try:
-            if isinstance(refusal, RefusedForSize):
-                limit = scheduler.max_array_size()
-            else:
-                limit = scheduler.max_submitted()
-        except SchedulerError as exc:
-            _logger.warning("The limit could not be looked up, halving the array: %s", exc)
-            limit = None
-        if limit is not None and limit < 1:
-            raise refusal
-        if limit is not None and limit < count:
-            return limit
-        if isinstance(refusal, RefusedForSize):
-            if count == 1:
-                raise refusal
-            return count // 2
-        if limit is None and count > 1:
-            return count // 2
-        return None
-
-    def _wait_for_room(self, piece: Piece, refusal: SchedulerError) -> None:
-        """Until enough of our own elements have ended, or for a while: others' may be in the way."""
+    def _wait_for_room(self, piece: Piece, leaving: int, refusal: SchedulerError) -> None:
+        """Until so many of our own elements have left the queue, or for a while: others' may be in the way."""
         session = self._session
-        try:
-            limit = session.scheduler.max_submitted()
-        except SchedulerError:
-            limit = None
-        own = session.elements_in_queue()
-        enough = own - 1 if limit is None else min(own - 1, limit - piece.count)
         _logger.info("%d tasks of %s wait for room: %s", piece.count, piece.array.name, refusal)
+        enough = session.elements_in_queue() - leaving
         deadline = time.monotonic() + self._room_interval_s
         self._room_interval_s = min(_MAX_RETRY_S, self._room_interval_s * 2)
         while time.monotonic() < deadline:

@@ -8,7 +8,6 @@ The resolver alone takes futures out of an array, the submitter alone makes its 
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,33 +30,38 @@ class Piece:
     token: str
     # None until the scheduler has taken it.
     job_id: str | None = None
-    # When it was taken, by time.monotonic().
-    submitted_at: float = 0.0
+    # The job's index of its first task.
+    first_index: int = 0
 
     @property
     def is_array(self) -> bool:
         return self.array.indexed or self.array.count > 1
 
     def set_job(self, job_id: str) -> None:
-        self.submitted_at = time.monotonic()
         self.job_id = job_id
         self.array.add_piece(self)
 
     def element(self, position: int) -> Element:
         assert self.job_id is not None
-        return Element(self.job_id, position - self.start if self.is_array else None)
+        index = position - self.start + self.first_index
+        return Element(self.job_id, index if self.is_array else None)
 
     def position(self, element: Element) -> int:
-        return self.start + (element.index or 0)
+        return self.start + ((element.index or 0) - self.first_index if self.is_array else 0)
+
+    def is_open(self) -> bool:
+        """Whether there are tasks that have not come to an end."""
+        positions = range(self.start, self.start + self.count)
+        return any(self._is_open(position) for position in positions)
+
+    def _is_open(self, position: int) -> bool:
+        array = self.array
+        return array.futures[position] is not None and array.piece_of(position) is self
 
     def open_positions(self) -> list[int]:
         """The tasks that have not come to an end."""
-        futures = self.array.futures
-        return [
-            position
-            for position in range(self.start, self.start + self.count)
-            if futures[position] is not None and self.array.piece_of(position) is self
-        ]
+        positions = range(self.start, self.start + self.count)
+        return [position for position in positions if self._is_open(position)]
 
 
 @dataclass(eq=False)
@@ -85,8 +89,9 @@ class TaskArray:
     pieces: list[Piece] = field(default_factory=list[Piece])
     # Tasks that were cancelled before they had a job, by position.
     cancelled: set[int] = field(default_factory=set[int])
-    # Pieces of tasks that the scheduler was given again, by position.
+    # Pieces of tasks that the scheduler was given again, or that another job runs: by position, and all.
     again: dict[int, Piece] = field(default_factory=dict[int, Piece])
+    later_pieces: list[Piece] = field(default_factory=list[Piece])
 
     def __post_init__(self) -> None:
         self.count = len(self.futures)
@@ -98,12 +103,15 @@ class TaskArray:
             future.array = self
 
     def add_piece(self, piece: Piece) -> None:
-        if piece.submission == 0:
-            if piece not in self.pieces:
-                self.pieces.append(piece)
-        else:
-            for position in range(piece.start, piece.start + piece.count):
-                self.again[position] = piece
+        if piece.submission == 0 and piece.first_index == 0 and not self._has_job(piece.start):
+            self.pieces.append(piece)
+            return
+        self.later_pieces.append(piece)
+        for position in range(piece.start, piece.start + piece.count):
+            self.again[position] = piece
+
+    def _has_job(self, position: int) -> bool:
+        return self.piece_of(position) is not None
 
     def piece_of(self, position: int) -> Piece | None:
         """The piece that this task was last submitted in; None where it was not yet."""

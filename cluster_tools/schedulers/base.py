@@ -97,10 +97,11 @@ class Cause(enum.Enum):
 
 @dataclass(frozen=True)
 class Ending:
-    """Why an element ended, for the user: what happened and what to do about it."""
+    """Why an element ended, for the user: what happened, and what to do or where to look."""
 
     cause: Cause
     message: str
+    advice: str = ""
     # What its process ended with, where that is known.
     exit_code: int | None = None
 

@@ -31,6 +31,7 @@ from cluster_tools.schedulers.base import (
     Scheduler,
     State,
 )
+from cluster_tools.schedulers.detached import start_detached
 from cluster_tools.schedulers.script import job_script
 
 _job_ids = count(1)
@@ -119,6 +120,10 @@ class LocalScheduler(Scheduler):
             if process.cancelled:  # while it was being started
                 self._end([process])
             process.popen.wait()
+            try:  # as on a cluster, nothing that the job has started outlives it
+                os.killpg(process.popen.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
 
     def _start(self, process: _Process) -> subprocess.Popen[bytes]:
         request, element = process.request, process.element
@@ -185,19 +190,9 @@ class LocalScheduler(Scheduler):
                 except ProcessLookupError:
                     pass
         if groups:
-            subprocess.Popen(
-                [
-                    "/bin/sh",
-                    "-c",
-                    'sleep "$1"; shift; kill -s KILL -- "$@"',
-                    "cluster_tools-end",
-                    str(self._options.grace_s),
-                    *groups,
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
+            script = 'sleep "$1"; shift; kill -s KILL -- "$@"'
+            start_detached(
+                ["/bin/sh", "-c", script, "cluster_tools", str(self._options.grace_s), *groups]
             )
 
     def max_array_size(self) -> int | None:
@@ -226,7 +221,7 @@ def _ending(process: _Process | None) -> Ending:
         return Ending(
             Cause.EXIT, f"The process was ended by signal {-code} ({signal.strsignal(-code)})."
         )
-    return Ending(Cause.EXIT, f"The process ended with exit code {code}.", code)
+    return Ending(Cause.EXIT, f"The process ended with exit code {code}.", exit_code=code)
 
 
 def _usable_processors() -> int:

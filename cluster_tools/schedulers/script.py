@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from cluster_tools.worker import EXIT_NO_WORKING_DIRECTORY
 
-# What a set-up line that fails leaves in the log; `cluster_tools.cluster.logs` looks for it.
-SETUP_FAILED = "cluster_tools: a set-up line failed with exit code"
+# What set-up lines that end the job leave in the log; `cluster_tools.cluster.logs` looks for the first word.
+_SETUP_FAILED = "cluster_tools: a set-up line failed with exit code"
+_SETUP_ENDED = "cluster_tools: the set-up lines ended the job with exit code"
 
 _ENTER = """\
 cd -- {directory} || {{
@@ -20,15 +21,22 @@ cd -- {directory} || {{
 }}
 """
 
-# The shell stays, so that traps and background processes of the set-up lines work. Background processes
+# A failing command counts only in the lines themselves, not in a function or a file that they source:
+# those go on after one as they always do. The shell stays, so that traps and background processes of the set-up lines work. Background processes
 # of a shell do not hear SIGINT unless they ask for it (the worker does). `wait` ends at each trapped
 # signal, so it is called until the worker has gone.
 _WITH_SETUP = """\
-set -E
-trap 'code=$?; echo "{failed} $code: $BASH_COMMAND" >&2; exit $code' ERR
+cluster_tools_depth=${{#BASH_SOURCE[@]}}
+trap 'code=$?
+if [ ${{#BASH_SOURCE[@]}} -le $cluster_tools_depth ]; then
+    echo "{failed} $code: $BASH_COMMAND" >&2
+    exit $code
+fi' ERR
+trap '[ -n "$cluster_tools_set_up" ] || echo "{ended} $?" >&2' EXIT
 {setup}
 trap - ERR
-set +eE
+set +e
+cluster_tools_set_up=yes
 {command} &
 worker=$!
 trap 'kill -s INT $worker' INT
@@ -54,5 +62,7 @@ def job_script(
     enter = _ENTER.format(directory=shlex.quote(directory), code=EXIT_NO_WORKING_DIRECTORY)
     if not setup_lines:
         return f"#!/bin/sh\n{enter}exec {words}\n"
-    body = _WITH_SETUP.format(failed=SETUP_FAILED, setup="\n".join(setup_lines), command=words)
+    body = _WITH_SETUP.format(
+        failed=_SETUP_FAILED, ended=_SETUP_ENDED, setup="\n".join(setup_lines), command=words
+    )
     return f"#!/bin/bash\n{enter}{body}"

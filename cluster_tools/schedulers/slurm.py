@@ -10,7 +10,6 @@ import getpass
 import logging
 import os
 import shlex
-import subprocess
 import sys
 import time
 import warnings
@@ -35,6 +34,7 @@ from cluster_tools.schedulers.base import (
     Uncertain,
     Unreachable,
 )
+from cluster_tools.schedulers.detached import start_detached
 from cluster_tools.schedulers.script import job_script
 from cluster_tools.schedulers.slurm_commands import (
     SACCT_FORMAT,
@@ -126,6 +126,7 @@ class SlurmScheduler(Scheduler):
 
     def __init__(self, options: Options):
         self._options = options
+        _resource_arguments(options.job_resources)  # refuses what makes no sense
         resources = dict(options.job_resources)
         # Goes before the token, which has to be in the name.
         self._name = resources.pop("job-name", None) or resources.pop("J", None)
@@ -358,79 +359,69 @@ class SlurmScheduler(Scheduler):
             os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         )
         path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-        process = subprocess.Popen(
+        start_detached(
             [
                 *(sys.executable, "-m", "cluster_tools.schedulers.slurm_stop"),
                 *(token, str(self._options.grace_s), ",".join(self._cluster_arguments)),
             ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,
+            stdin="\n".join(ids),
+            environment={**os.environ, "PYTHONPATH": path},
         )
-        assert process.stdin is not None
-        with process.stdin:
-            process.stdin.write("\n".join(ids).encode())
 
 
 def _ending(element: Element, row: AccountedElement) -> Ending:
-    word = row.state.partition(" ")[0]
+    word, _, rest = row.state.partition(" ")
     look = f"`sacct -j {element} --format=JobID,State,ExitCode,Elapsed,Timelimit,ReqMem,MaxRSS` shows more."
     on_node = f" on node {row.node}" if row.node else ""
-    used = f", used at least {_mebibytes(row.peak_memory_bytes)}" if row.peak_memory_bytes else ""
-    requested = parse_size(row.requested_memory) or 0
+    requested, peak = parse_size(row.requested_memory) or 0, row.peak_memory_bytes or 0
     code, _, signal_number = row.exit_code.partition(":")
+    exit_code = int(code) if code.isdigit() else None
     killed = signal_number == "9" or code == "137"
-    if word == "OUT_OF_MEMORY" or (
-        killed
-        and word == "FAILED"
-        and row.peak_memory_bytes
-        and 0 < requested < row.peak_memory_bytes
-    ):
+    if word == "OUT_OF_MEMORY" or (killed and word == "FAILED" and 0 < requested < peak):
+        # Accounting samples: what it has seen may be from long before the end.
+        used = f", used at least {peak / (1 << 20):.0f} MiB" if peak > requested else ""
         asked = f"asked for {row.requested_memory or 'the default'}"
         return Ending(
             Cause.OUT_OF_MEMORY,
-            f"The job ran out of memory{on_node}: {asked}{used}. "
+            f"The job ran out of memory{on_node}: {asked}{used}.",
             f'Ask for more, for example with job_resources={{"mem": "8G"}}. {look}',
         )
     if word in ("TIMEOUT", "DEADLINE"):
         return Ending(
             Cause.TIME_LIMIT,
             f"The job reached its time limit of {row.time_limit or 'its partition'} "
-            f"(it ran for {row.elapsed or 'that long'}). "
+            f"(it ran for {row.elapsed or 'that long'}).",
             f'Ask for more, for example with job_resources={{"time": "02:00:00"}}. {look}',
         )
     if word in ("NODE_FAIL", "BOOT_FAIL"):
-        return Ending(Cause.NODE_FAILURE, f"The job's node failed{on_node} ({word}). {look}")
+        return Ending(Cause.NODE_FAILURE, f"The job's node failed{on_node} ({word}).", look)
     if word == "PREEMPTED":
-        return Ending(Cause.PREEMPTED, f"The job was preempted{on_node}. {look}")
+        return Ending(Cause.PREEMPTED, f"The job was preempted{on_node}.", look)
     if word == "CANCELLED":
-        by = row.state.partition(" ")[2]
-        return Ending(Cause.CANCELLED, f"The job was cancelled{f' {by}' if by else ''}. {look}")
+        return Ending(Cause.CANCELLED, f"The job was cancelled{f' {rest}' if rest else ''}.", look)
     if row.exit_code == "0:53":
         return Ending(
             Cause.NEVER_STARTED,
-            f"The node{on_node[8:]} could not write the log: its directory has to be on a disk that "
-            f"the nodes share with this machine. {look}",
+            f"The log could not be written{on_node}: its directory has to be on a disk that the nodes "
+            "share with this machine.",
+            look,
         )
     if code in ("126", "127"):
         return Ending(
             Cause.NEVER_STARTED,
             f"There is no such Python{on_node} (exit code {code}): python_executable and "
-            f"command_prefix have to be right on the nodes. {look}",
+            "command_prefix have to be right on the nodes.",
+            look,
         )
     if killed:
-        return Ending(Cause.EXIT, f"The process was killed (signal 9){on_node}{used}. {look}")
+        return Ending(Cause.EXIT, f"The process was killed (signal 9){on_node}.", look)
     if signal_number not in ("", "0"):
         return Ending(
-            Cause.EXIT, f"The process was ended by signal {signal_number}{on_node}. {look}"
+            Cause.EXIT, f"The process was ended by signal {signal_number}{on_node}.", look
         )
     with_code = f" with exit code {code}" if code else ""
     return Ending(
-        Cause.EXIT,
-        f"The process ended{with_code}{on_node} ({word}). {look}",
-        int(code) if code.isdigit() else None,
+        Cause.EXIT, f"The process ended{with_code}{on_node} ({word}).", look, exit_code=exit_code
     )
 
 
@@ -443,10 +434,6 @@ def _ranges(numbers: Iterable[int]) -> str:
         else:
             ranges.append([number, number])
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges)
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / (1 << 20):.0f} MiB"
 
 
 def _number_from_environment(name: str) -> int | None:
@@ -501,7 +488,7 @@ def _resource_arguments(resources: Mapping[str, Any]) -> list[str]:
                 raise ValueError(
                     f"job_resources: the option {key!r} belongs to the executor and can't be set"
                 )
-        if len(f"{key}{value}".splitlines()) > 1 or not name:
+        if not name or f"{key}{value}".splitlines() != [f"{key}{value}"]:
             raise ValueError(f"job_resources: {key!r}: {value!r} is not one line")
         if value is None or value is False:
             continue
