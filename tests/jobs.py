@@ -57,6 +57,26 @@ def log(word: str, level: int = logging.WARNING) -> None:
     logging.getLogger("jobs").log(level, word)
 
 
+def log_debug(word: str) -> None:
+    log(word, logging.DEBUG)
+
+
+def say_nothing() -> None:
+    pass
+
+
+def say_wait_say(gate: Path) -> int:
+    print("before")
+    wait_until(gate.exists, str(gate))
+    print("after")
+    return 17
+
+
+def say_and_fail(word: str) -> float:
+    print(word)
+    return 1 / 0
+
+
 def touch(path: Path) -> str:
     path.touch()
     return path.name

@@ -323,7 +323,23 @@ def test_a_newline_in_job_resources_is_refused(tmp_path: Path, resources: dict[s
 @pytest.mark.slurm
 @pytest.mark.parametrize(
     "option",
-    "array a output o error e wait W wrap parsable chdir D open-mode open_mode --array".split(),
+    [
+        "array",
+        "a",
+        "output",
+        "o",
+        "error",
+        "e",
+        "wait",
+        "W",
+        "wrap",
+        "parsable",
+        "chdir",
+        "D",
+        "open-mode",
+        "open_mode",
+        "--array",
+    ],
 )
 def test_an_option_that_the_executor_owns_is_refused_by_name(tmp_path: Path, option: str) -> None:
     with pytest.raises(ValueError, match=f"'{option}'"):

@@ -1,0 +1,68 @@
+"""Promises on submission from inside a job."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from clusters import SLURM
+from waiting import LIMIT_S, wait_until
+
+import cluster_tools
+
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("one_minute_job")]
+
+
+def _sum_of_squares(directory: Path, numbers: list[int]) -> int:
+    with SLURM.new_executor(directory) as executor:
+        return sum(executor.map(jobs.square, numbers, timeout=LIMIT_S))
+
+
+def _fail_inside(directory: Path) -> Any:
+    with SLURM.new_executor(directory) as executor:
+        return executor.submit(jobs.reciprocal, 0).result(LIMIT_S)
+
+
+def _die_inside(directory: Path) -> Any:
+    with SLURM.new_executor(directory) as executor:
+        return executor.submit(jobs.os_exit).result(LIMIT_S)
+
+
+def _submit_and_wait(directory: Path) -> Any:
+    with SLURM.new_executor(directory) as executor:
+        return executor.submit(jobs.wait_long, directory / "started").result()
+
+
+def test_get_executor_works_inside_a_job(executor: Any, tmp_path: Path) -> None:
+    futures = [executor.submit(_sum_of_squares, tmp_path / str(n), [n, n + 1]) for n in range(3)]
+    assert [future.result(LIMIT_S) for future in futures] == [1, 5, 13]
+    names = {path.name.partition(".")[0] for path in (tmp_path / "0").iterdir()}
+    assert names == {"slurmpy"}
+
+
+def test_the_inner_exception_arrives_once(executor: Any, tmp_path: Path) -> None:
+    steps = [partial(_fail_inside, tmp_path / "fails"), partial(_die_inside, tmp_path / "dies")]
+    failed, died = executor.map_to_futures(jobs.run, steps)
+    error = failed.exception(LIMIT_S)
+    assert isinstance(error, ZeroDivisionError)
+    assert isinstance(error, cluster_tools.RemoteException)
+    assert type(error).__mro__.count(cluster_tools.RemoteException) == 1
+    assert "The call of reciprocal" in error.error
+    dead = died.exception(LIMIT_S)
+    assert type(dead) is cluster_tools.schedulers.cluster_executor.RemoteException or isinstance(
+        dead, cluster_tools.RemoteException
+    )
+    assert "The call of os_exit" in str(dead)
+    assert dead.job_id != died.cluster_jobid
+
+
+def test_cancelling_the_outer_job_cancels_the_inner_one(tmp_path: Path) -> None:
+    inner_directory = tmp_path / "inner"
+    with pytest.raises(ZeroDivisionError), SLURM.new_executor(tmp_path / "outer") as outer:
+        outer.submit(_submit_and_wait, inner_directory)
+        wait_until((inner_directory / "started").exists, "the inner call")
+        raise ZeroDivisionError
+    wait_until(lambda: not SLURM.elements_of(tmp_path), "the end of both jobs")
