@@ -140,7 +140,7 @@ def exception_from_parts(
     exc.args = args
     for name, value in state.items():
         try:
-            setattr(exc, name, value)
+            BaseException.__setattr__(exc, name, value)  # the class may have its own idea of it
         except Exception:  # a read-only property of the type, which computes it again
             pass
     return exc
@@ -167,9 +167,11 @@ def remote_exception(
             original = exception_from_parts(combined or cls, args, state)
             if isinstance(original, RemoteException):
                 for name, value in (("error", text), ("job_id", job_id)):
-                    if not hasattr(original, name):
-                        setattr(original, name, value)
-                original.__cause__ = RemoteTraceback(text)
+                    try:
+                        BaseException.__getattribute__(original, name)
+                    except AttributeError:
+                        BaseException.__setattr__(original, name, value)
+                BaseException.__setattr__(original, "__cause__", RemoteTraceback(text))
                 return original
         except Exception:  # a type that does not let itself be rebuilt, or extended
             if isinstance(original, RemoteException):

@@ -60,8 +60,8 @@ EXIT_REFUSED = 77
 EXIT_NO_ARRAY = 78
 
 
-# So many seconds a process stays whose call has left threads behind.
-LINGER_S = 10.0
+# So many seconds a process stays whose call has left something behind.
+LINGER_S = 10
 
 
 def shard_path(run_directory: str, task: int) -> str:
@@ -214,6 +214,17 @@ def _node() -> str:
     return os.uname().nodename
 
 
+def _make_shard(shard: str) -> None:
+    try:
+        os.mkdir(shard, 0o700)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        raise _Stop(
+            EXIT_NO_ARRAY, f"{os.path.dirname(shard)} is gone: its executor has ended"
+        ) from None
+
+
 def _claim(run_directory: str, task: int, submission: int, restart: int, job_id: str) -> int:
     """Takes the claim; returns the uid that owns it, as the file server sees us."""
     shard = shard_path(run_directory, task)
@@ -223,7 +234,7 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
         try:
             fd = os.open(path, flags, 0o600)
         except FileNotFoundError:
-            os.makedirs(shard, 0o700, exist_ok=True)
+            _make_shard(shard)
             fd = os.open(path, flags, 0o600)
     except FileExistsError:
         raise _Stop(0, f"task {task} was claimed by another copy of this element") from None
@@ -396,8 +407,9 @@ def failure_bytes(exc: BaseException, frames_to_hide: int = 0) -> bytes:
         tb = tb.tb_next if tb is not None else None
     try:
         text = "".join(traceback.format_exception(type(exc), exc, tb))
-    except Exception:  # a __str__ that raises must not cost the failure
-        text = f"{type(exc).__name__} (its text could not be formatted)\n"
+    except Exception:  # a __str__ or __getattr__ that raises must not cost the failure
+        frames = "".join(traceback.format_tb(tb))
+        text = f"{frames}{type(exc).__name__} (its text could not be formatted)\n"
     return pickle.dumps((False, text), PICKLE_PROTOCOL) + _exception_pickle(exc)
 
 
@@ -567,18 +579,17 @@ def _end_forked_copy(pid: int, code: int) -> None:
 
 
 def _end_soon() -> None:
-    """Threads that the call has left behind do not keep the job; nobody waits for it any more."""
-    threading = sys.modules.get("threading")
-    if threading is None or threading.active_count() == 1:
-        return
+    """What the call has left behind (threads, exit functions) does not keep the job: nobody waits for it."""
 
-    def end() -> None:
-        time.sleep(LINGER_S)
-        print("cluster_tools: threads of the call still run; the job ends", file=sys.stderr)
+    def end(signum: int, frame: FrameType | None) -> None:
+        print(
+            "cluster_tools: what the call has left behind still runs; the job ends", file=sys.stderr
+        )
         _flush()
         os._exit(0)
 
-    threading.Thread(target=end, daemon=True).start()
+    signal.signal(signal.SIGALRM, end)
+    signal.alarm(LINGER_S)
 
 
 def _flush() -> None:
@@ -602,7 +613,7 @@ def main(arguments: list[str]) -> int:
         print(f"cluster_tools: {stop}", file=sys.stderr)
         return stop.code
     except OSError as exc:
-        gone = "" if os.path.exists(arguments[0]) else " (its executor has ended)"
+        gone = " (its executor has ended)" if isinstance(exc, FileNotFoundError) else ""
         print(f"cluster_tools: the output could not be written{gone}: {exc}", file=sys.stderr)
         return EXIT_OUTPUT_NOT_WRITTEN
     finally:

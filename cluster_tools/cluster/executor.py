@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -23,7 +24,7 @@ from typing_extensions import ParamSpec
 
 from cluster_tools import pickling
 from cluster_tools.cluster import logs, process_wide
-from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.run_directory import ArrayWriter
 from cluster_tools.cluster.session import Session, Settings
 from cluster_tools.cluster.submission import Call, Span
@@ -114,20 +115,22 @@ class ClusterExecutor(concurrent.futures.Executor):
                 grace_s=float(os.environ.get("SIGTERM_WAIT_IN_S") or _DEFAULT_GRACE_S),
             )
         )
-        self._session = Session(
-            scheduler,
-            Settings(
-                cfut_dir=self.cfut_dir,
-                keep_logs=keep_logs,
-                python_executable=python_executable or sys.executable,
-                command_prefix=list(command_prefix or []),
-                logging=log,
-                pending_timeout_s=pending_timeout_s,
-                own_outputs=isinstance(self.output_store, FileOutputStore)
-                and self.output_store.directory is None,
-                store=self.output_store,
-            ),
+        settings = Settings(
+            cfut_dir=self.cfut_dir,
+            keep_logs=keep_logs,
+            python_executable=python_executable or sys.executable,
+            command_prefix=list(command_prefix or []),
+            logging=log,
+            pending_timeout_s=pending_timeout_s,
+            own_outputs=isinstance(self.output_store, FileOutputStore)
+            and self.output_store.directory is None,
+            store=self.output_store,
         )
+        try:
+            self._session = Session(scheduler, settings)
+        except BaseException:
+            scheduler.close()
+            raise
         # An executor that nobody refers to any more ends when its calls are done.
         self._finalizer = weakref.finalize(self, Session.close, self._session, wait=False)
         self._finalizer.atexit = False
@@ -224,7 +227,8 @@ class ClusterExecutor(concurrent.futures.Executor):
             return fut.result()
         path = self._session.log_path_of(future)
         late_s = min(_LATE_LOG_S, self._session.late_files_s)
-        logs.follow(path, f"(jid={job_id}) ", fut.done, late_s)
+        with self._session.keeping_logs():
+            logs.follow(path, f"(jid={job_id}) ", fut.done, late_s)
         return fut.result()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -418,7 +422,7 @@ class _Draft:
         )
         failures = FailureLog(len(errors))
         for number, exc in errors.items():
-            self.futures[number].resolve(None, exc)
+            end_quietly(partial(self.futures[number].resolve, None, exc), self.name)
             failures.note(exc, f"Task {number} of {len(self.futures)} of {self.name}")
 
 

@@ -5,6 +5,7 @@ Knows its place in its array; everything else it asks its session.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from cluster_tools.cluster.tasks import TaskArray
 
 _T = TypeVar("_T")
+
+_logger = logging.getLogger("cluster_tools")
 
 # As concurrent.futures._base names them.
 _PENDING = "PENDING"
@@ -35,6 +38,14 @@ def _renew_lock_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock_in_child)
+
+
+def end_quietly(end: Callable[[], object], name: str) -> None:
+    """Ends a future of calls of `name` where nothing may be raised: its callbacks may raise SystemExit."""
+    try:
+        end()
+    except BaseException:
+        _logger.exception("a callback of a future of %s raised", name)
 
 
 class ClusterFuture(Future[_T]):

@@ -43,6 +43,8 @@ _MIN_RECHECK_S = 1.0
 _RECHECK_PART = 0.1
 # An element that the scheduler does not mention in any answer for so long is forgotten.
 _UNKNOWN_PATIENCE_S = 60.0
+# The same where it mentions others of the array: that is no silence.
+_UNMENTIONED_PATIENCE_S = 5.0
 # Between losing a node or being preempted and being requeued, a scheduler may say "ended".
 _REQUEUE_PATIENCE_S = 6.0
 
@@ -63,6 +65,8 @@ class Docket:
     def __init__(self, session: Session):
         self._session = session
         self._suspicions: dict[Element, _Suspicion] = {}
+        # Elements have ended whose outputs are not there.
+        self._hurries = False
         self._told: set[tuple[str, str]] = set()
         # Since when an element waits in the queue without a break; kept only where that is limited.
         self._pending_since: dict[Element, float] = {}
@@ -72,7 +76,7 @@ class Docket:
     @property
     def recheck_s(self) -> float | None:
         """When to look again at elements that have ended; None where there are none."""
-        if all(suspicion.report is None for suspicion in self._suspicions.values()):
+        if not self._suspicions or not self._hurries:
             return None
         return max(_MIN_RECHECK_S, self._session.late_files_s * _RECHECK_PART)
 
@@ -105,7 +109,7 @@ class Docket:
             for element, (piece, ending) in hopeless.items():
                 self._session.on_dead(piece, element, ending)
         if suspects:
-            self._examine(suspects)
+            self._examine(suspects, {element.job_id for element in reports})
 
     def _hopeless(self, piece: Piece, element: Element, report: Report) -> Ending | None:
         """Why a pending element is given up; None while it may still run."""
@@ -126,7 +130,7 @@ class Docket:
             _logger.warning("%s: job %s of %s", reason, piece.job_id, piece.array.name)
         return None
 
-    def _examine(self, suspects: Mapping[Element, Piece]) -> None:
+    def _examine(self, suspects: Mapping[Element, Piece], known_jobs: set[str]) -> None:
         session = self._session
         tasks = {piece.array.first + piece.position(e): e for e, piece in suspects.items()}
         found = session.directory.look_again(tasks)
@@ -141,13 +145,18 @@ class Docket:
                 continue
             suspicion = self._suspicions[element]
             if suspicion.report is None:
-                patience = _UNKNOWN_PATIENCE_S
+                is_array_known = element.job_id in known_jobs
+                patience = _UNMENTIONED_PATIENCE_S if is_array_known else _UNKNOWN_PATIENCE_S
             elif suspicion.report.may_return:
                 patience = max(_REQUEUE_PATIENCE_S, session.late_files_s)
             else:
                 patience = session.late_files_s
             if now - suspicion.since >= patience:
                 given_up[element] = suspicion.report
+        self._hurries = any(
+            suspicion.report is not None or element.job_id in known_jobs
+            for element, suspicion in self._suspicions.items()
+        )
         if not given_up:
             return
         tokens = {element.job_id: suspects[element].token for element in given_up}

@@ -16,10 +16,12 @@ import threading
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster_tools import worker
 from cluster_tools.cluster import logs, process_wide
+from cluster_tools.cluster.future import end_quietly
 from cluster_tools.cluster.run_directory import (
     Outcome,
     OutputCutShort,
@@ -60,6 +62,8 @@ _EXCEPTIONS: dict[Cause, type[RemoteException]] = {
 # The element did not end by what its call did: one that never began may go in again.
 _NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
 _MAX_SUBMISSIONS = 4
+# What the worker ends with when it has something to say.
+_OWN_EXIT_CODES = (worker.EXIT_OUTPUT_NOT_WRITTEN, worker.EXIT_REFUSED, worker.EXIT_NO_ARRAY)
 # The worker has claimed the task and not begun the call.
 _NEVER_BEGAN = (worker.EXIT_REFUSED, worker.EXIT_NO_ARRAY)
 # A file that was listed may take so long to be readable through an NFS client's cache.
@@ -262,10 +266,7 @@ class Resolver(threading.Thread):
         if future is None:
             return
         was_cancelled = future.is_done()
-        try:
-            future.resolve(result, exception)
-        except BaseException:  # a callback that raises SystemExit, say
-            _logger.exception("a callback of %s raised", array.describe(position))
+        end_quietly(partial(future.resolve, result, exception), array.name)
         array.failures.note(None if was_cancelled else exception, where)
 
     def _where(self, array: TaskArray, position: int) -> str:
@@ -329,7 +330,9 @@ class Resolver(threading.Thread):
         cause = ending.cause
         if cause is Cause.EXIT and (not claims or ending.exit_code in _NEVER_BEGAN):
             cause = Cause.NEVER_STARTED
-        own_message = logs.own_message(log_tail)
+        own_message = None
+        if not claims or ending.exit_code in _OWN_EXIT_CODES:  # else the line is the call's
+            own_message = logs.own_message(log_tail)
         words = ending.message
         if own_message is not None:  # what the job itself says is no guess
             words = own_message
@@ -400,8 +403,8 @@ class Resolver(threading.Thread):
     def cancelled(self, array: TaskArray, position: int) -> None:
         """The future was cancelled by its owner."""
         piece = array.piece_of(position)
-        if array.futures[position] is None:
-            return
+        if array.first not in self._arrays or array.futures[position] is None:
+            return  # `expect` will see to it, or it is over
         array.failures.note(None, "")
         if piece is not None and piece.job_id is not None:
             self._to_cancel.append(piece.element(position))
@@ -413,26 +416,18 @@ class Resolver(threading.Thread):
         for array in self.arrays():
             for future in array.futures:
                 if future is not None:
-                    _guarded(future.cancel, array)
+                    end_quietly(future.cancel, array.name)
 
     def abandon(self, array: TaskArray) -> None:
         """The session ends at once."""
         for position, future in enumerate(array.futures):
             if future is not None:
                 self._close(array, position)
-                _guarded(future.abandon, array)
+                end_quietly(future.abandon, array.name)
 
     def abandon_all(self) -> None:
         for array in self.arrays():
             self.abandon(array)
-
-
-def _guarded(end: Callable[[], object], array: TaskArray) -> None:
-    """Ends a future whose callbacks may raise SystemExit, say."""
-    try:
-        end()
-    except BaseException:
-        _logger.exception("a callback of a future of %s raised", array.name)
 
 
 def _text(exc: BaseException) -> str:

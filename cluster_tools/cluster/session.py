@@ -92,8 +92,9 @@ class Session:
         self._pieces: dict[Piece, None] = {}
         # All futures are done, or abandoned.
         self.ending = False
-        # Pieces whose logs go when the session does.
+        # Pieces whose logs go as soon as nobody reads any.
         self._unwanted_logs: list[Piece] = []
+        self._log_followers = 0
         self.resolver = Resolver(self)
         self.submitter = Submitter(self)
         self.watched = Watched(self.directory.path, self.on_seen)
@@ -295,9 +296,31 @@ class Session:
     def on_array_done(self, array: TaskArray) -> None:
         for piece in (*array.pieces, *array.later_pieces):
             self._pieces.pop(piece, None)
+            if piece.job_id is not None:
+                self.scheduler.forget(piece.job_id)
             if not self.settings.keep_logs:
                 self._unwanted_logs.append(piece)
+        if not self._log_followers:
+            self._remove_logs()
         _unlink(array.path)
+
+    @contextmanager
+    def keeping_logs(self) -> Generator[None]:
+        """While somebody reads a log, none is removed."""
+        with self._state_lock:
+            self._log_followers += 1
+        try:
+            yield
+        finally:
+            with self._state_lock:
+                self._log_followers -= 1
+
+    def _remove_logs(self) -> None:
+        """Those that nobody wants. In the resolver's thread."""
+        pieces, self._unwanted_logs = self._unwanted_logs, []
+        for piece in pieces:
+            for position in range(piece.start, piece.start + piece.count):
+                _unlink(self.log_path(piece.element(position)))
 
     def _announce(self) -> None:
         with self._submitted:
@@ -364,9 +387,7 @@ class Session:
         self.resolver.abandon_all()
         process_wide.leave(self)
         self.scheduler.close()
-        for piece in self._unwanted_logs:
-            for position in range(piece.start, piece.start + piece.count):
-                _unlink(self.log_path(piece.element(position)))
+        self._remove_logs()
         self.directory.remove()
         self.resolver.end()
 

@@ -15,12 +15,13 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster_tools.cluster.cutting import Cutter
-from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.errors import SubmissionException
 from cluster_tools.failure_log import FailureLog
@@ -118,17 +119,11 @@ class Submitter(threading.Thread):
         while not self._queue.empty():
             item = self._queue.get()
             if isinstance(item, Call):
-                item.future.abandon()
+                self._abandon([item])
 
     def run(self) -> None:
-        going_on = True
-        while going_on:
-            try:
-                going_on = self._submit_next()
-            except (
-                BaseException
-            ):  # a callback that raises SystemExit; each call is dealt with below
-                _logger.exception("the submitter goes on after an unexpected error")
+        while self._submit_next():
+            pass
         self._session.on_submitter_end()
 
     def _submit_next(self) -> bool:
@@ -138,7 +133,12 @@ class Submitter(threading.Thread):
             self._let_others_join(items)
         while not self._queue.empty():
             items.append(self._queue.get())
-        self._submit_all([item for item in items if item is not None])
+        try:
+            self._submit_all([item for item in items if item is not None])
+        except (
+            BaseException
+        ):  # each item is dealt with where it is submitted; this is for the rest to go on
+            _logger.exception("the submitter goes on after an unexpected error")
         return None not in items
 
     def _let_others_join(self, items: list[Call | Span | None]) -> None:
@@ -173,8 +173,7 @@ class Submitter(threading.Thread):
     def _submit_calls(self, calls: list[Call]) -> None:
         calls = [call for call in calls if not call.future.is_done()]
         if self._session.aborted or self._session.cancelling:
-            for call in calls:
-                call.future.abandon()
+            self._abandon(calls)
             return
         if not calls:
             return
@@ -188,8 +187,7 @@ class Submitter(threading.Thread):
             )
         except BaseException as exc:
             if self._session.aborted:  # which takes the run directory away
-                for call in calls:
-                    call.future.abandon()
+                self._abandon(calls)
                 return
             error = SubmissionException(
                 f"{calls[0].name} could not be written for a job: {exc}", ""
@@ -197,11 +195,16 @@ class Submitter(threading.Thread):
             error.__cause__ = exc
             failures = FailureLog(len(calls))
             for call in calls:
-                call.future.resolve(None, error)
+                end_quietly(partial(call.future.resolve, None, error), call.name)
                 failures.note(error, f"The call of {call.name}")
             return
         self._session.resolver.post(self._session.resolver.expect, array)
         self._guarded(Span(array, 0, array.count))
+
+    @staticmethod
+    def _abandon(calls: Iterable[Call]) -> None:
+        for call in calls:
+            end_quietly(call.future.abandon, call.name)
 
     def _guarded(self, span: Span) -> None:
         """Submits; whatever goes wrong ends in the futures."""

@@ -213,5 +213,8 @@ class Scheduler(ABC):
     def log_path(self, log_directory: str, element: Element) -> str:
         return f"{log_directory}/{self.prefix}.{element}.log.stdout"
 
+    def forget(self, job_id: str) -> None:
+        """Nothing more will be asked about this job."""
+
     def close(self) -> None:
         """All jobs have ended; lets go of what is kept for them."""

@@ -54,6 +54,12 @@ class _Process:
         return self.popen is not None and self.popen.returncode is not None
 
 
+@dataclass
+class _Job:
+    token: str
+    processes: dict[Element, _Process]
+
+
 class LocalScheduler(Scheduler):
     """`max_workers`: how many elements run at a time; default: the processors that we may use."""
 
@@ -68,8 +74,7 @@ class LocalScheduler(Scheduler):
         if max_workers < 1:
             raise ValueError("max_workers must be greater than 0")
         self._options = options
-        self._processes: dict[Element, _Process] = {}
-        self._tokens: dict[str, str] = {}
+        self._jobs: dict[str, _Job] = {}
         self._waiting: deque[_Process] = deque()
         self._queue_changed = threading.Condition()
         self._closed = False
@@ -85,12 +90,13 @@ class LocalScheduler(Scheduler):
         if not os.path.isdir(request.working_directory):
             raise Refused(f"the working directory {request.working_directory} does not exist")
         job_id = self._new_job_id(request)
-        self._tokens[job_id] = request.token
+        elements = [
+            Element(job_id, index if request.is_array else None) for index in range(request.count)
+        ]
+        processes = {element: _Process(request, element) for element in elements}
+        self._jobs[job_id] = _Job(request.token, processes)
         with self._queue_changed:
-            for index in range(request.count):
-                element = Element(job_id, index if request.is_array else None)
-                process = self._processes[element] = _Process(request, element)
-                self._waiting.append(process)
+            self._waiting += processes.values()
             self._queue_changed.notify_all()
         return job_id
 
@@ -148,7 +154,8 @@ class LocalScheduler(Scheduler):
             os.close(fd)
 
     def find(self, token: str) -> str | None:
-        return next((job_id for job_id, known in self._tokens.items() if known == token), None)
+        jobs = list(self._jobs.items())
+        return next((job_id for job_id, job in jobs if job.token == token), None)
 
     def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
         def state(process: _Process) -> State:
@@ -158,24 +165,30 @@ class LocalScheduler(Scheduler):
 
         return {
             element: Report(state(process))
-            for element, process in list(self._processes.items())
-            if element.job_id in jobs
+            for job_id in jobs
+            if job_id in self._jobs
+            for element, process in self._jobs[job_id].processes.items()
         }
 
     def explain(
         self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
     ) -> Mapping[Element, Ending]:
-        return {element: _ending(self._processes.get(element)) for element in ended}
+        return {element: _ending(self._process(element)) for element in ended}
+
+    def _process(self, element: Element) -> _Process | None:
+        job = self._jobs.get(element.job_id)
+        return None if job is None else job.processes.get(element)
 
     def cancel(self, elements: Collection[Element]) -> None:
         with self._queue_changed:
-            processes = [self._processes[e] for e in elements if e in self._processes]
+            known = [self._process(element) for element in elements]
+            processes = [process for process in known if process is not None]
             for process in processes:
                 process.cancelled = True
         self._end(processes)
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
-        processes = list(self._processes.values())
+        processes = [p for job in list(self._jobs.values()) for p in job.processes.values()]
         for process in processes:
             process.cancelled = True
         self._end(processes)
@@ -200,6 +213,9 @@ class LocalScheduler(Scheduler):
 
     def max_submitted(self) -> int | None:
         return None
+
+    def forget(self, job_id: str) -> None:
+        self._jobs.pop(job_id, None)
 
     def close(self) -> None:
         with self._queue_changed:

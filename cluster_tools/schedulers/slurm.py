@@ -126,12 +126,16 @@ class SlurmScheduler(Scheduler):
 
     def __init__(self, options: Options):
         self._options = options
-        _resource_arguments(options.job_resources)  # refuses what makes no sense
-        resources = dict(options.job_resources)
+        if "\\" in options.log_directory:
+            raise ValueError(
+                f"cfut_dir {options.log_directory}: sbatch takes no backslash in --output"
+            )
+        resources = _named_resources(options.job_resources)
         # Goes before the token, which has to be in the name.
         self._name = resources.pop("job-name", None) or resources.pop("J", None)
+        self._qos = resources.get("qos") or resources.get("q") or os.environ.get("SBATCH_QOS")
         self._resource_arguments = _resource_arguments(resources)
-        clusters = options.job_resources.get("clusters", options.job_resources.get("M"))
+        clusters = resources.get("clusters") or resources.get("M")
         self._cluster_arguments = [f"--clusters={clusters}"] if clusters else []
 
     @property
@@ -263,7 +267,7 @@ class SlurmScheduler(Scheduler):
     ) -> Mapping[Element, Ending]:
         accounted = self._accounted(ended, jobs)
         unexplained = [element for element in ended if element not in accounted]
-        controlled = self._controlled(unexplained, jobs)
+        controlled, known_jobs = self._controlled(unexplained, jobs)
         endings: dict[Element, Ending] = {}
         for element, report in ended.items():
             row = accounted.get(element) or controlled.get(element)
@@ -272,6 +276,12 @@ class SlurmScheduler(Scheduler):
             elif report is not None and report.state is State.ENDED:
                 endings[element] = _ending(
                     element, AccountedElement(report.word, "", "", "", "", "", "", None)
+                )
+            elif element.index is not None and element.job_id in known_jobs:
+                # slurmctld keeps nothing of an element that was cancelled before it began.
+                endings[element] = Ending(
+                    Cause.CANCELLED,
+                    "The element was taken out of its array before it began: somebody has cancelled it.",
                 )
             else:
                 endings[element] = Ending(
@@ -310,9 +320,10 @@ class SlurmScheduler(Scheduler):
 
     def _controlled(
         self, elements: Collection[Element], jobs: Mapping[str, str]
-    ) -> Mapping[Element, AccountedElement]:
-        """What slurmctld still remembers, where there is no accounting."""
+    ) -> tuple[Mapping[Element, AccountedElement], set[str]]:
+        """What slurmctld still remembers, where accounting has nothing; and the jobs that it knows."""
         found: dict[Element, AccountedElement] = {}
+        known_jobs: set[str] = set()
         for job_id in sorted({element.job_id for element in elements})[:_MAX_SCONTROL_QUERIES]:
             try:
                 records = controlled_elements(
@@ -320,6 +331,9 @@ class SlurmScheduler(Scheduler):
                 )
             except SchedulerError:
                 continue
+            token = f".{jobs.get(job_id)}"
+            if any(record.get("JobName", "").endswith(token) for record in records.values()):
+                known_jobs.add(job_id)
             for element in elements:
                 record = records.get((element.job_id, element.index))
                 if (
@@ -339,7 +353,7 @@ class SlurmScheduler(Scheduler):
                         ),
                         peak_memory_bytes=None,
                     )
-        return found
+        return found, known_jobs
 
     # -- cancelling --
 
@@ -477,26 +491,41 @@ def _max_submit_jobs() -> int | None:
     return _max_submit_jobs_of_qos("normal") if of_user is None else of_user
 
 
+def _named_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
+    """`job_resources` with each key as sbatch spells it, less the dashes before it.
+
+    Raises: ValueError, for an option that the executor owns, and for what is not one line.
+    """
+    named: dict[str, Any] = {}
+    for key, value in resources.items():
+        name = str(key).lstrip("-")
+        if len(name) > 1:
+            name = name.replace("_", "-")
+        text = f"{key}{value}"
+        if not name or text.splitlines() != [text]:
+            raise ValueError(f"job_resources: {key!r}: {value!r} is not one line")
+        for owned, letter in _OWNED_OPTIONS.items():
+            # sbatch takes each beginning of an option for the option.
+            if name == letter or (len(name) > 1 and owned.startswith(name)):
+                raise ValueError(
+                    f"job_resources: {key!r} is the option --{owned}, which belongs to the executor"
+                )
+        if name != "job-name" and len(name) > 1 and "job-name".startswith(name):
+            raise ValueError(f"job_resources: write job-name in full, not {key!r}")
+        if value is not None and value is not False:
+            named[name] = value
+    return named
+
+
 def _resource_arguments(resources: Mapping[str, Any]) -> list[str]:
     """`{"mem": "4G", "exclusive": True, "c": 4}` as `--mem=4G --exclusive -c 4`."""
     arguments: list[str] = []
-    counts_tasks = False
-    for key, value in resources.items():
-        name = str(key).lstrip("-").replace("_", "-") if len(str(key)) > 1 else str(key)
-        for owned, letter in _OWNED_OPTIONS.items():
-            if name in (owned, letter):
-                raise ValueError(
-                    f"job_resources: the option {key!r} belongs to the executor and can't be set"
-                )
-        if not name or f"{key}{value}".splitlines() != [f"{key}{value}"]:
-            raise ValueError(f"job_resources: {key!r}: {value!r} is not one line")
-        if value is None or value is False:
-            continue
-        counts_tasks |= name in _TASK_COUNT_OPTIONS
+    for name, value in resources.items():
         if len(name) == 1:
             arguments += [f"-{name}"] if value is True else [f"-{name}", str(value)]
         else:
             arguments.append(f"--{name}" if value is True else f"--{name}={value}")
+    counts_tasks = not _TASK_COUNT_OPTIONS.isdisjoint(resources)
     return arguments if counts_tasks else ["--ntasks=1", *arguments]
 
 

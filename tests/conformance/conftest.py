@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from strategies import STRATEGIES, Strategy
+from strategies import STRATEGIES, NewExecutor, Strategy
 
 import cluster_tools
-
-NewExecutor = Callable[..., Any]
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -6,9 +6,13 @@ it, all do.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+# Takes the keywords of `get_executor`, and `narrow`.
+NewExecutor = Callable[..., Any]
 
 
 @dataclass(frozen=True)

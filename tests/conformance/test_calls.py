@@ -13,8 +13,7 @@ from typing import Any
 
 import calls
 import pytest
-from conftest import NewExecutor
-from strategies import Strategy
+from strategies import NewExecutor, Strategy
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools import RemoteException

@@ -7,7 +7,7 @@ from typing import Any
 
 import calls
 import pytest
-from conftest import NewExecutor
+from strategies import NewExecutor
 from waiting import LIMIT_S, wait_until
 
 

@@ -12,8 +12,7 @@ from typing import Any
 
 import calls
 import pytest
-from conftest import NewExecutor
-from strategies import Strategy
+from strategies import NewExecutor, Strategy
 from waiting import wait_until
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import calls
 import pytest
 from calls import kept
-from conftest import NewExecutor
-from strategies import Strategy
+from strategies import NewExecutor, Strategy
 from waiting import LIMIT_S
 
 
