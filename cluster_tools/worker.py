@@ -60,8 +60,9 @@ EXIT_REFUSED = 77
 EXIT_NO_ARRAY = 78
 
 
-# So many seconds a process stays whose call has left something behind.
-LINGER_S = 10
+# So many seconds a process stays at the most whose call has left something behind: enough for what
+# programs do at their exit.
+LINGER_S = 300
 
 
 def shard_path(run_directory: str, task: int) -> str:
@@ -250,6 +251,11 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
         raise _Stop(EXIT_OUTPUT_NOT_WRITTEN, f"cannot write {path}: {exc.strerror}") from exc
     finally:
         os.close(fd)
+    if restart or submission:  # what an earlier run left is not the cause of this one's end
+        try:
+            os.unlink(os.path.join(shard, interrupted_name(task)))
+        except OSError:
+            pass
     for name, why in (
         (revoked_name(task), "was cancelled before it started"),
         (output_name(task), "already has its output"),
@@ -579,9 +585,16 @@ def _end_forked_copy(pid: int, code: int) -> None:
 
 
 def _end_soon() -> None:
-    """What the call has left behind (threads, exit functions) does not keep the job: nobody waits for it."""
+    """What the call has left behind (threads, exit functions) does not keep the job: nobody waits for it.
+
+    But executors do that wait for their own jobs.
+    """
 
     def end(signum: int, frame: FrameType | None) -> None:
+        process_wide = sys.modules.get("cluster_tools.cluster.process_wide")
+        if process_wide is not None and process_wide.has_sessions():
+            signal.alarm(LINGER_S)
+            return
         print(
             "cluster_tools: what the call has left behind still runs; the job ends", file=sys.stderr
         )

@@ -92,7 +92,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         if logging_config is not None and logging_setup_fn is not None:
             raise ValueError("give logging_config or logging_setup_fn, not both")
         if job_name is not None and job_name.splitlines() != [job_name]:
-            raise ValueError(f"job_name {job_name!r} is not one line")
+            raise ValueError(f"job_name {job_name!r} is not one line of text")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")
         if cfut_dir is None:

@@ -190,6 +190,7 @@ class Prober(threading.Thread):
 
     def remove(self, session: Session) -> None:
         self._dockets.pop(session, None)
+        self._rounds.pop(session.scheduler.cluster, None)  # others of the cluster begin a new one
 
     def expect(self, session: Session) -> None:
         """Something was submitted: ask often from now on."""

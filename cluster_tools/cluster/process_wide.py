@@ -100,6 +100,10 @@ def leave(session: Session) -> None:
         _threads.watcher = _threads.prober = None
 
 
+def has_sessions() -> bool:
+    return bool(_threads.sessions)
+
+
 def look(session: Session) -> None:
     """The session waits for outputs: look often from now on."""
     watcher = _threads.watcher

@@ -92,6 +92,8 @@ class Resolver(threading.Thread):
         self._unreadable: dict[tuple[TaskArray, int, str], float] = {}
         # Elements whose futures were cancelled: they are cancelled together.
         self._to_cancel: list[Element] = []
+        # When these two are seen to; None where there is nothing.
+        self._chores_at: float | None = None
         self._ended = False
 
     def post(self, method: Callable[..., None], *arguments: Any) -> None:
@@ -144,6 +146,8 @@ class Resolver(threading.Thread):
         for position, future in enumerate(array.futures):
             if future is not None and future.is_done():
                 self.cancelled(array, position)
+        if self._session.cancelling:
+            self.cancel_pending()
         process_wide.look(self._session)
 
     def submitted(self, piece: Piece) -> None:
@@ -426,6 +430,7 @@ class Resolver(threading.Thread):
                 end_quietly(future.abandon, array.name)
 
     def abandon_all(self) -> None:
+        self._session.submitter.abandon_rest()
         for array in self.arrays():
             self.abandon(array)
 

@@ -383,7 +383,6 @@ class Session:
     def _finish(self) -> None:
         """In the resolver's thread, after everything else."""
         self.resolver.flush_cancellations()
-        self.submitter.abandon_rest()
         self.resolver.abandon_all()
         process_wide.leave(self)
         self.scheduler.close()

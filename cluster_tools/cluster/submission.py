@@ -65,13 +65,9 @@ class Call:
     kept: bool
     working_directory: str
 
-    def joins(self, other: Call) -> bool:
-        """Whether both can be tasks of one array."""
-
-        def common(call: Call) -> tuple[Any, ...]:
-            return call.name, call.key is None, call.kept, call.working_directory
-
-        return common(self) == common(other)
+    def kind(self) -> object:
+        """Equal for calls that can be tasks of one array."""
+        return self.name, self.key is None, self.kept, self.working_directory
 
 
 @dataclass(eq=False)
@@ -115,9 +111,15 @@ class Submitter(threading.Thread):
             self._wakes.put(None)
 
     def abandon_rest(self) -> None:
-        """After the thread has ended: what came too late."""
-        while not self._queue.empty():
-            item = self._queue.get()
+        """The session ends at once: nothing that waits here is submitted."""
+        while True:
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                return
+            if item is None:
+                self._queue.put(None)  # for the thread
+                return
             if isinstance(item, Call):
                 self._abandon([item])
 
@@ -152,21 +154,18 @@ class Submitter(threading.Thread):
             except queue.Empty:
                 return
 
-    def _submit_all(self, items: list[Call | Span]) -> None:
-        while items:
-            first = items.pop(0)
-            if not isinstance(first, Call):
-                self._guarded(first)
-                continue
-            calls = [
-                first,
-                *(item for item in items if isinstance(item, Call) and item.joins(first)),
-            ]
-            items = [item for item in items if item not in calls]
-            crowded = len(calls) > 1
+    def _submit_all(self, items: Iterable[Call | Span]) -> None:
+        groups: dict[object, list[Call]] = {}
+        for item in items:
+            if isinstance(item, Call):
+                groups.setdefault(item.kind(), []).append(item)
+            else:
+                self._guarded(item)
+        for calls in groups.values():
             self._submit_calls(calls)
-            if crowded or not self._queue.empty():
+            if len(calls) > 1 or not self._queue.empty():
                 self._spacing_s = max(_FIRST_SPACING_S, self._spacing_s * 2)
+        if groups:
             self._spacing_s = min(self._session.scheduler.max_gathering_s, self._spacing_s)
             self._next_gathering = time.monotonic() + self._spacing_s
 
@@ -261,7 +260,13 @@ class Submitter(threading.Thread):
     def _wait_for_room(self, piece: Piece, leaving: int, refusal: SchedulerError) -> None:
         """Until so many of our own elements have left the queue, or for a while: others' may be in the way."""
         session = self._session
-        _logger.info("%d tasks of %s wait for room: %s", piece.count, piece.array.name, refusal)
+        if self._room_interval_s == _FIRST_RETRY_S:  # the first time
+            _logger.warning(
+                "%d tasks of %s wait for room in the queue: %s",
+                piece.count,
+                piece.array.name,
+                refusal,
+            )
         enough = session.elements_in_queue() - leaving
         deadline = time.monotonic() + self._room_interval_s
         self._room_interval_s = min(_MAX_RETRY_S, self._room_interval_s * 2)

@@ -21,10 +21,10 @@ cd -- {directory} || {{
 }}
 """
 
-# A failing command counts only in the lines themselves, not in a function or a file that they source:
-# those go on after one as they always do. The shell stays, so that traps and background processes of the set-up lines work. Background processes
-# of a shell do not hear SIGINT unless they ask for it (the worker does). `wait` ends at each trapped
-# signal, so it is called until the worker has gone.
+# A failing command counts only in the lines themselves, not in a function or file that they call: those
+# go on after one as they always do. The shell stays, so that traps and background processes of the
+# set-up lines work. Background processes of a shell do not hear SIGINT unless they ask for it (the worker
+# does). `wait` ends at each trapped signal, so it is called until the worker has gone.
 _WITH_SETUP = """\
 cluster_tools_depth=${{#BASH_SOURCE[@]}}
 trap 'code=$?

@@ -134,9 +134,11 @@ class SlurmScheduler(Scheduler):
         # Goes before the token, which has to be in the name.
         self._name = resources.pop("job-name", None) or resources.pop("J", None)
         self._qos = resources.get("qos") or resources.get("q") or os.environ.get("SBATCH_QOS")
-        self._resource_arguments = _resource_arguments(resources)
-        clusters = resources.get("clusters") or resources.get("M")
+        # All commands have to ask the cluster that sbatch was sent to.
+        clusters = resources.pop("clusters", None) or resources.pop("M", None)
+        clusters = clusters or os.environ.get("SBATCH_CLUSTERS")
         self._cluster_arguments = [f"--clusters={clusters}"] if clusters else []
+        self._resource_arguments = _resource_arguments(resources)
 
     @property
     def cluster(self) -> Hashable:
@@ -174,6 +176,7 @@ class SlurmScheduler(Scheduler):
             f"--job-name={self._name or request.name}.{request.token}",
             f"--output={self._log_pattern(request)}",
             "--open-mode=append",
+            *self._cluster_arguments,
         ]
         if request.is_array:
             running = _number_from_environment("SLURM_MAX_RUNNING_SIZE")

@@ -39,6 +39,7 @@ _KEPT_IN_A_JOB = {
 # Would set options that belong to the executor and are not all given on the command line.
 _SBATCH_OWNED = {
     "SBATCH_ARRAY_INX",
+    "SBATCH_CLUSTERS",
     "SBATCH_ERROR",
     "SBATCH_OUTPUT",
     "SBATCH_INPUT",
