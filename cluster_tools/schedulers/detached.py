@@ -5,8 +5,9 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Mapping, Sequence
 
-# The shell ends at once, so that its child is no child of ours and leaves no zombie.
-_IN_BACKGROUND = '"$@" <&0 >/dev/null 2>&1 &'
+# The shell ends at once, so that its child is no child of ours and leaves no zombie. It gives what runs in
+# the background /dev/null for 0, whatever `<&0` says: stdin has to come by another number.
+_IN_BACKGROUND = '{ "$@" <&3 3<&- >/dev/null 2>&1 & } 3<&0'
 
 
 def start_detached(
