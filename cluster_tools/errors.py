@@ -137,7 +137,7 @@ def exception_from_parts(
     base = next(c for c in cls.__mro__ if not c.__flags__ & HEAP_TYPE)
     exc = base.__new__(cls, *args)
     base.__init__(exc, *args)
-    exc.args = args
+    BaseException.__setattr__(exc, "args", args)
     for name, value in state.items():
         try:
             BaseException.__setattr__(exc, name, value)  # the class may have its own idea of it

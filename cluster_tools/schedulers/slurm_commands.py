@@ -230,6 +230,7 @@ def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], Accounted
     allocations: dict[tuple[str, int | None], list[str]] = {}
     peaks: dict[tuple[str, int | None], int] = {}
     out_of_memory: set[tuple[str, int | None]] = set()
+    rests: list[tuple[str, str, list[str]]] = []
     for line in stdout.splitlines():
         fields = line.split("|", 8)
         if len(fields) != 9:
@@ -239,8 +240,7 @@ def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], Accounted
         if not job_id.isdigit():
             continue
         if index.startswith("["):  # what was left of an array that had not started
-            for number in _expanded(index):
-                allocations[job_id, number] = fields
+            rests.append((job_id, index, fields))
             continue
         key = (job_id, int(index) if index.isdigit() else None)
         if not step:
@@ -250,6 +250,9 @@ def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], Accounted
         peak = parse_size(fields[7])
         if peak is not None:
             peaks[key] = max(peak, peaks.get(key, 0))
+    for job_id, index, fields in rests:  # may list what has started after all: its own row counts
+        for number in _expanded(index):
+            allocations.setdefault((job_id, number), fields)
     return {
         key: AccountedElement(
             state="OUT_OF_MEMORY" if key in out_of_memory else fields[1],
