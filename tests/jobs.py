@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import logging
 import os
 import resource
@@ -46,6 +47,15 @@ def working_directory() -> str:
 
 def interpreter() -> str:
     return sys.executable
+
+
+def imported(module: str, name: str) -> Any:
+    """What a function of a module returns."""
+    return getattr(importlib.import_module(module), name)()
+
+
+def module_path() -> list[str]:
+    return sys.path
 
 
 def say(word: str) -> str:

@@ -1,0 +1,198 @@
+"""Promises on the exceptions of failed calls."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import traceback
+from typing import Any
+
+import jobs
+import pytest
+
+from cluster_tools import (
+    RemoteException,
+    RemoteOutOfMemoryException,
+    RemoteResourceLimitException,
+    RemoteTimeLimitException,
+    errors,
+)
+from cluster_tools.errors import remote_exception
+from cluster_tools.worker import exception_state
+
+
+def _arrived(exception: BaseException) -> RemoteException:
+    """What the client makes of an exception that a job has raised."""
+    packed = (type(exception), exception.args, exception_state(exception))
+    return remote_exception(
+        pickle.loads(pickle.dumps(packed)), "Traceback: there", "12_3", "Task 3 of 9 (job 12_3)"
+    )
+
+
+def test_the_class_of_a_type_is_made_once() -> None:
+    first, second = _arrived(ValueError(1)), _arrived(ValueError(2))
+    assert type(first) is type(second)
+    assert type(first).__mro__[1:3] == (ValueError, RemoteException)
+
+
+def test_both_types_catch_it_and_it_is_called_as_the_functions_own() -> None:
+    error = _arrived(KeyError("absent"))
+    assert isinstance(error, KeyError)
+    assert isinstance(error, RemoteException)
+    assert type(error).__name__ == "KeyError"
+    assert type(error).__module__ == "builtins"
+    assert str(error) == "'absent'"
+    assert error.args == ("absent",)
+
+
+def test_it_has_the_remote_traceback_and_the_job() -> None:
+    error = _arrived(ValueError("bad"))
+    assert error.job_id == "12_3"
+    assert "Traceback: there" in error.error
+    assert "Task 3 of 9 (job 12_3)" in error.error
+    printed = "".join(traceback.format_exception(type(error), error, None))
+    assert "Traceback: there" in printed
+    assert "Task 3 of 9 (job 12_3)" in printed
+
+
+@pytest.mark.parametrize(
+    ("exception", "attributes"),
+    [
+        (jobs.OtherArguments(7, "refused"), {"code": 7}),
+        (jobs.NeedsKeyword(code=7), {"code": 7}),
+        (jobs.Slotted(7), {"code": 7}),
+        (jobs.OwnError(), {"error": "its own", "job_id": 17}),
+        (
+            FileNotFoundError(2, "no such", "/x"),
+            {"errno": 2, "filename": "/x", "strerror": "no such"},
+        ),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), {"start": 0, "object": b"\xff"}),
+        (StopIteration(5), {"value": 5}),
+        (ImportError("no", name="x", path="/y"), {"name": "x", "path": "/y"}),
+        (SyntaxError("bad", ("f.py", 3, 4, "text")), {"lineno": 3, "filename": "f.py"}),
+    ],
+)
+def test_args_attributes_and_text_are_the_functions_own(
+    exception: Exception, attributes: dict[str, Any]
+) -> None:
+    error = _arrived(exception)
+    assert isinstance(error, type(exception))
+    assert error.args == exception.args
+    assert str(error) == str(exception)
+    for name, value in attributes.items():
+        assert getattr(error, name) == value
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [OSError("words"), TimeoutError("late"), OSError(), ConnectionResetError(104, "reset")],
+)
+def test_what_an_os_error_has_not_set_stays_unset(exception: OSError) -> None:
+    assert str(_arrived(exception)) == str(exception)
+    assert str(pickle.loads(pickle.dumps(_arrived(exception)))) == str(exception)
+
+
+@pytest.mark.parametrize(
+    "exception",
+    [
+        ValueError("bad", 2),
+        jobs.OtherArguments(7, "refused"),
+        jobs.NeedsKeyword(code=7),
+        jobs.Slotted(7),
+        jobs.OwnError(),
+        FileNotFoundError(2, "no such", "/x"),
+        jobs.Final("final"),
+        SystemExit(3),
+    ],
+)
+def test_it_can_be_pickled_and_copied(exception: BaseException) -> None:
+    error = _arrived(exception)
+    for other in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(other) is type(error)
+        assert other.args == error.args
+        assert other.error == error.error
+        assert other.job_id == error.job_id
+
+
+def test_notes_arrive() -> None:
+    exception = ValueError("bad")
+    if not hasattr(exception, "add_note"):  # before Python 3.11
+        exception.__notes__ = ["a note"]  # type: ignore[attr-defined]
+    else:
+        exception.add_note("a note")
+    assert _arrived(exception).__notes__ == ["a note"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("exception", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_what_is_no_exception_is_a_plain_one_with_the_original_as_cause(
+    exception: BaseException,
+) -> None:
+    error = _arrived(exception)
+    assert type(error) is RemoteException
+    assert type(error.__cause__) is type(exception)
+    assert error.__cause__.args == exception.args
+    assert error.job_id == "12_3"
+
+
+def test_a_type_that_refuses_subclassing_is_a_plain_one_with_the_original_as_cause() -> None:
+    error = _arrived(jobs.Final("final"))
+    assert type(error) is RemoteException
+    assert type(error.__cause__) is jobs.Final
+    assert error.__cause__.args == ("final",)
+
+
+class _Meta(type):
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+        if len(bases) > 1:
+            raise TypeError("one base is enough")
+        return super().__new__(cls, name, bases, namespace)
+
+
+class _OfMeta(Exception, metaclass=_Meta):
+    pass
+
+
+def test_a_metaclass_that_refuses_is_no_harm() -> None:
+    error = _arrived(_OfMeta("odd"))
+    assert type(error) is RemoteException
+    assert type(error.__cause__) is _OfMeta
+
+
+class _ReadOnly(Exception):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError("read only")
+
+
+def test_a_type_that_takes_no_attributes_still_arrives() -> None:
+    error = _arrived(_ReadOnly("fixed"))
+    assert isinstance(error, RemoteException)
+    assert isinstance(error if isinstance(error, _ReadOnly) else error.__cause__, _ReadOnly)
+
+
+def test_a_remote_exception_of_a_nested_submission_passes_as_it_is() -> None:
+    inner = _arrived(ValueError("inner"))
+    assert remote_exception(inner, "text", "99", "outer") is inner
+
+
+def test_without_a_second_pickle_the_text_has_to_do() -> None:
+    error = remote_exception(None, "Traceback: there", "12", "The call (job 12)")
+    assert type(error) is RemoteException
+    assert "Traceback: there" in str(error)
+    assert error.job_id == "12"
+
+
+def test_resource_limits_are_one_family() -> None:
+    for kind in (RemoteOutOfMemoryException, RemoteTimeLimitException):
+        assert issubclass(kind, RemoteResourceLimitException)
+        assert issubclass(kind, RemoteException)
+        error = pickle.loads(pickle.dumps(kind("what happened", "5")))
+        assert type(error) is kind
+        assert (error.error, error.job_id) == ("what happened", "5")
+        assert str(error) == "what happened (job_id=5)"
+
+
+def test_the_tree_at_the_top_has_every_exception() -> None:
+    assert errors.__doc__ is not None
+    for name, value in vars(errors).items():
+        if isinstance(value, type) and issubclass(value, RemoteException):
+            assert name in errors.__doc__

@@ -1,0 +1,251 @@
+"""Promises on what runs in a job: started here as a scheduler would, with real files."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from waiting import LIMIT_S, wait_until
+
+from cluster_tools import FileOutputStore, pickling, worker
+from cluster_tools.cluster import run_directory
+from cluster_tools.cluster.run_directory import RunDirectory
+
+START = Path(worker.__file__).parent / "cluster" / "start_worker.py"
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> RunDirectory:
+    return RunDirectory(str(tmp_path))
+
+
+def _write_array(
+    directory: RunDirectory,
+    *calls: tuple[Callable[..., Any], tuple[Any, ...]],
+    key: str | None = None,
+    **manifest: Any,
+) -> str:
+    writer = directory.begin_array()
+    for function, arguments in calls:
+        writer.add(pickling.dumps(function), pickling.dumps((arguments, {})), key)
+    store = None if key is None else FileOutputStore()
+    writer.finish({**run_directory.manifest(os.getcwd(), None, store), **manifest})
+    return writer.path
+
+
+def _start(
+    array: str,
+    index: int = 0,
+    *,
+    first: int = 0,
+    submission: int = 0,
+    restart: int = 0,
+    interpreter: str = sys.executable,
+) -> subprocess.Popen[str]:
+    numbers = [str(number) for number in (first, submission, index, restart)]
+    return subprocess.Popen(
+        [interpreter, str(START), array, *numbers, f"12_{index}", "/logs/slurmpy.12.log.stdout"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _run(array: str, index: int = 0, **keywords: Any) -> tuple[int, str, str]:
+    process = _start(array, index, **keywords)
+    stdout, stderr = process.communicate(timeout=LIMIT_S)
+    return process.returncode, stdout, stderr
+
+
+def _outcome(directory: RunDirectory, task: int = 0) -> run_directory.Outcome:
+    return directory.outcome(task, worker.output_name(task))
+
+
+def test_it_runs_its_element_of_the_array(directory: RunDirectory) -> None:
+    array = _write_array(directory, (jobs.square, (2,)), (jobs.square, (3,)))
+    assert _run(array, 1) == (0, "", "")
+    outcome = _outcome(directory, 1)
+    assert (outcome.success, outcome.value) == (True, 9)
+    assert directory.look_again([0, 1]) == {1: [worker.output_name(1)]}
+
+
+def test_the_tasks_of_a_later_piece_count_from_its_first(directory: RunDirectory) -> None:
+    _write_array(directory, (jobs.square, (1,)))
+    array = _write_array(directory, *((jobs.square, (n,)) for n in range(5)))
+    assert _run(array, 1, first=4)[0] == 0
+    assert _outcome(directory, 5).value == 16
+
+
+def test_the_record_says_when_and_where(directory: RunDirectory) -> None:
+    _run(_write_array(directory, (jobs.square, (2,))))
+    record = _outcome(directory).record
+    assert record["start"] <= record["end"]
+    assert record["node"] == os.uname().nodename
+    assert record["job_id"] == "12_0"
+    assert record["peak_memory_bytes"] > 1 << 20
+    assert directory.claims(0) == ["12_0"]
+
+
+def test_what_the_call_prints_is_in_the_log(directory: RunDirectory) -> None:
+    array = _write_array(directory, (jobs.say, ("hello",)))
+    assert _run(array)[:2] == (0, "hello\n")
+
+
+def test_a_failure_is_an_output(directory: RunDirectory) -> None:
+    assert _run(_write_array(directory, (jobs.reciprocal, (0,))))[0] == 0
+    outcome = _outcome(directory)
+    assert not outcome.success
+    assert "ZeroDivisionError: division by zero" in outcome.value
+    assert "in reciprocal" in outcome.value
+    assert worker.__file__ not in outcome.value  # our own frames are nobody's business
+    assert outcome.exception[0] is ZeroDivisionError
+
+
+def test_an_output_is_private_whatever_the_umask(directory: RunDirectory) -> None:
+    array = _write_array(directory, (jobs.square, (2,)))
+    umask = os.umask(0)
+    try:
+        _run(array)
+    finally:
+        os.umask(umask)
+    for path in Path(directory.path).rglob("*"):
+        assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(("submission", "restart"), [(0, 0), (0, 1), (2, 0)])
+def test_a_second_copy_of_an_element_runs_nothing(
+    directory: RunDirectory, tmp_path: Path, submission: int, restart: int
+) -> None:
+    """Neither of the same claim, nor of a later one once there is an output."""
+    array = _write_array(directory, (jobs.note_run_and_wait, (tmp_path / "runs", tmp_path)))
+    assert _run(array)[0] == 0
+    status, _, stderr = _run(array, submission=submission, restart=restart)
+    assert status == 0
+    assert stderr.startswith("cluster_tools: task 0 ")
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
+def test_a_revoked_task_does_not_begin(directory: RunDirectory, tmp_path: Path) -> None:
+    array = _write_array(directory, (jobs.touch, (tmp_path / "ran",)))
+    directory.revoke(0)
+    status, _, stderr = _run(array)
+    assert status == 0
+    assert "was cancelled before it started" in stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_array_that_is_not_there_is_said(directory: RunDirectory) -> None:
+    status, _, stderr = _run(str(Path(directory.path, "array.9")))
+    assert status == worker.EXIT_NO_ARRAY
+    assert "cannot open" in stderr
+    assert os.uname().nodename in stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * 500])
+def test_an_array_that_is_cut_short_is_said(directory: RunDirectory, content: bytes) -> None:
+    path = Path(directory.path, "array.0")
+    path.write_bytes(content)
+    status, _, stderr = _run(str(path))
+    assert status == worker.EXIT_NO_ARRAY
+    assert "cut short" in stderr
+
+
+def test_an_index_that_the_array_has_not_is_said(directory: RunDirectory) -> None:
+    status, _, stderr = _run(_write_array(directory, (jobs.square, (2,))), 1)
+    assert status == worker.EXIT_NO_ARRAY
+    assert "has no task 1" in stderr
+
+
+def test_an_array_of_another_user_is_not_unpickled(directory: RunDirectory, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can give a file to another user")
+    array = _write_array(directory, (jobs.touch, (tmp_path / "ran",)))
+    os.chown(array, 12345, 12345)
+    status, _, stderr = _run(array)
+    assert status == worker.EXIT_REFUSED
+    assert "belongs to another user" in stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_python_is_refused_with_both_versions(directory: RunDirectory) -> None:
+    array = _write_array(directory, (jobs.square, (2,)), python=(3, 9))
+    status, _, stderr = _run(array)
+    assert status == worker.EXIT_REFUSED
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert f"the job runs Python {here} ({sys.executable}), the client Python 3.9" in stderr
+
+
+def test_the_clients_path_is_the_jobs(directory: RunDirectory, tmp_path: Path) -> None:
+    (tmp_path / "of_the_client.py").write_text("def f(): return 'found'\n")
+    path = [*sys.path, str(tmp_path)]
+    array = _write_array(directory, (jobs.imported, ("of_the_client", "f")), sys_path=path)
+    _run(array)
+    assert _outcome(directory).value == "found"
+
+
+def test_the_workers_folder_is_not_on_the_path(directory: RunDirectory) -> None:
+    """Its modules would hide others of the same names."""
+    _run(_write_array(directory, (jobs.module_path, ())))
+    assert _outcome(directory).value == [os.path.abspath(entry) for entry in sys.path]
+
+
+def test_a_kept_output_goes_where_its_key_says(directory: RunDirectory, tmp_path: Path) -> None:
+    key = str(tmp_path / "kept")
+    _run(_write_array(directory, (jobs.square, (4,)), key=key))
+    assert pickle.loads(Path(key).read_bytes()) == (True, 16)
+    assert _outcome(directory).record["stored"]
+
+
+def test_a_result_that_cannot_be_pickled_is_a_failure(directory: RunDirectory) -> None:
+    assert _run(_write_array(directory, (jobs.return_lock, ())))[0] == 0
+    outcome = _outcome(directory)
+    assert not outcome.success
+    assert "TypeError: cannot pickle" in outcome.value
+
+
+def test_a_segmentation_fault_leaves_its_stack_in_the_log(directory: RunDirectory) -> None:
+    status, _, stderr = _run(_write_array(directory, (jobs.segmentation_fault, ())))
+    assert status == -signal.SIGSEGV
+    assert "in segmentation_fault" in stderr
+    assert directory.look_again([0]) == {}
+    assert directory.claims(0) == ["12_0"]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_finally_runs_after_a_signal_and_the_failure_counts_as_interrupted(
+    directory: RunDirectory, tmp_path: Path, signum: signal.Signals
+) -> None:
+    started, cleaned = tmp_path / "started", tmp_path / "cleaned"
+    process = _start(_write_array(directory, (jobs.clean_up_when_interrupted, (started, cleaned))))
+    wait_until(started.exists, "the call")
+    process.send_signal(signum)
+    process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0
+    assert cleaned.exists()
+    found = directory.look_again([0])
+    assert [name.partition(".")[0] for name in found[0]] == ["0"]
+    assert worker.output_name(0) not in found[0]
+
+
+def test_no_room_for_the_claim_is_said(directory: RunDirectory) -> None:
+    if os.geteuid() == 0 and not Path("/dev/full").exists():
+        pytest.skip("nothing here that root can't write")
+    array = _write_array(directory, (jobs.square, (2,)))
+    Path(directory.shard(0)).write_text("a file where the directory should be")
+    status, _, stderr = _run(array)
+    assert status == worker.EXIT_OUTPUT_NOT_WRITTEN
+    assert "cannot write" in stderr
+
+
+def test_numbers_are_packed_and_unpacked() -> None:
+    numbers = [0, 1, 2**40, 2**63]
+    assert worker.unpack_numbers(worker.pack_numbers(*numbers)) == numbers
