@@ -30,6 +30,10 @@ class MainModule(NamedTuple):
     at_once: bool
 
 
+_WORKER_PATH = os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), "cluster", "start_worker.py"
+)
+
 # The main module that was last looked at, and what was found. At the end of a script the interpreter takes
 # away its `__file__`, while calls may still be on their way.
 _known_main: tuple[ModuleType | None, MainModule | None] = (None, None)
@@ -49,6 +53,8 @@ def _describe(main: ModuleType) -> MainModule | None:
     if path is None or not os.path.isfile(path):
         return None
     path = os.path.abspath(path)
+    if path == _WORKER_PATH:  # a job whose call has not asked for the client's main module
+        return None
     spec = getattr(main, "__spec__", None)  # python -m, or a job, which has imported the script
     name = os.path.splitext(os.path.basename(path))[0] if spec is None else spec.name
     folder = os.path.dirname(path)
