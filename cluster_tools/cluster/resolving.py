@@ -102,25 +102,26 @@ class Resolver(threading.Thread):
 
     def run(self) -> None:
         while not self._ended:
-            try:
-                method, arguments = self._inbox.get(timeout=self._patience_s())
-            except queue.Empty:
-                method, arguments = self._catch_up, ()
+            left = None if self._chores_at is None else self._chores_at - time.monotonic()
+            method, arguments = self._do_chores, ()
+            if left is None or left > 0:
+                try:
+                    method, arguments = self._inbox.get(timeout=left)
+                except queue.Empty:
+                    pass
             try:
                 method(*arguments)
-            except (
-                BaseException
-            ):  # the methods deal with each task's; this is for the rest to go on
+            # The methods deal with what goes wrong with a task. This is for the rest to go on.
+            except BaseException:
                 _logger.exception("the resolver goes on after an unexpected error")
             del method, arguments
+            if self._chores_at is None and (self._to_cancel or self._unreadable):
+                interval = _CANCEL_INTERVAL_S if self._to_cancel else _UNREADABLE_INTERVAL_S
+                self._chores_at = time.monotonic() + interval
 
-    def _patience_s(self) -> float | None:
-        if self._to_cancel:
-            return _CANCEL_INTERVAL_S
-        return _UNREADABLE_INTERVAL_S if self._unreadable else None
-
-    def _catch_up(self) -> None:
-        """What waits until nothing else is to be done."""
+    def _do_chores(self) -> None:
+        """What is better done for many at a time, or a little later."""
+        self._chores_at = None
         self.flush_cancellations()
         self._read_again()
 
@@ -313,6 +314,14 @@ class Resolver(threading.Thread):
         array, position = piece.array, piece.position(element)
         if array.futures[position] is None or array.piece_of(position) is not piece:
             return
+        try:
+            self._bury(piece, position, ending)
+        except Exception as exc:  # it is not told of this element again
+            text = f"{ending.message} What became of it could not be found out: {_text(exc)}"
+            self._resolve(array, position, None, self._unusable(array, position, text, exc))
+
+    def _bury(self, piece: Piece, position: int, ending: Ending) -> None:
+        array = piece.array
         task = array.first + position
         claims = self._claims(task)
         if not claims and ending.cause in _NOT_THE_CALLS_FAULT:

@@ -137,9 +137,8 @@ class Submitter(threading.Thread):
             items.append(self._queue.get())
         try:
             self._submit_all([item for item in items if item is not None])
-        except (
-            BaseException
-        ):  # each item is dealt with where it is submitted; this is for the rest to go on
+        # Each item is dealt with where it is submitted. This is for the rest to go on.
+        except BaseException:
             _logger.exception("the submitter goes on after an unexpected error")
         return None not in items
 

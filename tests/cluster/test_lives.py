@@ -146,8 +146,9 @@ def test_a_signal_to_a_forked_child_leaves_the_jobs_alone(tmp_path: Path) -> Non
         wait_until(started)
         child = os.fork()
         if child == 0:
+            jobs.touch(directory / "child")
             signal.pause()
-        time.sleep(0.1)
+        wait_until((directory / "child").exists)
         os.kill(child, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
         (directory / "gate").touch()
