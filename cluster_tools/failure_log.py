@@ -54,9 +54,8 @@ class FailureLog:
                     self._count,
                     _MAX_LINES_PER_ARRAY,
                 )
-        except (
-            Exception
-        ):  # the program's own handlers may raise; the exception is in the future, too
+        # The program's own handlers may raise. The exception is in the future, too.
+        except Exception:
             traceback.print_exc()
 
     def watch(self, future: Future[Any], where: str) -> None:
