@@ -1,0 +1,148 @@
+"""Promises on schedulers that lose answers, nodes and jobs: a fake at the scheduler's border."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jobs
+from waiting import LIMIT_S, wait_until
+
+from cluster_tools.schedulers.base import (
+    ArrayRequest,
+    Cause,
+    Element,
+    Ending,
+    Options,
+    Report,
+    Scheduler,
+    State,
+    Uncertain,
+)
+from cluster_tools.schedulers.local import LocalExecutor, LocalScheduler
+
+COUNT = 4
+
+
+class _Noting(LocalScheduler):
+    """Notes the ids of what was submitted, and of what nobody will ask about any more."""
+
+    def __init__(self, options: Options):
+        super().__init__(options, max_workers=2 * COUNT)
+        self.submitted: list[str] = []
+        self.forgotten: list[str] = []
+
+    def submit(self, request: ArrayRequest) -> str:
+        self.submitted.append(super().submit(request))
+        return self.submitted[-1]
+
+    def forget(self, job_id: str) -> None:
+        self.forgotten.append(job_id)
+        super().forget(job_id)
+
+
+class _LosesItsFirstAnswer(_Noting):
+    """Runs the first array all the same, and does not show it in its queue."""
+
+    started: Path
+
+    def submit(self, request: ArrayRequest) -> str:
+        job_id = super().submit(request)
+        if len(self.submitted) == 1:
+            wait_until(lambda: len(list(self.started.glob("started*"))) == COUNT, "the first copy")
+            raise Uncertain("the answer was lost")
+        return job_id
+
+    def find(self, token: str) -> str | None:
+        return None
+
+
+class _LosesItsFirstNodes(_Noting):
+    """The first three arrays end with their nodes, before they begin."""
+
+    lost = 3
+
+    def submit(self, request: ArrayRequest) -> str:
+        if len(self.submitted) == self.lost:
+            return super().submit(request)
+        self.submitted.append(f"lost{len(self.submitted)}")
+        return self.submitted[-1]
+
+    def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
+        return {
+            **super().states(jobs),
+            **{
+                Element(job_id): Report(State.ENDED, "NODE_FAIL")
+                for job_id in jobs
+                if job_id.startswith("lost")
+            },
+        }
+
+    def explain(
+        self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
+    ) -> Mapping[Element, Ending]:
+        lost = {element: r for element, r in ended.items() if element.job_id.startswith("lost")}
+        others = {element: r for element, r in ended.items() if element not in lost}
+        return {
+            **super().explain(others, jobs),
+            **{element: Ending(Cause.NODE_FAILURE, "its node failed") for element in lost},
+        }
+
+
+class _Executor(LocalExecutor):
+    def __init__(self, kind: type[_Noting], **keywords: Any):
+        self._kind = kind
+        super().__init__(**keywords)
+
+    def _make_scheduler(self, options: Options) -> Scheduler:
+        self.scheduler = self._kind(options)
+        return self.scheduler
+
+
+def _all_forgotten(scheduler: _Noting, job_ids: Collection[str]) -> bool:
+    return set(scheduler.forgotten) == set(job_ids)
+
+
+def test_an_array_that_was_submitted_twice_runs_once_and_its_first_job_is_watched(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    with _Executor(_LosesItsFirstAnswer, cfut_dir=tmp_path / "cfut") as executor:
+        executor.scheduler.started = tmp_path
+        calls = [(tmp_path / f"started{i}", gate) for i in range(COUNT)]
+        futures = executor.map_to_futures(jobs.touch_and_wait, calls)
+
+        def all_adopted() -> object:
+            submitted = executor.scheduler.submitted
+            return submitted and all(f.cluster_jobid == submitted[0] for f in futures)
+
+        wait_until(all_adopted, "the first job to be found out")
+        assert not any(future.done() for future in futures)
+        assert [future.cluster_jobindex for future in futures] == list(range(COUNT))
+        gate.touch()
+        assert [f.result(LIMIT_S) for f in futures] == [f"started{i}" for i in range(COUNT)]
+        assert len(executor.scheduler.submitted) == 2
+        wait_until(
+            lambda: _all_forgotten(executor.scheduler, executor.scheduler.submitted), "both jobs"
+        )
+
+
+def test_what_was_lost_with_its_node_before_it_began_goes_in_again(tmp_path: Path) -> None:
+    with _Executor(_LosesItsFirstNodes, cfut_dir=tmp_path) as executor:
+        (future,) = executor.map_to_futures(jobs.square, [3])
+        assert future.result(LIMIT_S) == 9
+        submitted = executor.scheduler.submitted
+        assert len(submitted) == 4
+        assert future.cluster_jobid == submitted[-1]
+        wait_until(lambda: _all_forgotten(executor.scheduler, submitted), "its four jobs")
+
+
+def test_a_job_is_forgotten_when_its_calls_are_done_and_not_when_its_executor_ends(
+    tmp_path: Path,
+) -> None:
+    with _Executor(_Noting, cfut_dir=tmp_path) as executor:
+        futures = [executor.submit(jobs.square, 2), *executor.map_to_futures(jobs.square, [3, 4])]
+        assert [future.result(LIMIT_S) for future in futures] == [4, 9, 16]
+        job_ids = {future.cluster_jobid.partition("_")[0] for future in futures}
+        wait_until(lambda: _all_forgotten(executor.scheduler, job_ids), "the jobs that are over")

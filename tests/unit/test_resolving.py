@@ -1,0 +1,141 @@
+"""Promises on what happens to futures in between: a session on a scheduler that does nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from waiting import LIMIT_S, wait_until
+
+from cluster_tools import FileOutputStore
+from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.session import Session, Settings
+from cluster_tools.cluster.tasks import Piece, TaskArray
+from cluster_tools.schedulers.base import (
+    ArrayRequest,
+    Cause,
+    Element,
+    Ending,
+    Report,
+    Scheduler,
+    State,
+)
+
+
+class _Idle(Scheduler):
+    """Has everything in its queue for ever."""
+
+    prefix = "idle"
+    on_this_machine = True
+
+    def __init__(self) -> None:
+        self.cancelled: list[Element] = []
+
+    @property
+    def cluster(self) -> Hashable:
+        return id(self)
+
+    def submit(self, request: ArrayRequest) -> str:
+        return "7"
+
+    def find(self, token: str) -> str | None:
+        return None
+
+    def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
+        return {Element(job_id): Report(State.PENDING) for job_id in jobs}
+
+    def explain(
+        self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
+    ) -> Mapping[Element, Ending]:
+        return {element: Ending(Cause.LOST, "never asked") for element in ended}
+
+    def cancel(self, elements: Collection[Element]) -> None:
+        self.cancelled += elements
+
+    def stop(self, job_ids: Collection[str], token: str) -> None:
+        pass
+
+    def max_array_size(self) -> int | None:
+        return None
+
+    def max_submitted(self) -> int | None:
+        return None
+
+
+@pytest.fixture
+def scheduler() -> _Idle:
+    return _Idle()
+
+
+@pytest.fixture
+def session(tmp_path: Path, scheduler: _Idle) -> Iterator[Session]:
+    session = Session(scheduler, Settings(str(tmp_path), store=FileOutputStore()))
+    yield session
+    session.abort()
+    session.join()
+
+
+def _array(session: Session, *futures: ClusterFuture[object]) -> TaskArray:
+    tasks = [(b"function", b"call", None) for _ in futures]
+    return session.make_array("call", futures, tasks, working_directory="/", kept=False)
+
+
+def test_a_call_that_is_cancelled_while_its_array_is_written_is_over(
+    session: Session, tmp_path: Path
+) -> None:
+    cancelled, other = session.new_future(), session.new_future()
+    array = _array(session, cancelled, other)
+    assert cancelled.cancel()
+    session.resolver.post(session.resolver.expect, array)
+    wait_until(lambda: array.open == 1, "the array to know of it")
+    assert other.cancel()
+    wait_until(lambda: not Path(array.path).exists(), "the end of the array")
+    assert session.watched.open_tasks == {}
+
+
+def test_a_call_that_is_gathered_while_all_are_cancelled_is_cancelled_too(
+    session: Session,
+) -> None:
+    session.cancel_pending()
+    done = threading.Event()
+    session.resolver.post(done.set)
+    assert done.wait(LIMIT_S)
+    future = session.new_future()
+    session.resolver.post(session.resolver.expect, _array(session, future))
+    wait_until(future.cancelled, "the cancellation")
+
+
+def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
+    session: Session, scheduler: _Idle
+) -> None:
+    future = session.new_future()
+    array = _array(session, future)
+    session.resolver.post(session.resolver.expect, array)
+    session.on_submitted(Piece(array, 0, 1, 0, session.directory.token), "7")
+    ended = threading.Event()
+
+    def come() -> None:
+        if not ended.is_set():
+            session.resolver.post(come)
+
+    session.resolver.post(come)
+    try:
+        assert future.cancel()
+        wait_until(lambda: scheduler.cancelled == [Element("7")], "the cancellation")
+    finally:
+        ended.set()
+
+
+def test_a_future_whose_end_is_told_twice_ends_once(session: Session) -> None:
+    future = session.new_future()
+    array = _array(session, future)
+    piece = Piece(array, 0, 1, 0, session.directory.token)
+    session.resolver.post(session.resolver.expect, array)
+    session.on_submitted(piece, "7")
+    for number in range(2):
+        ending = Ending(Cause.EXIT, f"it ended, word {number}")
+        session.on_dead(piece, Element("7"), ending)
+    assert "word 0" in str(future.exception(LIMIT_S))
+    wait_until(lambda: session.watched.open_tasks == {}, "the end of the array")
