@@ -30,9 +30,11 @@ cluster_tools_depth=${{#BASH_SOURCE[@]}}
 trap 'code=$?
 if [ ${{#BASH_SOURCE[@]}} -le $cluster_tools_depth ]; then
     echo "{failed} $code: $BASH_COMMAND" >&2
+    cluster_tools_set_up=failed
     exit $code
 fi' ERR
-trap '[ -n "$cluster_tools_set_up" ] || echo "{ended} $?" >&2' EXIT
+trap 'code=$?
+[ -n "$cluster_tools_set_up" ] || echo "{ended} $code" >&2' EXIT
 {setup}
 trap - ERR
 set +e

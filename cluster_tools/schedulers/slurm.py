@@ -52,6 +52,7 @@ from cluster_tools.schedulers.slurm_commands import (
     run,
     submitted_job_id,
 )
+from cluster_tools.schedulers.slurm_stop import stop_at_once
 
 # https://slurm.schedmd.com/job_state_codes.html; any other word means that the element is alive.
 _ENDED_WORDS = {
@@ -369,7 +370,10 @@ class SlurmScheduler(Scheduler):
         )
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
-        self._start_stop(token, job_ids)
+        if "SLURM_JOB_ID" in os.environ:
+            stop_at_once(job_ids, token, self._cluster_arguments)
+        else:
+            self._start_stop(token, job_ids)
 
     def _start_stop(self, token: str, ids: Iterable[str]) -> None:
         package_parent = os.path.dirname(
@@ -379,7 +383,7 @@ class SlurmScheduler(Scheduler):
         start_detached(
             [
                 *(sys.executable, "-m", "cluster_tools.schedulers.slurm_stop"),
-                *(token, str(self._options.grace_s), ",".join(self._cluster_arguments)),
+                *(token, str(self._options.grace_s), *self._cluster_arguments),
             ],
             stdin="\n".join(ids),
             environment={**os.environ, "PYTHONPATH": path},

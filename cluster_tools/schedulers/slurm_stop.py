@@ -1,6 +1,6 @@
 """Cancels jobs, as a process of its own: nobody has to wait for it, and it goes on when the client has ended.
 
-    python -m cluster_tools.schedulers.slurm_stop TOKEN GRACE_S CLUSTER_OPTIONS < ids, one a line
+    python -m cluster_tools.schedulers.slurm_stop TOKEN GRACE_S [CLUSTER_OPTION] < ids, one a line
 
 Without a TOKEN these are elements that are cancelled at once. With one they are whole jobs of the executor
 of that token: those that have not started are cancelled at once; those that run get SIGINT first, with
@@ -29,24 +29,32 @@ from cluster_tools.schedulers.slurm_commands import (
 # How long to wait for a slurmctld that does not answer.
 _PATIENCE_S = 600.0
 _RETRY_INTERVAL_S = 5.0
+# A job that is being cancelled itself has SIGTERM_WAIT_IN_S left, then KillWait.
+_IN_A_JOB_TIMEOUT_S = 10.0
 # A submission that was on its way has arrived by then.
 _LATE_ARRIVAL_S = 10.0
 # Each may list a thousand indexes, and the kernel limits the length of a command line.
 _MAX_IDS_PER_COMMAND = 20
 
 
-def _jobs_of(token: str, cluster_options: Sequence[str]) -> list[str]:
+def _listed_jobs(token: str, cluster_options: Sequence[str]) -> set[str]:
+    """The jobs in the queue whose name carries the token. Raises: SchedulerError."""
+    stdout = query(
+        *("squeue", *cluster_options, "--all", "--me", "--noheader", "--array"),
+        f"--format={SQUEUE_FORMAT}",
+    )
+    return {row.job_id for row in queue_rows(stdout) if f".{token}." in row.name}
+
+
+def _jobs_of(token: str, cluster_options: Sequence[str]) -> set[str]:
+    """The same, waiting for a slurmctld that does not answer; empty where it does not for too long."""
     deadline = time.monotonic() + _PATIENCE_S
     while True:
         try:
-            stdout = query(
-                *("squeue", *cluster_options, "--all", "--me", "--noheader", "--array"),
-                f"--format={SQUEUE_FORMAT}",
-            )
-            return sorted({row.job_id for row in queue_rows(stdout) if f".{token}." in row.name})
+            return _listed_jobs(token, cluster_options)
         except SchedulerError:
             if time.monotonic() > deadline:
-                return []
+                return set()
             time.sleep(_RETRY_INTERVAL_S)
 
 
@@ -68,9 +76,23 @@ def _scancel(ids: Collection[str], cluster_options: Sequence[str], *options: str
             time.sleep(_RETRY_INTERVAL_S)
 
 
+def stop_at_once(ids: Collection[str], token: str, cluster_options: Sequence[str]) -> None:
+    """The same from inside a job, whose end is the end of all its processes: nothing can stay for the rest.
+
+    slurmctld itself ends by force what does not heed plain scancel's SIGTERM, after KillWait.
+    Raises: SchedulerError, where Slurm does not answer.
+    """
+    for some in (lambda: ids, lambda: _listed_jobs(token, cluster_options)):
+        jobs = sorted(some())
+        if jobs:
+            try:
+                run(["scancel", *cluster_options, *jobs], timeout_s=_IN_A_JOB_TIMEOUT_S)
+            except CommandFailed:  # also said of a job that has ended meanwhile
+                continue
+
+
 def main(arguments: Sequence[str]) -> None:
-    token, grace_s, clusters = arguments
-    cluster_options = clusters.split(",") if clusters else []
+    token, grace_s, *cluster_options = arguments
     ids = set(sys.stdin.read().split())
     if not token:
         _scancel(ids, cluster_options)
@@ -78,7 +100,7 @@ def main(arguments: Sequence[str]) -> None:
     if ids:
         _scancel(ids, cluster_options, "--state=PENDING")
         _scancel(ids, cluster_options, "--full", "--signal=INT", "--state=RUNNING")
-    _scancel(set(_jobs_of(token, cluster_options)) - ids, cluster_options)
+    _scancel(_jobs_of(token, cluster_options) - ids, cluster_options)
     time.sleep(float(grace_s))
     _scancel(ids, cluster_options)
     time.sleep(_LATE_ARRIVAL_S)
