@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,8 @@ class _LosesItsFirstNodes(_Noting):
 
 
 class _Executor(LocalExecutor):
+    scheduler: Any  # of `kind`
+
     def __init__(self, kind: type[_Noting], **keywords: Any):
         self._kind = kind
         super().__init__(**keywords)
@@ -146,3 +149,31 @@ def test_a_job_is_forgotten_when_its_calls_are_done_and_not_when_its_executor_en
         assert [future.result(LIMIT_S) for future in futures] == [4, 9, 16]
         job_ids = {future.cluster_jobid.partition("_")[0] for future in futures}
         wait_until(lambda: _all_forgotten(executor.scheduler, job_ids), "the jobs that are over")
+
+
+class _SlowAtFirst(_Noting):
+    """Takes its first array once `gate` is open."""
+
+    def __init__(self, options: Options):
+        super().__init__(options)
+        self.gate = threading.Event()
+        self.reached = threading.Event()
+        self.sizes: list[tuple[str, int]] = []
+
+    def submit(self, request: ArrayRequest) -> str:
+        self.reached.set()
+        self.gate.wait(LIMIT_S)
+        self.sizes.append((request.name, request.count))
+        return super().submit(request)
+
+
+def test_calls_of_several_functions_are_gathered_into_one_array_each(tmp_path: Path) -> None:
+    with _Executor(_SlowAtFirst, cfut_dir=tmp_path) as executor:
+        scheduler = executor.scheduler
+        first = executor.submit(jobs.square, 0)
+        assert scheduler.reached.wait(LIMIT_S)
+        futures = [executor.submit((jobs.square, jobs.say)[n % 2], n) for n in range(6)]
+        scheduler.gate.set()
+        assert first.result(LIMIT_S) == 0
+        assert [future.result(LIMIT_S) for future in futures] == [0, 1, 4, 3, 16, 5]
+    assert scheduler.sizes == [("square", 1), ("square", 3), ("say", 3)]

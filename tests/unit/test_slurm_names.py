@@ -1,0 +1,124 @@
+"""Promises on what a job is called in Slurm: only by a name that has our token is it known again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import wait_until
+
+from cluster_tools.schedulers.base import ArrayRequest, Element, Options
+from cluster_tools.schedulers.slurm import SlurmExecutor, SlurmScheduler
+from cluster_tools.schedulers.slurm_commands import queue_rows
+
+TOKEN = "0a1b2c3d.0.0.0"
+Words = Callable[[str], list[str]]
+
+
+@pytest.fixture
+def words_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Words:
+    """Stands for Slurm's commands; tells what the last one of a name was given."""
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    for name, printed in (("sbatch", "77"), ("squeue", ""), ("sacct", ""), ("scancel", "")):
+        program = directory / name
+        note = shlex.quote(str(tmp_path / name))
+        program.write_text(
+            f"#!/bin/sh\nenv > {note}.env\nprintf '%s\\n' \"$@\" > {note}.part\n"
+            f"mv {note}.part {note}\necho {printed}\n"
+        )
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(directory), prepend=":")
+    for name in ("SLURM_MAX_SUBMIT_JOBS", "SLURM_MAX_ARRAY_SIZE", "SBATCH_CLUSTERS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def words(name: str) -> list[str]:
+        path = tmp_path / name
+        wait_until(path.exists, name)  # scancel runs in a process of its own
+        return path.read_text().splitlines()
+
+    return words
+
+
+def _scheduler(**resources: Any) -> SlurmScheduler:
+    return SlurmScheduler(Options(job_resources=resources, log_directory="/logs"))
+
+
+def _submit(scheduler: SlurmScheduler) -> None:
+    scheduler.submit(ArrayRequest("call", TOKEN, 2, True, ["python"], "/"))
+
+
+@pytest.mark.parametrize("option", ["job-name", "job_name", "--job-name", "J", "-J"])
+def test_a_name_among_the_resources_goes_before_the_token(words_of: Words, option: str) -> None:
+    _submit(_scheduler(**{option: "mine"}))
+    words = words_of("sbatch")
+    assert f"--job-name=mine.{TOKEN}" in words
+    assert [word for word in words if "mine" in word] == [f"--job-name=mine.{TOKEN}"]
+
+
+@pytest.mark.parametrize("option", ["job-n", "job_nam", "arr", "out", "chd", "--par", "err", "wra"])
+def test_an_abbreviation_of_an_option_that_is_ours_is_refused(option: str) -> None:
+    """sbatch takes each beginning of an option for the option."""
+    with pytest.raises(ValueError, match=option):
+        _scheduler(**{option: "x"})
+
+
+@pytest.mark.parametrize("option", ["wait-all-nodes", "ntasks", "mem", "partition"])
+def test_options_that_only_look_alike_are_let_through(words_of: Words, option: str) -> None:
+    _submit(_scheduler(**{option: "1"}))
+    assert f"--{option}=1" in words_of("sbatch")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_a_name_with_any_line_end_is_refused(tmp_path: Path, end: str) -> None:
+    with pytest.raises(ValueError, match="job-name"):
+        _scheduler(**{"job-name": f"a{end}b"})
+    with pytest.raises(ValueError, match="job_name"):
+        SlurmExecutor(cfut_dir=tmp_path, job_name=f"a{end}b")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("end", ["\r", "\x0b", "\x1c", "\x85", "\u2028"])
+def test_a_row_of_squeue_ends_only_with_its_line(end: str) -> None:
+    """Others' jobs may have any name."""
+    first, second = queue_rows(f"7_0|RUNNING|None|a{end}b.{TOKEN}\n8|PENDING|Priority|c\n")
+    assert (first.job_id, first.index, first.name) == ("7", 0, f"a{end}b.{TOKEN}")
+    assert second.job_id == "8"
+
+
+def test_a_log_directory_that_sbatch_cannot_be_told_is_refused() -> None:
+    with pytest.raises(ValueError, match="backslash"):
+        SlurmScheduler(Options(log_directory="/logs\\here"))
+
+
+def test_all_commands_ask_the_cluster_that_the_job_was_sent_to(
+    words_of: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_CLUSTERS", "far")
+    scheduler = _scheduler()
+    _submit(scheduler)
+    scheduler.states({"77": TOKEN})
+    scheduler.cancel([Element("77", 1)])
+    for name in ("sbatch", "squeue", "scancel"):
+        assert "--clusters=far" in words_of(name)
+    assert not [w for w in words_of("sbatch.env") if w.startswith("SBATCH_CLUSTERS=")]
+
+
+@pytest.mark.parametrize("option", ["clusters", "M"])
+def test_a_cluster_among_the_resources_is_asked_by_all_commands(
+    words_of: Words, option: str
+) -> None:
+    scheduler = _scheduler(**{option: "near"})
+    _submit(scheduler)
+    scheduler.states({"77": TOKEN})
+    scheduler.cancel([Element("77", 1)])
+    for name in ("sbatch", "squeue", "scancel"):
+        assert "--clusters=near" in words_of(name)
+
+
+def test_an_empty_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="job_name '' is not one line of text"):
+        SlurmExecutor(cfut_dir=tmp_path, job_name="")
