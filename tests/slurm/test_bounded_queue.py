@@ -157,7 +157,10 @@ def test_jobs_that_are_not_ours_only_delay_ours(
     finally:
         gate.touch()
     assert [future.result(LIMIT_S) for future in futures] == [0, 1, 4]
-    assert command("sacct", "-nPX", "-j", job_id, "--format=State") == ["COMPLETED"] * 2
+    wait_until(
+        lambda: command("sacct", "-nPX", "-j", job_id, "--format=State") == ["COMPLETED"] * 2,
+        "the good end of the other jobs, in accounting",
+    )
 
 
 def test_what_waits_for_room_can_be_cancelled(

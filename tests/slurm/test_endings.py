@@ -62,7 +62,8 @@ def test_a_requeued_job_runs_again_and_counts_once(
     command("scontrol", "requeue", future.cluster_jobid)
     # slurmctld holds a requeued job back for two minutes, once the first run is cleaned up.
     wait_until(lambda: _requeued(future.cluster_jobid), "the requeue")
-    command("scontrol", "update", f"jobid={future.cluster_jobid}", "starttime=now")
+    # In the second of the requeue the node would still refuse the job ("credential revoked").
+    command("scontrol", "update", f"jobid={future.cluster_jobid}", "starttime=now+2")
     wait_until(lambda: len(runs.read_text().splitlines()) == 2, "the second run")
     gate.touch()
     assert future.result(LIMIT_S) == 2
