@@ -34,7 +34,7 @@ class RemoteException(Exception):
         self.job_id = job_id
 
     def __str__(self) -> str:
-        return f"{self.error.strip()} (job_id={self.job_id})"
+        return f"{self.error.strip()} (job_id={self.job_id})" if self.job_id else self.error.strip()
 
 
 class RemoteResourceLimitException(RemoteException):

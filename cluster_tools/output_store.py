@@ -79,6 +79,7 @@ class FileOutputStore(OutputStore):
         # In the same directory, since a rename stays within one file system. Not a longer
         # version of the name, which may have the greatest length already.
         temporary_path = os.path.join(os.path.dirname(path), f".{os.urandom(12).hex()}.tmp")
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         try:
             # Where quotas or NFS are involved, only fsync and close say that there was space.
             with open(temporary_path, "xb") as file:

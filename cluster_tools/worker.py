@@ -124,6 +124,13 @@ def exception_state(exc: BaseException) -> dict[str, Any]:
     return state
 
 
+def fingerprint(output: bytes) -> tuple[int, int]:
+    """Tells a call's kept output from another's that was written under the same key."""
+    import zlib
+
+    return len(output), zlib.crc32(output)
+
+
 # -- the worker -------------------------------------------------------------------------------------
 
 
@@ -275,6 +282,7 @@ def _enter(manifest: dict[str, Any]) -> None:
             f"{there[0]}.{there[1]}: a pickle is good for one minor version only. "
             "Set python_executable to an interpreter of the client's version.",
         )
+    sys.argv[:] = manifest["argv"]
     del sys.path[0]  # set by start_worker.py
     if sys.prefix == manifest["prefix"]:
         sys.path[:] = manifest["sys_path"]
@@ -429,8 +437,14 @@ class _Output:
         self._shard = shard
         self._record = record
 
-    def write(self, name: str, dump: Callable[[BinaryIO], object], *, stored: bool = False) -> None:
-        """`stored`: the output itself is in the output store, this file only says so."""
+    def write(
+        self,
+        name: str,
+        dump: Callable[[BinaryIO], object],
+        *,
+        stored: tuple[int, int] | None = None,
+    ) -> None:
+        """`stored`: the fingerprint of the output that is in the output store; this file only says so."""
         path = os.path.join(self._shard, name)
         temporary = f"{path}.{_node()}.{os.getpid()}.tmp"
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -463,7 +477,17 @@ def _dump_result(result: object, file: BinaryIO) -> None:
     except Exception:
         file.seek(0)
         file.truncate()
-        file.write(_dumps((True, result)))
+        file.write(_pickled_result(result))
+
+
+def _pickled_result(result: object) -> bytes:
+    try:
+        return _dumps((True, result))
+    except Exception as exc:
+        raise pickle.PicklingError(
+            f"the result, of type {type(result).__name__}, can't be pickled: "
+            f"{type(exc).__name__}: {exc}"
+        ) from None
 
 
 def _deliver_result(
@@ -472,8 +496,9 @@ def _deliver_result(
     if keep is None:
         output.write(name, lambda file: _dump_result(result, file))
     else:
-        keep(_dumps((True, result)), success=True)
-        output.write(name, lambda file: None, stored=True)
+        pickled = _pickled_result(result)
+        keep(pickled, success=True)
+        output.write(name, lambda file: None, stored=fingerprint(pickled))
 
 
 def _deliver_failure(

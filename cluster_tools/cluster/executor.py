@@ -51,7 +51,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     """An executor whose calls are jobs of a scheduler.
 
     Arguments:
-        debug: Log what is submitted, at level debug.
+        debug: Log each job that is submitted at level info, instead of debug.
         keep_logs: Leave the jobs' logs in `cfut_dir`.
         cfut_dir: Where logs and the run directory go; a directory that jobs see too. Default: the
             environment's CFUT_DIR, else `.cfut`.
@@ -117,6 +117,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         )
         settings = Settings(
             cfut_dir=self.cfut_dir,
+            debug=debug,
             keep_logs=keep_logs,
             python_executable=python_executable or sys.executable,
             command_prefix=list(command_prefix or []),
@@ -280,9 +281,9 @@ class ClusterExecutor(concurrent.futures.Executor):
                 call = _pickled((args, kwargs), f"An argument of the call of {name}")
                 key = self._key(named_key)
                 if named_key is not None and key is not None:
-                    self._delete_stale([key])
+                    self._delete_stale(key)
             except Exception as exc:
-                error = _submission_error(name, exc)
+                error = _submission_error(f"The call of {name}", exc)
                 future.resolve(None, error)
                 FailureLog(1).note(error, f"The call of {name}")
                 return future
@@ -319,8 +320,6 @@ class ClusterExecutor(concurrent.futures.Executor):
                     future.abandon()
             else:
                 draft.fail()
-        if self.debug:
-            _logger.debug("%d calls of %s are to be submitted", len(draft.futures), draft.name)
         return cast(list[Future[_T]], draft.futures)
 
     def _write(
@@ -351,13 +350,15 @@ class ClusterExecutor(concurrent.futures.Executor):
                 call = _pickled(
                     (arguments, no_keywords), f"An argument of task {number} of {draft.name}"
                 )
-            except pickle.PicklingError as exc:
-                draft.unpicklable[number] = exc
+                key = self._key(named_key)
+                if named_key is not None and key is not None:
+                    self._delete_stale(key)
+            except Exception as exc:
+                draft.failed[number] = exc
                 continue
             try:
-                key = self._key(named_key)
                 draft.writer.add(function, call, key)
-            except Exception as exc:
+            except OSError as exc:
                 draft.error = exc
                 continue
             kept = kept or named_key is not None
@@ -368,8 +369,6 @@ class ClusterExecutor(concurrent.futures.Executor):
         if draft.error is not None or draft.writer is None or not good:
             return
         try:
-            if kept:
-                self._delete_stale(keys)
             array = session.finish_array(
                 draft.writer,
                 draft.name,
@@ -378,7 +377,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 working_directory=_working_directory(),
                 kept=kept,
                 indexed=True,
-                numbers=numbers if draft.unpicklable else None,
+                numbers=numbers if draft.failed else None,
                 total=len(draft.futures),
             )
         except Exception as exc:
@@ -396,9 +395,9 @@ class ClusterExecutor(concurrent.futures.Executor):
             return None
         return self.output_store.default_key(self._session.unique_id())
 
-    def _delete_stale(self, keys: list[str]) -> None:
+    def _delete_stale(self, key: str) -> None:
         """What is left of an earlier call must not be taken for this one's."""
-        for key in self.output_store.poll(keys):
+        if self.output_store.poll([key]):
             self.output_store.delete(key)
 
 
@@ -410,28 +409,27 @@ class _Draft:
     futures: list[ClusterFuture[Any]] = field(default_factory=list["ClusterFuture[Any]"])
     writer: ArrayWriter | None = None
     # Why single calls are not in it, by position.
-    unpicklable: dict[int, Exception] = field(default_factory=dict[int, Exception])
+    failed: dict[int, Exception] = field(default_factory=dict[int, Exception])
     # Why none of it can be submitted.
     error: Exception | None = None
 
     def fail(self) -> None:
         """Puts what went wrong into the futures concerned."""
-        error = None if self.error is None else _submission_error(self.name, self.error)
-        errors = (
-            self.unpicklable if error is None else dict.fromkeys(range(len(self.futures)), error)
-        )
-        failures = FailureLog(len(errors))
-        for number, exc in errors.items():
-            end_quietly(partial(self.futures[number].resolve, None, exc), self.name)
-            failures.note(exc, f"Task {number} of {len(self.futures)} of {self.name}")
+        numbers = self.failed if self.error is None else range(len(self.futures))
+        failures = FailureLog(len(numbers))
+        for number in numbers:
+            task = f"Task {number} of {len(self.futures)} of {self.name}"
+            error = _submission_error(task, self.error or self.failed[number])
+            end_quietly(partial(self.futures[number].resolve, None, error), self.name)
+            failures.note(error, task)
 
 
-def _submission_error(name: str, error: Exception) -> Exception:
+def _submission_error(task: str, error: Exception) -> Exception:
     """What a future raises whose call could not be submitted because of `error`."""
     if isinstance(error, pickle.PicklingError):
         return error
     exception = SubmissionException(
-        f"{name} could not be submitted: {type(error).__name__}: {error}", ""
+        f"{task} could not be submitted: {type(error).__name__}: {error}", ""
     )
     exception.__cause__ = error
     return exception

@@ -76,7 +76,7 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class _StoreError(Exception):
-    """A store that raised something else than OSError, which may pass."""
+    """What the store says can't be the output, or it raised something else than OSError, which may pass."""
 
 
 class Resolver(threading.Thread):
@@ -243,6 +243,11 @@ class Resolver(threading.Thread):
             raise OutputNotReadable(str(exc)) from exc
         except Exception as exc:
             raise _StoreError(f"the output store can't read {key!r}: {exc!r}") from exc
+        if "stored" in record and tuple(record["stored"]) != worker.fingerprint(output):
+            raise _StoreError(
+                f"what is kept under the key {key!r} is not this call's output: another call has "
+                "written to the same key"
+            )
         return stored_outcome(output, record)
 
     def _read_again(self) -> None:

@@ -62,6 +62,7 @@ def manifest(
     return {
         "format": worker.FORMAT,
         "python": tuple(sys.version_info[:2]),
+        "argv": list(getattr(sys, "argv", [])),
         "prefix": sys.prefix,
         "base_prefix": sys.base_prefix,
         "sys_path": [os.path.abspath(os.path.join(cwd, entry)) for entry in sys.path],

@@ -48,6 +48,8 @@ class Settings:
     """What the user has set for the calls of one executor; `schedulers.base.Options` has the jobs' part."""
 
     cfut_dir: str
+    # Tell what is submitted at level info, not debug.
+    debug: bool = False
     keep_logs: bool = True
     python_executable: str = sys.executable
     command_prefix: Sequence[str] = ()
@@ -221,6 +223,8 @@ class Session:
     def on_submitted(self, piece: Piece, job_id: str) -> None:
         piece.set_job(job_id)
         self._pieces[piece] = None
+        level = logging.INFO if self.settings.debug else logging.DEBUG
+        _logger.log(level, "job %s: %d calls of %s", job_id, piece.count, piece.array.name)
         self._announce()
         self.resolver.post(self.resolver.submitted, piece)
         process_wide.look(self)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster_tools.cluster.cutting import Cutter
@@ -154,19 +155,25 @@ class Submitter(threading.Thread):
                 return
 
     def _submit_all(self, items: Iterable[Call | Span]) -> None:
-        groups: dict[object, list[Call]] = {}
-        for item in items:
-            if isinstance(item, Call):
-                groups.setdefault(item.kind(), []).append(item)
-            else:
-                self._guarded(item)
-        for calls in groups.values():
-            self._submit_calls(calls)
-            if len(calls) > 1 or not self._queue.empty():
+        """Submits in the order of coming; calls that follow each other go in together."""
+        for is_call, some in groupby(items, lambda item: isinstance(item, Call)):
+            if is_call:
+                self._gather(item for item in some if isinstance(item, Call))
+                continue
+            for item in some:
+                if isinstance(item, Span):
+                    self._guarded(item)
+
+    def _gather(self, calls: Iterable[Call]) -> None:
+        kinds: dict[object, list[Call]] = {}
+        for call in calls:
+            kinds.setdefault(call.kind(), []).append(call)
+        for alike in kinds.values():
+            self._submit_calls(alike)
+            if len(alike) > 1 or not self._queue.empty():
                 self._spacing_s = max(_FIRST_SPACING_S, self._spacing_s * 2)
-        if groups:
-            self._spacing_s = min(self._session.scheduler.max_gathering_s, self._spacing_s)
-            self._next_gathering = time.monotonic() + self._spacing_s
+        self._spacing_s = min(self._session.scheduler.max_gathering_s, self._spacing_s)
+        self._next_gathering = time.monotonic() + self._spacing_s
 
     def _submit_calls(self, calls: list[Call]) -> None:
         calls = [call for call in calls if not call.future.is_done()]

@@ -125,7 +125,10 @@ def _pack_exception(error: BaseException) -> bytes:
     except Exception:  # the function's own class may do anything in __str__
         text = f"{type(error).__name__} (its message cannot be formatted)\n"
     # First the parts: the constructor that a class's own pickle calls may want other arguments.
-    for form in ((type(error), error.args, exception_state(error)), error):
+    state = exception_state(error)
+    parts = (type(error), error.args, state)
+    without = (type(error), error.args, {k: v for k, v in state.items() if _is_picklable(v)})
+    for form in (parts, error, without):
         try:
             packed = pickling.dumps((text, form))
             if type(_rebuilt(pickling.loads(packed)[1])) is type(error):
@@ -136,6 +139,14 @@ def _pack_exception(error: BaseException) -> bytes:
         f"an exception of type {type(error).__name__} cannot be pickled; its traceback is above"
     )
     return pickling.dumps((text, lost))
+
+
+def _is_picklable(value: object) -> bool:
+    try:
+        pickling.dumps(value)
+    except Exception:
+        return False
+    return True
 
 
 def unpack_exception(outcome: bytes) -> BaseException:

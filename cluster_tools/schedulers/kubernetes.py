@@ -19,8 +19,8 @@ class KubernetesExecutor(ClusterExecutor):
             import kubernetes as _client  # pyright: ignore[reportMissingImports, reportUnusedImport] # noqa: F401
         except ImportError as exc:
             raise ImportError(
-                "the strategy kubernetes needs the extra of that name: "
-                "pip install 'cluster_tools[kubernetes]'"
+                "the strategy kubernetes is not part of this version yet, and will need the extra of "
+                "that name: pip install 'cluster_tools[kubernetes]'"
             ) from exc
         raise NotImplementedError("the strategy kubernetes is not part of this version yet")
 

@@ -237,6 +237,12 @@ def _ending(process: _Process | None) -> Ending:
         return Ending(
             Cause.EXIT, f"The process was ended by signal {-code} ({signal.strsignal(-code)})."
         )
+    if code in (126, 127):
+        return Ending(
+            Cause.NEVER_STARTED,
+            f"There is no such Python (exit code {code}): python_executable and command_prefix have "
+            "to be right.",
+        )
     return Ending(Cause.EXIT, f"The process ended with exit code {code}.", exit_code=code)
 
 

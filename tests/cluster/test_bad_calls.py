@@ -57,7 +57,7 @@ BAD_CALLS = {
     ),
     "kill -9": Bad(jobs.kill_itself, RemoteExitException, "signal 9"),
     "KeyboardInterrupt": Bad(jobs.raise_keyboard_interrupt, RemoteException, "KeyboardInterrupt"),
-    "result that can't be pickled": Bad(jobs.return_lock, TypeError, "cannot pickle"),
+    "result that can't be pickled": Bad(jobs.return_lock, pickle.PicklingError, "cannot pickle"),
     "result that can't be unpickled": Bad(
         jobs.return_one_way, RemoteException, "this pickle does not load"
     ),

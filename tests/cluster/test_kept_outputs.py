@@ -73,6 +73,7 @@ def test_a_stale_output_is_deleted_before_its_call_is_submitted(
 def test_a_kept_output_that_cannot_be_written_fails_its_task_alone(
     executor: Any, tmp_path: Path
 ) -> None:
+    (tmp_path / "nowhere").touch()  # a file where there should be a directory
     keys = {1: tmp_path / "one", 2: tmp_path / "nowhere" / "two", 3: tmp_path / "three"}
     futures = executor.map_to_futures(
         jobs.square, [1, 2, 3], output_key_getter=lambda number: str(keys[number])
@@ -99,3 +100,29 @@ def test_kept_outputs_stay_and_others_vanish(
     executor.submit(jobs.square, 3)
     executor.shutdown()
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_call_never_gets_what_another_has_kept_under_the_same_key(
+    executor: Any, tmp_path: Path
+) -> None:
+    key = str(tmp_path / "same")
+    futures = executor.map_to_futures(jobs.square, [1, 2, 3], output_key_getter=lambda _: key)
+    for future, square in zip(futures, [1, 4, 9]):
+        error = future.exception(LIMIT_S)
+        assert future.result() == square if error is None else "the same key" in str(error)
+
+
+def test_the_directory_of_a_kept_output_is_made(executor: Any, tmp_path: Path) -> None:
+    key = str(tmp_path / "new" / "newer" / "one")
+    assert executor.submit(jobs.square, 3, __cfut_options={"output_key": key}).result(LIMIT_S) == 9
+    assert Path(key).exists()
+
+
+def test_a_key_that_cannot_be_used_fails_its_task_alone(executor: Any, tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    keys = {1: tmp_path / "one", 2: tmp_path / "directory", 3: tmp_path / "three"}
+    futures = executor.map_to_futures(
+        jobs.square, [1, 2, 3], output_key_getter=lambda number: str(keys[number])
+    )
+    assert [futures[0].result(LIMIT_S), futures[2].result(LIMIT_S)] == [1, 9]
+    assert "Task 1 of 3" in str(futures[1].exception(LIMIT_S))
