@@ -35,7 +35,8 @@ else:
 
 # -- the format -------------------------------------------------------------------------------------
 
-FORMAT = 1
+# Raised with each change of what a manifest has to say.
+FORMAT = 2
 PICKLE_PROTOCOL = 5
 # One directory lists at most this many tasks: a listing must stay cheap, also on NFS.
 TASKS_PER_SHARD = 1_000
@@ -281,6 +282,10 @@ def _enter(manifest: dict[str, Any]) -> None:
             f"the job runs Python {here[0]}.{here[1]} ({sys.executable}), the client Python "
             f"{there[0]}.{there[1]}: a pickle is good for one minor version only. "
             "Set python_executable to an interpreter of the client's version.",
+        )
+    if manifest["format"] != FORMAT:
+        raise _Stop(
+            EXIT_REFUSED, "cluster_tools was changed while its client ran: start the client again"
         )
     sys.argv[:] = manifest["argv"]
     del sys.path[0]  # set by start_worker.py
