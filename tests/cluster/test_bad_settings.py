@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -207,36 +208,38 @@ def test_an_array_file_of_another_user_is_not_unpickled(
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.fixture
+def unshared_directory() -> Iterator[Path]:
+    """A directory that the nodes of dockered-slurm do not have."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
+
+
 @pytest.mark.slurm
 def test_a_working_directory_that_the_node_has_not_is_named_with_the_node(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, unshared_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unshared = Path("/tmp", tmp_path.name)
-    unshared.mkdir()
     with SLURM.new_executor(tmp_path) as executor:
         with monkeypatch.context() as context:
-            context.chdir(unshared)
+            context.chdir(unshared_directory)
             future = executor.submit(jobs.square, 1)
-            error = future.exception(LIMIT_S)
+        error = future.exception(LIMIT_S)
         assert isinstance(error, RemoteNeverStartedException)
-        assert f"the working directory {unshared} does not exist on node c" in str(error)
+        assert f"the working directory {unshared_directory} does not exist on node c" in str(error)
         assert f"(job {future.cluster_jobid})" in str(error)
         assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
-    unshared.rmdir()
 
 
 @pytest.mark.slurm
-def test_a_log_directory_that_the_node_has_not_is_said(tmp_path: Path) -> None:
-    unshared = Path("/tmp", tmp_path.name)
-    with pytest.warns(UserWarning, match=f"{unshared} seems to be on a disk"):
-        unshared_executor = SLURM.new_executor(unshared)
+def test_a_log_directory_that_the_node_has_not_is_said(unshared_directory: Path) -> None:
+    with pytest.warns(UserWarning, match=f"{unshared_directory} seems to be on a disk"):
+        unshared_executor = SLURM.new_executor(unshared_directory)
     with unshared_executor as executor:
         future = executor.submit(jobs.square, 1)
         error = future.exception(LIMIT_S)
     assert isinstance(error, RemoteNeverStartedException)
-    assert "could not write the log" in str(error)
+    assert "log could not be written" in str(error)
     assert f"(job {future.cluster_jobid})" in str(error)
-    shutil.rmtree(unshared)
 
 
 @pytest.mark.slurm
