@@ -35,11 +35,14 @@ def pop_output_key(kwargs: dict[str, Any]) -> str | None:
     if "__cfut_options" not in kwargs:
         return None
     options: CfutOptions = kwargs.pop("__cfut_options") or {}
+    if not isinstance(options, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise ValueError(f"__cfut_options is a dict, not {options!r}")
     key = options.get("output_key")
     path = options.get("output_pickle_path")
-    if (key is None) == (path is None):
+    name = path if key is None else key
+    if (key is None) == (path is None) or not isinstance(name, (str, os.PathLike)) or not str(name):
         raise ValueError(
-            "__cfut_options takes exactly one of output_key and output_pickle_path, "
+            "__cfut_options takes exactly one of output_key and output_pickle_path, a path or a text, "
             f"and was given {options!r}"
         )
     if key is not None:

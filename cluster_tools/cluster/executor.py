@@ -10,9 +10,9 @@ import sys
 import threading
 import time
 import weakref
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,7 +47,7 @@ _LATE_LOG_S = 3.0
 _logger = logging.getLogger("cluster_tools")
 
 
-class ClusterExecutor(concurrent.futures.Executor):
+class ClusterExecutor(concurrent.futures.Executor, ABC):
     """An executor whose calls are jobs of a scheduler.
 
     Arguments:
@@ -95,6 +95,10 @@ class ClusterExecutor(concurrent.futures.Executor):
             raise ValueError(f"job_name {job_name!r} is not one line of text")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")
+        if isinstance(additional_setup_lines, str):
+            raise ValueError("additional_setup_lines is a list of lines, not a string")
+        if job_resources is not None and not isinstance(job_resources, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"job_resources is a dict, not {job_resources!r}")
         if cfut_dir is None:
             cfut_dir = os.environ.get("CFUT_DIR") or ".cfut"
         self.debug = debug
@@ -112,7 +116,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 job_resources=job_resources or {},
                 setup_lines=self.additional_setup_lines,
                 log_directory=self.cfut_dir,
-                grace_s=float(os.environ.get("SIGTERM_WAIT_IN_S") or _DEFAULT_GRACE_S),
+                grace_s=_grace_s(),
             )
         )
         settings = Settings(
@@ -433,6 +437,16 @@ def _submission_error(task: str, error: Exception) -> Exception:
     )
     exception.__cause__ = error
     return exception
+
+
+def _grace_s() -> float:
+    text = os.environ.get("SIGTERM_WAIT_IN_S")
+    try:
+        return float(text) if text else _DEFAULT_GRACE_S
+    except ValueError:
+        raise ValueError(
+            f"the environment variable SIGTERM_WAIT_IN_S is no number: {text!r}"
+        ) from None
 
 
 def _working_directory() -> str:

@@ -348,10 +348,8 @@ class Session:
         if self.pid != os.getpid():
             return  # the forked child's copy has nothing to end
         self.refuse_calls()
-        if not wait:
-            return
-        if threading.current_thread() is self.resolver:
-            raise RuntimeError("a callback can't wait for the shutdown of its own executor")
+        if not wait or threading.current_thread() is self.resolver:
+            return  # a callback can't wait for the thread that runs it
         with self._all_done:
             self._all_done.wait_for(lambda: not self._open_futures)
         self.resolver.join(_ABORT_PATIENCE_S if self.aborted else None)

@@ -143,7 +143,10 @@ def test_several_executors_share_the_limit(
 
 
 def test_jobs_that_are_not_ours_only_delay_ours(
-    user_limit: Callable[[int], None], new_executor: Callable[..., Any], tmp_path: Path
+    user_limit: Callable[[int], None],
+    new_executor: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     user_limit(3)
     gate = tmp_path / "gate"
@@ -153,6 +156,7 @@ def test_jobs_that_are_not_ours_only_delay_ours(
     )
     try:
         futures = new_executor().map_to_futures(jobs.square, range(3))
+        wait_until(lambda: "wait for room in the queue" in caplog.text, "our array to wait")
         assert not futures[0].done()
     finally:
         gate.touch()

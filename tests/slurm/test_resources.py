@@ -51,7 +51,7 @@ def test_job_resources_are_what_the_job_asks_for(tmp_path: Path) -> None:
         assert record["OverSubscribe"] != "NO"
         assert record["Requeue"] == "0"
         assert record["Contiguous"] == "0"
-        assert record["Comment"] == "with"
+        assert command("squeue", "-h", "-o", "%k", "-j", record["JobId"]) == [resources["comment"]]
     assert resources["c"] == 3
 
 

@@ -56,7 +56,7 @@ def _scheduler(**resources: Any) -> SlurmScheduler:
 
 
 def _request(count: int = 3, *, is_array: bool = True) -> ArrayRequest:
-    return ArrayRequest("call", TOKEN, count, is_array, ["python", "worker.py"], "/work")
+    return ArrayRequest("call", TOKEN, count, is_array, ["python", "worker.py"], "/somewhere")
 
 
 def _arguments(tmp_path: Path, name: str) -> list[str]:
