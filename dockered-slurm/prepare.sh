@@ -47,13 +47,13 @@ start_dockerd() {
     done
 }
 
-# The mirror of the machine itself; elsewhere Debian's own.
+# The mirror of the machine itself. Nothing where there is none: debootstrap knows Debian's own.
 mirror() {
     { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
         sed -nE 's/^deb +(\[[^]]*\] +)?(https?:[^ ]+) .*/\2/p'
       cat /etc/apt/sources.list.d/*.sources 2>/dev/null |
         sed -nE 's/^URIs: *(https?:[^ ]+).*/\1/p'
-    } | grep -E '/debian/?$' | grep . || echo http://deb.debian.org/debian
+    } | grep -E -m 1 '/debian/?$' || true
 }
 
 make_base_image() {
@@ -62,7 +62,8 @@ make_base_image() {
     trap 'rm -rf "$root"' RETURN
     command -v debootstrap >/dev/null || install_packages debootstrap
     say "building $BASE with debootstrap"
-    debootstrap --variant=minbase "$DEBIAN_RELEASE" "$root" "$(mirror | head -n 1)" >"$root.log" 2>&1 || {
+    # shellcheck disable=SC2046 # a mirror is one word, or none
+    debootstrap --variant=minbase "$DEBIAN_RELEASE" "$root" $(mirror) >"$root.log" 2>&1 || {
         tail -n 20 "$root.log" >&2
         return 1
     }
