@@ -176,6 +176,13 @@ def test_an_array_of_another_user_is_not_unpickled(directory: RunDirectory, tmp_
     assert not (tmp_path / "ran").exists()
 
 
+def test_an_array_of_another_version_of_the_package_is_refused(directory: RunDirectory) -> None:
+    array = _write_array(directory, (jobs.square, (2,)), format=worker.FORMAT + 1)
+    status, _, stderr = _run(array)
+    assert status == worker.EXIT_REFUSED
+    assert "cluster_tools was changed while its client ran" in stderr
+
+
 def test_another_python_is_refused_with_both_versions(directory: RunDirectory) -> None:
     array = _write_array(directory, (jobs.square, (2,)), python=(3, 9))
     status, _, stderr = _run(array)
