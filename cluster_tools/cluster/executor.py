@@ -164,7 +164,9 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         """Yields the futures as they are done: `concurrent.futures.as_completed`."""
         return concurrent.futures.as_completed(futures)
 
-    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+    def submit(
+        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> ClusterFuture[_T]:
         """Has `fn(*args, **kwargs)` called in a job; see `Executor.submit` of this package.
 
         Raises: RuntimeError after shutdown, and in a forked child.
@@ -274,7 +276,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         named_key: str | None,
-    ) -> Future[_T]:
+    ) -> ClusterFuture[_T]:
         session = self._session
         name = self._name_of(fn)
         with session.taking_calls():

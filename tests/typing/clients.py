@@ -95,6 +95,12 @@ def failures_have_classes(executor: Executor) -> str:
     return cluster_tools.schedulers.cluster_executor.RemoteException.__name__
 
 
+def a_future_knows_its_job(executor: ClusterExecutor) -> tuple[str, int]:
+    future = executor.submit(square, 2)
+    assert_type(future.result(), int)
+    return future.cluster_jobid, future.cluster_jobindex
+
+
 class NullStore(OutputStore):
     def default_key(self, job_id: str) -> str:
         return job_id
