@@ -208,14 +208,9 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             futures = deque(self._submit_array(fn, ((arguments, None) for arguments in calls)))
             return iterate_results(futures, timeout=left())
 
-        executor = weakref.ref(self)
-
         def submit_next() -> Future[_T] | None:
-            this = executor()
             arguments = next(calls, None)
-            if this is None or arguments is None:
-                return None
-            return this._submit_call(fn, arguments, {}, None)
+            return None if arguments is None else self._submit_call(fn, arguments, {}, None)
 
         first = [
             self._submit_call(fn, arguments, {}, None) for arguments in islice(calls, buffersize)

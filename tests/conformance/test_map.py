@@ -15,6 +15,8 @@ import pytest
 from strategies import NewExecutor, Strategy
 from waiting import wait_until
 
+import cluster_tools
+
 
 def test_map_yields_results_in_the_order_of_the_calls(executor: Any) -> None:
     assert list(executor.map(calls.square, [2, 3, 4])) == [4, 9, 16]
@@ -116,3 +118,14 @@ def test_map_keeps_no_reference_to_what_it_has_yielded(executor: Any) -> None:
 
     wait_until(is_gone, "the first result's end")
     assert next(results) == [1]
+
+
+def test_buffersize_yields_all_results_where_nothing_else_refers_to_the_executor(
+    strategy: Strategy, directory: Path
+) -> None:
+    arguments = strategy.arguments(directory)
+    results = cluster_tools.get_executor(strategy.environment, **arguments).map(
+        calls.square, range(5), buffersize=2
+    )
+    gc.collect()
+    assert list(results) == [0, 1, 4, 9, 16]
