@@ -166,8 +166,8 @@ class LocalScheduler(Scheduler):
         return {
             element: Report(state(process))
             for job_id in jobs
-            if job_id in self._jobs
-            for element, process in self._jobs[job_id].processes.items()
+            if (job := self._jobs.get(job_id)) is not None
+            for element, process in job.processes.items()
         }
 
     def explain(
