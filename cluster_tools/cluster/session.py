@@ -384,13 +384,16 @@ class Session:
 
     def _finish(self) -> None:
         """In the resolver's thread, after everything else."""
-        self.resolver.flush_cancellations()
-        self.resolver.abandon_all()
-        process_wide.leave(self)
-        self.scheduler.close()
-        self._remove_logs()
-        self.directory.remove()
-        self.resolver.end()
+        try:
+            self.resolver.flush_cancellations()
+            self.resolver.abandon_all()
+            self.scheduler.close()
+            self._remove_logs()
+            self.directory.remove()
+        finally:  # whatever could not be tidied, nobody waits for this thread for ever
+            # Last: a signal's handler waits for it before it lets the process die.
+            process_wide.leave(self)
+            self.resolver.end()
 
 
 def _element(future: ClusterFuture[Any]) -> Element | None:
