@@ -36,7 +36,7 @@ else:
 # -- the format -------------------------------------------------------------------------------------
 
 # Raised with each change of what a manifest has to say.
-FORMAT = 2
+FORMAT = 3
 PICKLE_PROTOCOL = 5
 # One directory lists at most this many tasks: a listing must stay cheap, also on NFS.
 TASKS_PER_SHARD = 1_000
@@ -55,10 +55,13 @@ OUTPUT_FOOTER_BYTES = 2 * NUMBER_BYTES + len(OUTPUT_MAGIC)
 
 # Exit codes of a worker that could not do its work, from sysexits.h; a call's own failure is an output
 # and exits 0.
+EXIT_NO_PACKAGE = 69
 EXIT_NO_WORKING_DIRECTORY = 72
 EXIT_OUTPUT_NOT_WRITTEN = 74
 EXIT_REFUSED = 77
 EXIT_NO_ARRAY = 78
+# What the worker, or what starts it, ends with when it has something to say.
+OWN_EXIT_CODES = (EXIT_NO_PACKAGE, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED, EXIT_NO_ARRAY)
 
 
 # So many seconds a process stays at the most whose call has left something behind: enough for what
@@ -285,10 +288,12 @@ def _enter(manifest: dict[str, Any]) -> None:
         )
     if manifest["format"] != FORMAT:
         raise _Stop(
-            EXIT_REFUSED, "cluster_tools was changed while its client ran: start the client again"
+            EXIT_REFUSED,
+            f"the job's cluster_tools is another version than the client's, {manifest.get('version', 'unknown')}: "
+            "install that one for the job, or start the client again if it was changed meanwhile",
         )
     sys.argv[:] = manifest["argv"]
-    del sys.path[0]  # set by start_worker.py
+    del sys.path[0]  # set by what has started the worker
     if sys.prefix == manifest["prefix"]:
         sys.path[:] = manifest["sys_path"]
     else:  # another environment keeps its own packages; it gets what the user added to the client's

@@ -123,8 +123,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             cfut_dir=self.cfut_dir,
             debug=debug,
             keep_logs=keep_logs,
-            python_executable=python_executable or sys.executable,
-            command_prefix=list(command_prefix or []),
+            worker=[*(command_prefix or []), *self._worker_words(python_executable)],
             logging=log,
             pending_timeout_s=pending_timeout_s,
             own_outputs=isinstance(self.output_store, FileOutputStore)
@@ -149,6 +148,11 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
 
     @abstractmethod
     def _make_scheduler(self, options: Options) -> Scheduler: ...
+
+    def _worker_words(self, python_executable: str | None) -> list[str]:
+        """What starts the worker in a job: an interpreter that sees the client's files."""
+        start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start_worker.py")
+        return [python_executable or sys.executable, start]
 
     @staticmethod
     def install_signal_handlers() -> None:

@@ -33,8 +33,6 @@ from cluster_tools.schedulers.base import (
 if TYPE_CHECKING:
     from cluster_tools.cluster.session import Session
 
-# Between two questions at the most; the least is the scheduler's.
-_MAX_INTERVAL_S = 30.0
 # An ending is noticed at most this part of its waiting time late.
 _INTERVAL_PART = 0.1
 # Between looks at an element that has ended, until its output is there or given up: at least, and as a
@@ -118,7 +116,7 @@ class Docket:
             return None
         reason = f"The job waits in the queue ({report.word}, reason {report.reason})"
         if report.hopeless:
-            return Ending(Cause.NEVER_STARTED, f"{reason}, which can never end.")
+            return Ending(Cause.NEVER_STARTED, f"{reason} {report.hopeless}.")
         limit = self._session.pending_timeout_s
         now = time.monotonic()
         if limit is not None and now - self._pending_since.setdefault(element, now) > limit:
@@ -266,9 +264,8 @@ class Prober(threading.Thread):
                         docket.judge(pieces, reports)
                     except Exception:  # one session's disk must not hide the others' deaths
                         _logger.exception("the states of one executor's jobs could not be judged")
-            least = scheduler.min_interval_s
             part = (time.monotonic() - round_.last_news) * _INTERVAL_PART
-            interval = min(_MAX_INTERVAL_S, max(least, part))
+            interval = min(scheduler.max_interval_s, max(scheduler.min_interval_s, part))
             for docket, _, _ in asking:
                 recheck_s = docket.recheck_s
                 if recheck_s is not None:

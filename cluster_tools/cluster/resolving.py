@@ -62,8 +62,6 @@ _EXCEPTIONS: dict[Cause, type[RemoteException]] = {
 # The element did not end by what its call did: one that never began may go in again.
 _NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
 _MAX_SUBMISSIONS = 4
-# What the worker ends with when it has something to say.
-_OWN_EXIT_CODES = (worker.EXIT_OUTPUT_NOT_WRITTEN, worker.EXIT_REFUSED, worker.EXIT_NO_ARRAY)
 # The worker has claimed the task and not begun the call.
 _NEVER_BEGAN = (worker.EXIT_REFUSED, worker.EXIT_NO_ARRAY)
 # A file that was listed may take so long to be readable through an NFS client's cache.
@@ -329,7 +327,7 @@ class Resolver(threading.Thread):
         array = piece.array
         task = array.first + position
         claims = self._claims(task)
-        if not claims and ending.cause in _NOT_THE_CALLS_FAULT:
+        if not claims and (ending.cause in _NOT_THE_CALLS_FAULT or ending.may_go_in_again):
             if piece.submission + 1 < _MAX_SUBMISSIONS:
                 self._submit_again(piece, position, ending)
                 return
@@ -349,7 +347,7 @@ class Resolver(threading.Thread):
         if cause is Cause.EXIT and (not claims or ending.exit_code in _NEVER_BEGAN):
             cause = Cause.NEVER_STARTED
         own_message = None
-        if not claims or ending.exit_code in _OWN_EXIT_CODES:  # else the line is the call's
+        if not claims or ending.exit_code in worker.OWN_EXIT_CODES:  # else the line is the call's
             own_message = logs.own_message(log_tail)
         words = ending.message
         if own_message is not None:  # what the job itself says is no guess
@@ -366,6 +364,7 @@ class Resolver(threading.Thread):
         if log_tail:
             lines.append(f"The log ends with:\n{log_tail}")
         exception = _EXCEPTIONS[cause]("\n".join(lines), self._job_id(array, position))
+        self._mark(array, position)
         self._resolve(array, position, None, exception)
 
     def _take_stored(self, array: TaskArray, position: int) -> bool:
@@ -424,11 +423,20 @@ class Resolver(threading.Thread):
         if array.first not in self._arrays or array.futures[position] is None:
             return  # `expect` will see to it, or it is over
         array.failures.note(None, "")
+        self._mark(array, position)
         if piece is not None and piece.job_id is not None:
             self._to_cancel.append(piece.element(position))
         else:
             array.cancelled.add(position)
         self._close(array, position)
+
+    def _mark(self, array: TaskArray, position: int) -> None:
+        """Nothing is to run this task any more; the array's last needs no mark, since its file goes."""
+        if array.open > 1 and self._session.scheduler.marks_cancelled:
+            try:
+                self._session.directory.revoke(array.first + position)
+            except OSError as exc:
+                _logger.warning("%s may still run: %s", array.describe(position), exc)
 
     def cancel_pending(self) -> None:
         for array in self.arrays():

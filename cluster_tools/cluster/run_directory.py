@@ -25,7 +25,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from cluster_tools import pickling, worker
+from cluster_tools import __version__, pickling, worker
 
 _WRITE_BUFFER_BYTES = 1 << 20
 
@@ -61,6 +61,7 @@ def manifest(
     main = pickling.main_module()
     return {
         "format": worker.FORMAT,
+        "version": __version__,
         "python": tuple(sys.version_info[:2]),
         "argv": list(getattr(sys, "argv", [])),
         "prefix": sys.prefix,

@@ -15,7 +15,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-import sys
 import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
@@ -51,8 +50,8 @@ class Settings:
     # Tell what is submitted at level info, not debug.
     debug: bool = False
     keep_logs: bool = True
-    python_executable: str = sys.executable
-    command_prefix: Sequence[str] = ()
+    # The words that start the worker in a job.
+    worker: Sequence[str] = ()
     # (arguments of basicConfig, function that sets it up instead)
     logging: tuple[dict[str, Any], Callable[[str], object] | None] | None = None
     # Seconds after which a pending element is given up; None: never.
@@ -200,11 +199,8 @@ class Session:
         )
 
     def worker_command(self, piece: Piece) -> list[str]:
-        settings = self.settings
         return [
-            *settings.command_prefix,
-            settings.python_executable,
-            os.path.join(os.path.dirname(os.path.abspath(__file__)), "start_worker.py"),
+            *self.settings.worker,
             piece.array.path,
             str(piece.array.first + piece.start),
             str(piece.submission),

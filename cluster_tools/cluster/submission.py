@@ -296,6 +296,7 @@ class Submitter(threading.Thread):
             is_array=piece.is_array,
             command=session.worker_command(piece),
             working_directory=piece.array.working_directory,
+            run_directory=session.directory.path,
         )
         uncertain = 0
         while True:

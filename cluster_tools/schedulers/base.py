@@ -43,6 +43,8 @@ class ArrayRequest:
     is_array: bool
     command: Sequence[str]
     working_directory: str
+    # The executor's, on the shared disk: for files that elements of this scheduler need. Goes with it.
+    run_directory: str
 
 
 @dataclass(frozen=True, order=True)
@@ -74,8 +76,8 @@ class Report:
     # The scheduler's own word, and its reason.
     word: str = ""
     reason: str = ""
-    # The element waits for something that can never come.
-    hopeless: bool = False
+    # Why it is given up while it waits, as the end of a sentence: "which can never end".
+    hopeless: str = ""
     # The user should be told why it waits.
     notable: bool = False
     # It has ended in a way after which the scheduler may run it again.
@@ -104,6 +106,8 @@ class Ending:
     advice: str = ""
     # What its process ended with, where that is known.
     exit_code: int | None = None
+    # It was not its own doing: where its call has not begun, it may go in again.
+    may_go_in_again: bool = False
 
 
 class SchedulerError(Exception):
@@ -142,6 +146,10 @@ class Scheduler(ABC):
     on_this_machine = False
     # Seconds between two questions for states at the least: each costs slurmctld, say, a lock.
     min_interval_s = 2.0
+    # And at the most, while no news come.
+    max_interval_s = 30.0
+    # It can't take a single element out of a job for good: the run directory tells it not to begin.
+    marks_cancelled = False
     # Calls that follow each other closely are gathered for so many seconds at the most.
     max_gathering_s = 2.0
 

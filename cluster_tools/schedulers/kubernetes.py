@@ -1,4 +1,4 @@
-"""Kubernetes: announced, not there yet."""
+"""The executor of Kubernetes; `kubernetes_scheduler` is its scheduler, and needs the extra `kubernetes`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ from typing import Any
 
 from cluster_tools.cluster.executor import ClusterExecutor
 from cluster_tools.schedulers.base import Options, Scheduler
+from cluster_tools.schedulers.kubernetes_manifest import parse_resources
+from cluster_tools.schedulers.kubernetes_script import WORKER_START
 
 
 class KubernetesExecutor(ClusterExecutor):
-    """Will run calls as elements of Indexed Jobs.
+    """Runs calls as pods of Indexed Jobs.
 
-    Raises: ImportError without the extra `kubernetes`; NotImplementedError with it.
+    `job_resources`: `{"image": ...}` at least; the README's section on Kubernetes has all keys. The other
+    arguments are those of `ClusterExecutor`. The interpreter is the image's: the key `python_executable` of
+    `job_resources`, else the argument of that name, else `python`.
+
+    Raises: ImportError without the extra `kubernetes`; RuntimeError without a configuration.
     """
 
-    def __init__(self, **kwargs: Any):
-        try:
-            import kubernetes as _client  # pyright: ignore[reportMissingImports, reportUnusedImport] # noqa: F401
-        except ImportError as exc:
-            raise ImportError(
-                "the strategy kubernetes is not part of this version yet, and will need the extra of "
-                "that name: pip install 'cluster_tools[kubernetes]'"
-            ) from exc
-        raise NotImplementedError("the strategy kubernetes is not part of this version yet")
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
 
     def _make_scheduler(self, options: Options) -> Scheduler:
-        raise NotImplementedError
+        resources = parse_resources(options.job_resources)
+        from cluster_tools.schedulers.kubernetes_scheduler import KubernetesScheduler
+
+        self._python = resources.python_executable
+        return KubernetesScheduler(options, resources)
+
+    def _worker_words(self, python_executable: str | None) -> list[str]:
+        return [self._python or python_executable or "python", "-c", WORKER_START]

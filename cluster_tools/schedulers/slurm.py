@@ -260,7 +260,7 @@ class SlurmScheduler(Scheduler):
                 state,
                 row.state,
                 row.reason,
-                hopeless=row.reason == _HOPELESS_REASON,
+                hopeless="which can never end" if row.reason == _HOPELESS_REASON else "",
                 notable=row.reason in _NOTABLE_REASONS,
                 may_return=row.state in _RETURNING_WORDS,
             )

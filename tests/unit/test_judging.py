@@ -154,7 +154,9 @@ def test_what_waits_for_longer_than_pending_timeout_is_cancelled_and_given_up() 
 
 def test_what_can_never_begin_is_given_up_at_once() -> None:
     session, piece = _Session(), _piece(2)
-    never = Report(State.PENDING, "PENDING", "DependencyNeverSatisfied", hopeless=True)
+    never = Report(
+        State.PENDING, "PENDING", "DependencyNeverSatisfied", hopeless="which can never end"
+    )
     _docket(session).judge([piece], {Element(JOB, 0): never, Element(JOB, 1): PENDING})
     assert session.cancelled == _elements(0)
     assert [ending.cause for _, ending in session.dead] == [Cause.NEVER_STARTED]

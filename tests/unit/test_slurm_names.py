@@ -48,7 +48,7 @@ def _scheduler(**resources: Any) -> SlurmScheduler:
 
 
 def _submit(scheduler: SlurmScheduler) -> None:
-    scheduler.submit(ArrayRequest("call", TOKEN, 2, True, ["python"], "/"))
+    scheduler.submit(ArrayRequest("call", TOKEN, 2, True, ["python"], "/", "/run"))
 
 
 @pytest.mark.parametrize("option", ["job-name", "job_name", "--job-name", "J", "-J"])

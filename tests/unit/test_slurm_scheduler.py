@@ -56,7 +56,9 @@ def _scheduler(**resources: Any) -> SlurmScheduler:
 
 
 def _request(count: int = 3, *, is_array: bool = True) -> ArrayRequest:
-    return ArrayRequest("call", TOKEN, count, is_array, ["python", "worker.py"], "/somewhere")
+    return ArrayRequest(
+        "call", TOKEN, count, is_array, ["python", "worker.py"], "/somewhere", "/run"
+    )
 
 
 def _arguments(tmp_path: Path, name: str) -> list[str]:
@@ -185,7 +187,7 @@ def test_only_a_dependency_that_is_never_satisfied_is_hopeless(fake: Fake) -> No
         f"77_2|PENDING|Priority|call.{TOKEN}\n",
     )
     states = _scheduler().states({"77": TOKEN})
-    assert [states[Element("77", i)].hopeless for i in range(3)] == [True, False, False]
+    assert [states[Element("77", i)].hopeless for i in range(3)] == ["which can never end", "", ""]
     assert [states[Element("77", i)].notable for i in range(3)][1:] == [True, False]
 
 

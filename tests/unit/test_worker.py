@@ -15,6 +15,7 @@ import jobs
 import pytest
 from waiting import LIMIT_S, wait_until
 
+import cluster_tools
 from cluster_tools import FileOutputStore, pickling, worker
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import RunDirectory
@@ -180,7 +181,7 @@ def test_an_array_of_another_version_of_the_package_is_refused(directory: RunDir
     array = _write_array(directory, (jobs.square, (2,)), format=worker.FORMAT + 1)
     status, _, stderr = _run(array)
     assert status == worker.EXIT_REFUSED
-    assert "cluster_tools was changed while its client ran" in stderr
+    assert f"another version than the client's, {cluster_tools.__version__}" in stderr
 
 
 def test_another_python_is_refused_with_both_versions(directory: RunDirectory) -> None:

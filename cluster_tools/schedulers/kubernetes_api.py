@@ -1,0 +1,342 @@
+"""Requests to a Kubernetes API server: JSON there, JSON back, each with a time limit.
+
+Configuration and transport are the official client's; its typed objects are left out, since they refuse
+fields that are newer than the client. Knows HTTP and the server's answers, no jobs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+from urllib.parse import quote, urlencode
+
+from cluster_tools.schedulers.base import Refused, SchedulerError, Unreachable
+
+try:
+    import urllib3
+    from kubernetes import config
+    from kubernetes.client import Configuration
+    from kubernetes.client.rest import RESTClientObject
+    from urllib3.util.ssl_ import create_urllib3_context
+except ImportError as exc:
+    raise ImportError(
+        "the strategy kubernetes needs the extra of that name: pip install 'cluster_tools[kubernetes]'"
+    ) from exc
+
+CONNECT_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT_S = 30.0
+# A watched server sends a bookmark each minute: after so long without a word the connection is dead.
+WATCH_SILENCE_S = 90.0
+# Objects of one page of a list. https://kubernetes.io/docs/reference/using-api/api-concepts/
+_PAGE = 500
+
+_client_config: Any = config  # it has no types
+
+_SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+
+# These codes pass: too many requests, and a server that is not there or not ready.
+_PASSING_CODES = {408, 429, 500, 502, 503, 504}
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class ApiError(SchedulerError):
+    """The server's own answer, other than that it has done what it was asked.
+
+    `status`: the HTTP code. `message`: its words.
+    """
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status = status
+
+
+class Forbidden(ApiError):
+    """The user may not do this; the message names the verb and the resource."""
+
+
+class CredentialsExpired(Unreachable):
+    """The server does not know us, also after the configuration was read again."""
+
+
+class Gone(ApiError):
+    """What was to be watched is too long ago: list anew."""
+
+
+def own_namespace() -> str | None:
+    """The namespace of the pod that this process runs in; None outside of pods."""
+    try:
+        with open(os.path.join(_SERVICE_ACCOUNT, "namespace")) as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _configuration(context: str | None) -> Any:
+    """As kubectl finds it: KUBECONFIG, ~/.kube/config, else the pod's own service account.
+
+    Raises: RuntimeError, with what to do.
+    """
+    configuration: Any = Configuration()
+    path = os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
+    try:
+        if "KUBECONFIG" in os.environ or os.path.exists(path):
+            _client_config.load_kube_config(path, context, configuration, persist_config=False)
+        elif "KUBERNETES_SERVICE_HOST" not in os.environ:
+            raise RuntimeError(
+                "there is no Kubernetes configuration: neither KUBECONFIG nor ~/.kube/config, "
+                "and this is no pod"
+            )
+        elif not os.path.exists(os.path.join(_SERVICE_ACCOUNT, "token")):
+            raise RuntimeError(
+                "this pod has no service account token, so it cannot submit Jobs: the executor that "
+                'made it has to name one, job_resources={"service_account": ...}'
+            )
+        else:
+            _client_config.load_incluster_config(configuration)
+    except _client_config.ConfigException as exc:
+        raise RuntimeError(f"the Kubernetes configuration can't be used: {exc}") from exc
+    return configuration
+
+
+def _transport(configuration: Any) -> urllib3.PoolManager:
+    """A pool of connections that has read all certificates.
+
+    The client's own would read them at each new connection, and deletes temporary ones at exit, when calls
+    may still be waited for.
+    """
+    manager = RESTClientObject(configuration).pool_manager
+    keywords: dict[str, Any] = manager.connection_pool_kw
+    ca_file, ca_bytes = keywords.pop("ca_certs", None), keywords.pop("ca_cert_data", None)
+    cert_file, key_file = keywords.pop("cert_file", None), keywords.pop("key_file", None)
+    tls = create_urllib3_context()
+    if configuration.verify_ssl:
+        # As kubectl does: many clusters' own certificates lack what the strict mode asks for.
+        tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        if ca_file or ca_bytes:
+            tls.load_verify_locations(ca_file, None, ca_bytes)
+        else:
+            tls.load_default_certs()
+    else:
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+    if cert_file:
+        tls.load_cert_chain(cert_file, key_file)
+    keywords["ssl_context"] = tls
+    keywords["maxsize"] = 4  # the watch, and threads that ask meanwhile
+    return manager
+
+
+class ApiServer:
+    """One user's way to one API server. Each method may be called from any thread."""
+
+    def __init__(self, context: str | None = None):
+        """Raises: RuntimeError, where there is no configuration."""
+        self._context = context
+        self._reload_lock = threading.Lock()
+        self._configuration = _configuration(context)
+        self._manager = _transport(self._configuration)
+
+    def get(self, path: str, **query: Any) -> dict[str, Any]:
+        return self._call("GET", path, query)
+
+    def create(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return self._call("POST", path, {}, body)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A JSON merge patch."""
+        return self._call("PATCH", path, {}, body)
+
+    def delete(self, path: str, *, timeout_s: float = REQUEST_TIMEOUT_S, **query: Any) -> None:
+        """Deletes an object, or all that a selector names; what is not there is no error."""
+        try:
+            self._call("DELETE", path, query, timeout_s=timeout_s)
+        except ApiError as exc:
+            if exc.status != 404:
+                raise
+
+    def list(self, path: str, **query: Any) -> tuple[list[dict[str, Any]], str]:
+        """All objects, page by page, and the resource version from which to watch on."""
+        items: list[dict[str, Any]] = []
+        more = ""
+        while True:
+            page = self.get(path, limit=_PAGE, **query, **({"continue": more} if more else {}))
+            items += page.get("items") or []
+            more = page["metadata"].get("continue") or ""
+            if not more:
+                return items, page["metadata"]["resourceVersion"]
+
+    def watch(self, path: str, *, timeout_s: float, **query: Any) -> Watch:
+        """Begins to watch. `timeout_s`: after so long the server ends it."""
+        query = {
+            **query,
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": int(timeout_s),
+        }
+        return Watch(self._open("GET", path, query, read_timeout_s=WATCH_SILENCE_S))
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any],
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> dict[str, Any]:
+        response = self._open(method, path, query, body, read_timeout_s=timeout_s)
+        try:
+            answer: Any = json.loads(response.data)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
+            raise Unreachable(f"{method} {path}: the answer was cut short: {exc}") from exc
+        finally:
+            response.release_conn()
+        for warning in response.headers.getlist("Warning"):
+            # `299 - "words"`, https://kubernetes.io/blog/2020/09/03/warnings/
+            _logger.warning("Kubernetes warns: %s", warning.partition('"')[2].rstrip('"'))
+        return cast(dict[str, Any], answer)
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, Any],
+        body: Mapping[str, Any] | None = None,
+        *,
+        read_timeout_s: float,
+    ) -> urllib3.BaseHTTPResponse:
+        """The response to a request that went well, its body unread."""
+        manager = self._manager
+        response = self._request(manager, method, path, query, body, read_timeout_s)
+        if response.status == 401:
+            _release(response)
+            self._reload(manager)
+            response = self._request(self._manager, method, path, query, body, read_timeout_s)
+        if response.status < 300:
+            return response
+        raise _error(response, f"{method} {path}")
+
+    def _request(
+        self,
+        manager: urllib3.PoolManager,
+        method: str,
+        path: str,
+        query: Mapping[str, Any],
+        body: Mapping[str, Any] | None,
+        read_timeout_s: float,
+    ) -> urllib3.BaseHTTPResponse:
+        text = urlencode({name: value for name, value in query.items() if value is not None})
+        url = f"{self._configuration.host}{quote(path)}{'?' + text if text else ''}"
+        kind = "merge-patch+json" if method == "PATCH" else "json"
+        headers = {"Accept": "application/json", "Content-Type": f"application/{kind}"}
+        for credential in self._configuration.auth_settings().values():
+            headers[credential["key"]] = credential["value"]
+        try:
+            return manager.request(
+                method,
+                url,
+                body=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+                timeout=urllib3.Timeout(connect=CONNECT_TIMEOUT_S, read=read_timeout_s),
+                retries=False,  # urllib3's own would multiply the time limit
+                redirect=False,
+                preload_content=False,
+            )
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise Unreachable(f"{method} {url}: {exc}") from exc
+
+    def _reload(self, seen: urllib3.PoolManager) -> None:
+        """Reads the configuration again, unless somebody has since. Raises: CredentialsExpired."""
+        with self._reload_lock:
+            if self._manager is not seen:
+                return
+            try:
+                configuration = _configuration(self._context)
+                manager = _transport(configuration)
+            except Exception as exc:
+                raise CredentialsExpired(f"credentials expired, and no new ones: {exc}") from exc
+            self._configuration, self._manager = configuration, manager
+
+    def close(self) -> None:
+        self._manager.clear()
+
+
+class Watch:
+    """An open watch: yields (type, object), until the server ends it or somebody closes it."""
+
+    def __init__(self, response: urllib3.BaseHTTPResponse):
+        self._response = response
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Raises: Gone; Unreachable, where the connection breaks."""
+        rest = b""
+        try:
+            for chunk in self._response.stream(1 << 16, decode_content=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status: dict[str, Any] = event["object"]
+                        kind = Gone if status.get("code") == 410 else ApiError
+                        raise kind(status.get("code", 0), status.get("message", "?"))
+                    yield event["type"], event["object"]
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
+            raise Unreachable(f"the watch broke off: {exc}") from exc
+        finally:
+            self._response.close()
+
+    def close(self) -> None:
+        """From any thread: whoever reads stops reading."""
+        connection: Any = getattr(self._response, "connection", None)
+        sock = getattr(connection, "sock", None)
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)
+            except OSError:  # closed already
+                pass
+
+
+def _release(response: urllib3.BaseHTTPResponse) -> None:
+    try:
+        response.drain_conn()
+    except (urllib3.exceptions.HTTPError, OSError):
+        response.close()
+
+
+def _error(response: urllib3.BaseHTTPResponse, what: str) -> SchedulerError:
+    try:
+        body = response.data
+    except (urllib3.exceptions.HTTPError, OSError) as exc:
+        return Unreachable(f"{what}: {exc}")
+    finally:
+        response.release_conn()
+    try:
+        message: str = json.loads(body)["message"]
+    except (ValueError, KeyError, TypeError):  # of a proxy, say
+        message = body[:500].decode(errors="replace")
+    if response.status == 401:
+        return CredentialsExpired(
+            f"{what}: credentials expired ({message}). Log in again; the configuration is read anew."
+        )
+    if response.status in _PASSING_CODES:
+        return Unreachable(f"{what}: {response.status} {message}")
+    if response.status == 403:
+        return Forbidden(403, message)
+    if response.status == 410:
+        return Gone(410, message)
+    return ApiError(response.status, message)
+
+
+def refused(error: ApiError) -> Refused:
+    """The same as the scheduler's final word, for the user."""
+    advice = ""
+    if isinstance(error, Forbidden) and "cannot " in str(error):
+        advice = " The README's section on Kubernetes has the Role that is needed."
+    return Refused(f"Kubernetes says: {error}.{advice}")

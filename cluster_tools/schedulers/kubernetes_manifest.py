@@ -1,0 +1,420 @@
+"""From `job_resources` to the manifest of an Indexed Job.
+
+Knows what Kubernetes wants to read, asks it nothing. https://kubernetes.io/docs/concepts/workloads/controllers/job/
+"""
+
+from __future__ import annotations
+
+import copy
+import getpass
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+SESSION_LABEL = "cluster-tools/session"
+WORKER_CONTAINER = "worker"
+# Variables by which a worker knows its pod.
+POD_NAME = "CLUSTER_TOOLS_POD_NAME"
+POD_UID = "CLUSTER_TOOLS_POD_UID"
+# What a client that died has left goes at the latest then.
+_TTL_S = 7 * 24 * 3600
+# So many failures let no Job fail as a whole: each index has its own end.
+_NO_LIMIT = 2**31 - 1
+# Pods of a Job at a time. A controller manager makes about ten a second, for all Jobs of the cluster.
+_MAX_PARALLELISM = 500
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names; the name of a
+# pod is its Job's with the index behind it.
+_MAX_NAME = 63
+
+# Evicting a pod costs a call, so what tidies nodes is asked to wait.
+_KEEP_ANNOTATIONS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+
+_SHARED_MEMORY = {"name": "shared-memory", "mountPath": "/dev/shm"}
+# Lists of a pod whose entries have a name by which a template replaces them.
+_NAMED_LISTS = {"containers", "initContainers", "volumes", "volumeMounts", "env"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A mount of a PersistentVolumeClaim. Its path is the client's, too."""
+
+    name: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Resources:
+    """`job_resources`, checked. The README's table says what each key means."""
+
+    image: str
+    namespace: str = "default"
+    context: str | None = None
+    python_executable: str | None = None
+    umask: str | None = None
+    # -- the pod --
+    node_selector: Mapping[str, str] = field(default_factory=dict[str, str])
+    host_paths: Sequence[str] = ()
+    claims: Sequence[Claim] = ()
+    requests: Mapping[str, str] = field(default_factory=dict[str, str])
+    limits: Mapping[str, str] = field(default_factory=dict[str, str])
+    shm_size: str | None = None
+    # (uid, gid); None: what the image says.
+    run_as: tuple[int, int] | None = None
+    service_account: str | None = None
+    image_pull_secrets: Sequence[str] = ()
+    priority_class: str | None = None
+    tolerations: Sequence[Mapping[str, Any]] = ()
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    annotations: Mapping[str, str] = field(default_factory=dict[str, str])
+    pod_template: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    # -- the Job --
+    parallelism: int | None = None
+    time_limit_s: int | None = None
+    startup_timeout_s: float = 600.0
+    client_lease_s: int | None = 900
+
+
+def parse_resources(job_resources: Mapping[str, Any]) -> Resources:
+    """Raises: ValueError, which names the key and says what it takes."""
+    given = {key: value for key, value in job_resources.items() if value is not None}
+    if "run_as" in job_resources:  # None has a meaning of its own
+        given["run_as"] = job_resources["run_as"]
+    if "client_lease_s" in job_resources:
+        given["client_lease_s"] = job_resources["client_lease_s"]
+    image = given.pop("image", None)
+    if not isinstance(image, str) or not image:
+        raise ValueError(
+            'job_resources: the strategy kubernetes needs an image: {"image": "registry/name:tag"}, with '
+            "this version of cluster_tools and a Python of this minor version in it"
+        )
+    values: dict[str, Any] = {"image": image, "run_as": (os.getuid(), os.getgid())}
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+    for key, value in given.items():
+        if key in _PARSERS:
+            values[key] = _PARSERS[key](key, value)
+        elif key == "mounts":
+            values["host_paths"], values["claims"] = _mounts(value)
+        elif key == "cpu":
+            requests[key] = _quantity(key, value)
+        elif key == "memory":
+            requests[key] = limits[key] = _quantity(key, value)
+        elif key == "gpu":
+            limits["nvidia.com/gpu"] = _quantity(key, value)
+        elif key.startswith("hugepages-"):
+            requests[key] = limits[key] = _quantity(key, value)
+        elif (
+            "/" in key
+        ):  # https://kubernetes.io/docs/tasks/configure-pod-container/extended-resource/
+            limits[key] = _quantity(key, value)
+        else:
+            known = sorted({*_PARSERS, "cpu", "gpu", "image", "memory", "mounts"})
+            raise ValueError(
+                f"job_resources: the strategy kubernetes has no key {key!r}. There are "
+                f"{', '.join(known)}, hugepages-<size>, and <domain>/<name> for an extended resource"
+            )
+    return Resources(**values, requests=requests, limits=limits)
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str) or not value or value.splitlines() != [value]:
+        raise ValueError(f"job_resources: {key!r} is one line of text, not {value!r}")
+    return value
+
+
+def _quantity(key: str, value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value):
+        raise ValueError(f"job_resources: {key!r} is a quantity, such as 2 or '4Gi', not {value!r}")
+    return str(value)
+
+
+def _texts(key: str, value: object) -> list[str]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ValueError(f"job_resources: {key!r} is a list of names, not {value!r}")
+    return [_text(key, name) for name in cast(Sequence[object], value)]
+
+
+def _mapping(key: str, value: object) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"job_resources: {key!r} is a dict, not {value!r}")
+    return copy.deepcopy(dict(cast(Mapping[str, Any], value)))
+
+
+def _text_mapping(key: str, value: object) -> dict[str, str]:
+    return {str(name): str(text) for name, text in _mapping(key, value).items()}
+
+
+def _mappings(key: str, value: object) -> list[dict[str, Any]]:
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
+        raise ValueError(f"job_resources: {key!r} is a list of dicts, not {value!r}")
+    return [_mapping(key, item) for item in cast(Sequence[object], value)]
+
+
+def _count(key: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"job_resources: {key!r} is a whole number from 1 on, not {value!r}")
+    return value
+
+
+def _seconds(key: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
+        raise ValueError(f"job_resources: {key!r} is a number of seconds from 1 on, not {value!r}")
+    return int(value)
+
+
+def _lease(key: str, value: object) -> int | None:
+    return None if value is None else _seconds(key, value)
+
+
+def _umask(key: str, value: object) -> str:
+    text = f"{value:04o}" if isinstance(value, int) else str(value)
+    if not re.fullmatch("[0-7]{1,4}", text):
+        raise ValueError(f"job_resources: {key!r} is an octal mode such as '0002', not {value!r}")
+    return text
+
+
+def _user(key: str, value: object) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    parts = value.split(":") if isinstance(value, str) else value
+    if isinstance(parts, Sequence) and len(cast(Sequence[object], parts)) == 2:
+        try:
+            uid, gid = (int(cast(Any, part)) for part in cast(Sequence[object], parts))
+        except (TypeError, ValueError):
+            pass
+        else:
+            if uid >= 0 and gid >= 0:
+                return uid, gid
+    raise ValueError(f"job_resources: {key!r} is '<uid>:<gid>' or None, not {value!r}")
+
+
+def _mounts(value: object) -> tuple[list[str], list[Claim]]:
+    """Paths of hosts, and claims."""
+    if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
+        raise ValueError(f"job_resources: 'mounts' is a list, not {value!r}")
+    host_paths: list[str] = []
+    claims: list[Claim] = []
+    for mount in cast(Sequence[object], value):
+        if isinstance(mount, (str, os.PathLike)):
+            host_paths.append(_absolute(os.fspath(cast("str | os.PathLike[str]", mount))))
+        elif isinstance(mount, Mapping) and set(cast(Mapping[str, Any], mount)) == {
+            "claim",
+            "path",
+        }:
+            by_name = cast(Mapping[str, Any], mount)
+            claims.append(
+                Claim(
+                    _text("mounts", by_name["claim"]), _absolute(_text("mounts", by_name["path"]))
+                )
+            )
+        else:
+            raise ValueError(
+                "job_resources: a mount is a path of the host, or "
+                f"{{'claim': <name>, 'path': <where>}}, not {mount!r}"
+            )
+    return host_paths, claims
+
+
+def _absolute(path: str) -> str:
+    path = os.path.abspath(path)
+    if path == "/":
+        raise ValueError("job_resources: 'mounts' can't put anything on /, where the image is")
+    return path
+
+
+_PARSERS: dict[str, Any] = {
+    "namespace": _text,
+    "context": _text,
+    "python_executable": _text,
+    "umask": _umask,
+    "node_selector": _text_mapping,
+    "shm_size": _quantity,
+    "run_as": _user,
+    "service_account": _text,
+    "image_pull_secrets": _texts,
+    "priority_class": _text,
+    "tolerations": _mappings,
+    "labels": _text_mapping,
+    "annotations": _text_mapping,
+    "pod_template": _mapping,
+    "parallelism": _count,
+    "time_limit_s": _seconds,
+    "startup_timeout_s": _seconds,
+    "client_lease_s": _lease,
+}
+
+
+def job_name(name: str, token: str, count: int) -> str:
+    """A Job's name: the user's, as far as it may stand there, and the token, which is never cut."""
+    unique = token.replace(".", "-")
+    room = _MAX_NAME - len(unique) - len(str(count - 1)) - 2
+    readable = re.sub("[^a-z0-9]+", "-", name.lower())[:room].strip("-")
+    return f"{readable or 'call'}-{unique}" if room > 0 else unique
+
+
+def job_manifest(
+    resources: Resources,
+    *,
+    name: str,
+    session: str,
+    count: int,
+    command: Sequence[str],
+    directories: Sequence[str],
+    grace_s: float,
+    owner: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """The Job of `count` elements.
+
+    `directories`: have to be there in the pods, besides the user's mounts. `owner`: an ownerReference.
+    """
+    labels = {**resources.labels, SESSION_LABEL: session}
+    template: dict[str, Any] = {
+        "metadata": {
+            "labels": labels,
+            "annotations": {**_KEEP_ANNOTATIONS, **resources.annotations},
+        },
+        "spec": _pod_spec(resources, command, directories, grace_s),
+    }
+    metadata: dict[str, Any] = {
+        "name": name,
+        "labels": labels,
+        "annotations": dict(resources.annotations),
+    }
+    if owner is not None:
+        metadata["ownerReferences"] = [dict(owner)]
+    spec: dict[str, Any] = {
+        "completionMode": "Indexed",
+        "completions": count,
+        "parallelism": min(count, resources.parallelism or _MAX_PARALLELISM),
+        "backoffLimit": _NO_LIMIT,
+        "backoffLimitPerIndex": 0,
+        "podReplacementPolicy": "Failed",
+        "ttlSecondsAfterFinished": _TTL_S,
+        "template": merged(template, resources.pod_template),
+    }
+    if resources.client_lease_s is not None:
+        spec["activeDeadlineSeconds"] = resources.client_lease_s
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
+def _pod_spec(
+    resources: Resources, command: Sequence[str], directories: Sequence[str], grace_s: float
+) -> dict[str, Any]:
+    volumes, mounts = _volumes(resources, directories)
+    container: dict[str, Any] = {
+        "name": WORKER_CONTAINER,
+        "image": resources.image,
+        "command": list(command),
+        "env": [
+            *(
+                {"name": name, "value": value}
+                for name, value in _who_and_where(mount["mountPath"] for mount in mounts).items()
+            ),
+            {"name": POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
+        ],
+        "resources": {"requests": dict(resources.requests), "limits": dict(resources.limits)},
+        "volumeMounts": mounts,
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # A failure to start is told without the right to read logs.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+    }
+    spec: dict[str, Any] = {
+        "restartPolicy": "Never",
+        # The worker is no process 1, for which signals have no default action.
+        "shareProcessNamespace": True,
+        "terminationGracePeriodSeconds": max(1, round(grace_s)),
+        "enableServiceLinks": False,
+        "automountServiceAccountToken": resources.service_account is not None,
+        "securityContext": _security_context(resources),
+        "containers": [container],
+        "volumes": volumes,
+    }
+    optional = {
+        "serviceAccountName": resources.service_account,
+        "priorityClassName": resources.priority_class,
+        "nodeSelector": dict(resources.node_selector),
+        "tolerations": [dict(toleration) for toleration in resources.tolerations],
+        "imagePullSecrets": [{"name": secret} for secret in resources.image_pull_secrets],
+        "activeDeadlineSeconds": resources.time_limit_s,
+    }
+    return {**spec, **{key: value for key, value in optional.items() if value}}
+
+
+def _security_context(resources: Resources) -> dict[str, Any]:
+    """What Pod Security "restricted" asks for, and the client's groups.
+
+    https://kubernetes.io/docs/concepts/security/pod-security-standards/
+    """
+    context: dict[str, Any] = {"seccompProfile": {"type": "RuntimeDefault"}}
+    if resources.run_as is None:
+        return {**context, "runAsNonRoot": True}
+    uid, gid = resources.run_as
+    context.update(runAsUser=uid, runAsGroup=gid, runAsNonRoot=uid != 0)
+    if resources.run_as == (os.getuid(), os.getgid()):
+        context["supplementalGroups"] = sorted(os.getgroups())
+    if resources.claims:
+        context.update(fsGroup=gid, fsGroupChangePolicy="OnRootMismatch")
+    return context
+
+
+def _volumes(
+    resources: Resources, directories: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Volumes and their mounts. What lies in another mount needs none of its own."""
+    volumes: list[dict[str, Any]] = []
+    mounts: list[dict[str, Any]] = []
+    mounted: list[str] = []
+    for claim in resources.claims:
+        name = f"claim-{len(volumes)}"
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim.name}})
+        mounts.append({"name": name, "mountPath": claim.path})
+        mounted.append(claim.path)
+    for path in sorted({*resources.host_paths, *directories}, key=lambda path: (len(path), path)):
+        if path == "/" or any(f"{path}/".startswith(f"{other}/") for other in mounted):
+            continue
+        name = f"host-{len(volumes)}"
+        # Of type Directory: where the node has none, another type would make an empty one.
+        volumes.append({"name": name, "hostPath": {"path": path, "type": "Directory"}})
+        mounts.append({"name": name, "mountPath": path})
+        mounted.append(path)
+    if resources.shm_size is not None:
+        memory = {"medium": "Memory", "sizeLimit": resources.shm_size}
+        volumes.append({"name": _SHARED_MEMORY["name"], "emptyDir": memory})
+        mounts.append(dict(_SHARED_MEMORY))
+    return volumes, mounts
+
+
+def _who_and_where(mounted: Any) -> dict[str, str]:
+    """HOME and USER: the image knows neither. The client's home where it is mounted, else /tmp."""
+    home = os.path.expanduser("~")
+    has_home = any(f"{home}/".startswith(f"{path}/") for path in mounted)
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        user = str(os.getuid())
+    return {"HOME": home if has_home else "/tmp", "USER": user, "LOGNAME": user}
+
+
+def merged(base: Any, over: Any, key: str = "") -> Any:
+    """`base` with `over` laid on it: dicts by key, lists of what has a name by name; else `over`."""
+    if isinstance(base, Mapping) and isinstance(over, Mapping):
+        result: dict[str, Any] = dict(cast(Mapping[str, Any], base))
+        for name, value in cast(Mapping[str, Any], over).items():
+            result[name] = merged(result[name], value, name) if name in result else value
+        return result
+    if key in _NAMED_LISTS and isinstance(base, list) and isinstance(over, list):
+        by_name: dict[Any, Any] = {}
+        for item in [*cast("list[Any]", base), *cast("list[Any]", over)]:
+            name = item["name"]
+            by_name[name] = merged(by_name[name], item) if name in by_name else item
+        return list(by_name.values())
+    return over

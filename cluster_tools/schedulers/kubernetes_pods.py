@@ -1,0 +1,250 @@
+"""What pods say of themselves: why one waits, and why one ended.
+
+Reads objects that the server has sent, asks it nothing.
+https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cluster_tools.schedulers.base import Cause, Ending
+from cluster_tools.schedulers.kubernetes_manifest import WORKER_CONTAINER, Resources
+from cluster_tools.worker import OWN_EXIT_CODES
+
+INDEX = "batch.kubernetes.io/job-completion-index"
+
+# Reasons of a condition DisruptionTarget.
+# https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
+_DISRUPTIONS = {
+    "PreemptionByScheduler": (Cause.PREEMPTED, "had to make room for a pod of higher priority"),
+    "DeletionByTaintManager": (Cause.NODE_FAILURE, "was deleted since its node does not answer"),
+    "EvictionByEvictionAPI": (Cause.PREEMPTED, "was evicted, as when a node is drained"),
+    "DeletionByPodGC": (Cause.NODE_FAILURE, "was deleted since its node is gone"),
+    "TerminationByKubelet": (
+        Cause.PREEMPTED,
+        "was ended by its node, which was short of something",
+    ),
+}
+# The container has not begun and will not without somebody's help.
+# https://kubernetes.io/docs/concepts/containers/images/#imagepullbackoff
+_NEEDS_HELP = {
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+}
+_CANNOT_START = {"StartError", "ContainerCannotRun"}
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why a pod has not begun. `needs_help`: somebody has to mend something first."""
+
+    reason: str
+    message: str
+    needs_help: bool = False
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of an element, as last seen."""
+
+    name: str
+    uid: str
+    created: str
+    phase: str
+    node: str
+    reason: str
+    message: str
+    # When it was told to end, by the server's clock; None where it was not.
+    deleted_at: datetime | None
+    # The reason and message of its condition DisruptionTarget.
+    disruption: tuple[str, str] | None
+    # The state of the container `worker`: {"waiting": ...}, {"running": ...}, {"terminated": ...} or {}.
+    state: Mapping[str, Any]
+    # Why it could not be placed on a node.
+    unschedulable: str
+    # A container that has to end well before `worker` begins has not.
+    failed_init: str
+    # Its object is not there any more, so nothing of it runs.
+    is_gone: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        return self.is_gone or self.phase in ("Succeeded", "Failed") or "terminated" in self.state
+
+    @property
+    def is_ending(self) -> bool:
+        """It was told to end, and its process may still run."""
+        return self.deleted_at is not None and not self.has_ended
+
+    @property
+    def began(self) -> bool:
+        return "running" in self.state or "terminated" in self.state
+
+
+def job_of(pod: Mapping[str, Any]) -> str:
+    return pod["metadata"]["labels"].get("job-name", "")
+
+
+def index_of(pod: Mapping[str, Any]) -> int | None:
+    annotations: Any = pod["metadata"].get("annotations") or {}
+    text: str = annotations.get(INDEX, "")
+    return int(text) if text.isdigit() else None
+
+
+def read_pod(pod: Mapping[str, Any]) -> Pod:
+    metadata: Any = pod["metadata"]
+    status: Any = pod.get("status") or {}
+    conditions: dict[str, Any] = {c["type"]: c for c in status.get("conditions") or ()}
+    target: Any = conditions.get("DisruptionTarget", {})
+    scheduled: Any = conditions.get("PodScheduled", {})
+    deleted: str | None = metadata.get("deletionTimestamp")
+    return Pod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        created=metadata["creationTimestamp"],
+        phase=status.get("phase", ""),
+        node=pod["spec"].get("nodeName", ""),
+        reason=status.get("reason", ""),
+        message=status.get("message", ""),
+        deleted_at=None if deleted is None else read_time(deleted),
+        disruption=(target.get("reason", ""), target.get("message", ""))
+        if target.get("status") == "True"
+        else None,
+        state=_container_state(status.get("containerStatuses"), WORKER_CONTAINER),
+        unschedulable=scheduled.get("message", "")
+        if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
+        else "",
+        failed_init=_failed_init(status.get("initContainerStatuses")),
+    )
+
+
+def read_time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _container_state(statuses: Any, name: str) -> Mapping[str, Any]:
+    for status in statuses or ():
+        if status["name"] == name and status.get("state"):
+            return status["state"]
+    return {}
+
+
+def _failed_init(statuses: Any) -> str:
+    for status in statuses or ():
+        ended: Any = _container_state([status], status["name"]).get("terminated", {})
+        if ended.get("exitCode"):
+            words: str = ended.get("message") or ended.get("reason") or ""
+            return f"{status['name']} ended with exit code {ended['exitCode']} {words}".strip()
+    return ""
+
+
+def waits_for(pod: Pod) -> Waiting | None:
+    """Why this pod has not begun, where it says so."""
+    if pod.began or pod.has_ended:
+        return None
+    if pod.unschedulable:
+        return Waiting("Unschedulable", pod.unschedulable)
+    waiting: Mapping[str, Any] = pod.state.get("waiting") or {}
+    reason: str = waiting.get("reason", "")
+    if reason in _NEEDS_HELP:
+        return Waiting(reason, waiting.get("message", ""), needs_help=True)
+    return None
+
+
+def first_to_blame(pods: Sequence[Pod]) -> Pod | None:
+    """Of the pods of one element the one that made it end: a later one finds that the call has begun."""
+    in_order = sorted(pods, key=lambda pod: (pod.created, pod.uid))
+    blamed = [pod for pod in in_order if pod.phase != "Succeeded"]
+    began = [pod for pod in blamed if pod.began]
+    return next(iter([*began, *blamed]), None)
+
+
+def ending(pod: Pod, resources: Resources) -> Ending:
+    """Why the element of this pod has ended without an output."""
+    on_node = f" on node {pod.node}" if pod.node else ""
+    who = f"The pod {pod.name}"
+    if pod.reason == "DeadlineExceeded":
+        return Ending(
+            Cause.TIME_LIMIT,
+            f"{who} reached its time limit of {resources.time_limit_s or '?'} s{on_node}.",
+            'Ask for more, for example with job_resources={"time_limit_s": 3600}.',
+        )
+    ended: Mapping[str, Any] = pod.state.get("terminated") or {}
+    if ended.get("reason") == "OOMKilled" and pod.phase == "Failed":
+        asked = resources.limits.get("memory")
+        return Ending(
+            Cause.OUT_OF_MEMORY,
+            f"{who} ran out of memory{on_node}: "
+            f"{f'it had asked for {asked}' if asked else 'the node has no more'}.",
+            'Ask for more, for example with job_resources={"memory": "8Gi"}.',
+        )
+    if pod.disruption is not None:
+        reason, message = pod.disruption
+        cause, what = _DISRUPTIONS.get(reason, (Cause.PREEMPTED, f"was disrupted ({reason})"))
+        words = pod.message or message
+        return Ending(cause, f"{who} {what}{on_node}{f': {words}' if words else ''}.")
+    if pod.reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated"):
+        return Ending(Cause.NODE_FAILURE, f"{who} was lost{on_node}: {pod.message or pod.reason}.")
+    if pod.reason:  # Evicted, OutOfcpu, UnexpectedAdmissionError, NodeAffinity, ...
+        return Ending(
+            Cause.PREEMPTED,
+            f"{who} was turned away{on_node} ({pod.reason}): {pod.message or '?'}.",
+            may_go_in_again=True,
+        )
+    if pod.failed_init:
+        return Ending(
+            Cause.NEVER_STARTED,
+            f"An init container of {who[4:]} failed{on_node}: {pod.failed_init}.",
+            may_go_in_again=True,
+        )
+    if pod.deleted_at is not None:
+        return Ending(
+            Cause.CANCELLED, f"{who} was deleted{on_node} by somebody else.", may_go_in_again=True
+        )
+    return _process_ending(ended, who, on_node)
+
+
+def _process_ending(ended: Mapping[str, Any], who: str, on_node: str) -> Ending:
+    if not ended:
+        return Ending(Cause.LOST, f"{who} ended{on_node}, and does not say how.")
+    code: int = ended.get("exitCode", 0)
+    message: str = ended.get("message") or ""
+    # What the worker or its shell says; the log may not have reached cfut_dir.
+    own = [line for line in message.splitlines() if line.startswith("cluster_tools: ")]
+    if ended.get("reason") in _CANNOT_START:
+        return Ending(
+            Cause.NEVER_STARTED,
+            f"The container of {who[4:]} could not start{on_node}: {message or ended['reason']}.",
+            "The image needs /bin/sh and Python.",
+        )
+    if code in (126, 127):
+        return Ending(
+            Cause.NEVER_STARTED,
+            f"There is no such Python in the image (exit code {code}): the key python_executable of "
+            "job_resources has to be right there.",
+        )
+    if own and code in OWN_EXIT_CODES:
+        return Ending(Cause.EXIT, own[-1].removeprefix("cluster_tools: "), exit_code=code)
+    if code > 128:
+        number = code - 128
+        return Ending(
+            Cause.EXIT,
+            f"The process of {who[4:]} was ended by signal {number} "
+            f"({signal.strsignal(number) or 'unknown'}){on_node}.",
+        )
+    return Ending(
+        Cause.EXIT,
+        f"The process of {who[4:]} ended with exit code {code}{on_node}.",
+        exit_code=code,
+    )

@@ -1,0 +1,719 @@
+"""Kubernetes: an array is an Indexed Job, an element one of its pods.
+
+    submit --Job--> API server --events--> JobWatch --+
+                        |                             +--> states, explain
+                        +--------pods, when asked-----+
+
+What Jobs say decides; pods are looked at only to find out why something waits or has ended, all of them
+with one request, in rounds that grow rarer. The facts behind this are Kubernetes' documentation of Jobs,
+https://kubernetes.io/docs/concepts/workloads/controllers/job/, and what was seen on real clusters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from cluster_tools.schedulers.base import (
+    ArrayRequest,
+    Cause,
+    Element,
+    Ending,
+    Options,
+    Report,
+    Scheduler,
+    SchedulerError,
+    State,
+    Unreachable,
+)
+from cluster_tools.schedulers.detached import start_detached
+from cluster_tools.schedulers.kubernetes_api import (
+    ApiError,
+    ApiServer,
+    Forbidden,
+    own_namespace,
+    refused,
+)
+from cluster_tools.schedulers.kubernetes_manifest import (
+    POD_NAME,
+    POD_UID,
+    SESSION_LABEL,
+    Resources,
+    job_manifest,
+    job_name,
+)
+from cluster_tools.schedulers.kubernetes_pods import (
+    INDEX,
+    Pod,
+    Waiting,
+    ending,
+    first_to_blame,
+    index_of,
+    job_of,
+    read_pod,
+    waits_for,
+)
+from cluster_tools.schedulers.kubernetes_script import container_command, environment_script
+from cluster_tools.schedulers.kubernetes_watch import JobWatch
+
+# More completions ask for further fields. https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
+_MAX_COMPLETIONS = 100_000
+# A controller manager makes about ten pods a second, for all Jobs of the cluster.
+_MANY = 1_000
+# Between looks at pods: the first comes when pods have usually begun.
+_FIRST_LOOK_S = 3.0
+_MAX_LOOK_S = 60.0
+# While pods are ending, until their processes have.
+_ENDING_LOOK_S = 1.0
+# A pod that was told to end and has not so long after its time for that: its node does not answer.
+_LOST_AFTER_S = 60.0
+# Servers before 1.29 replace a pod that fails, again and again. An element that begins leaves a mark at
+# which its next pod ends well; after so many failures it has none.
+_MAX_FAILED_PODS = 3
+# Jobs that are done are deleted meanwhile: nobody may have to wait long for that.
+_DELETE_TIMEOUT_S = 5.0
+_DELETE_PAUSE_S = 30.0
+_STOP_IN_POD_TIMEOUT_S = 15.0
+# Elements whose pods one request deletes: their indexes have to fit into its address.
+_MAX_INDEXES = 500
+
+# What `_to_explain` makes of a Job all of whose pods are well.
+_NOTHING_TO_EXPLAIN = ("", 0, 0, None, False)
+_FINISHED_BY_INDEX = {"", "FailedIndexes", "MaxFailedIndexesExceeded"}
+
+_logger = logging.getLogger("cluster_tools")
+
+
+@dataclass
+class _Job:
+    """A Job of ours, and what was seen of its pods."""
+
+    name: str
+    count: int
+    is_array: bool
+    created_at: float
+    renew_at: float
+    # The server replaces failed pods.
+    replaces_pods: bool = False
+    # Index -> uid -> pod; no pods that have ended well.
+    pods: dict[int, dict[str, Pod]] = field(default_factory=dict[int, dict[str, Pod]])
+    # Since when a pod is ending, by uid, and since when an index needs help.
+    ending_since: dict[str, float] = field(default_factory=dict[str, float])
+    stuck_since: dict[int, float] = field(default_factory=dict[int, float])
+    # What the last look has shown to be waited for; -1: the Job waits for its first pod.
+    waiting: dict[int, Waiting] = field(default_factory=dict[int, Waiting])
+    # What of the Job's status the last look at its pods has explained.
+    explained: object = _NOTHING_TO_EXPLAIN
+
+    def element(self, index: int) -> Element:
+        return Element(self.name, index if self.is_array else None)
+
+    def is_ending(self, index: int) -> bool:
+        """Whether a process of this element may still run, though it was told to end."""
+        return any(
+            pod.is_ending and not self.is_lost(pod) for pod in self.pods.get(index, {}).values()
+        )
+
+    def is_lost(self, pod: Pod) -> bool:
+        since = self.ending_since.get(pod.uid)
+        return pod.is_ending and since is not None and time.monotonic() - since > _LOST_AFTER_S
+
+
+class KubernetesScheduler(Scheduler):
+    prefix = "kube"
+    # Both cost nothing but a look at what the watch has brought.
+    min_interval_s = 0.25
+    max_interval_s = 1.0
+    # An array costs a Job, and pods take seconds.
+    max_gathering_s = 1.0
+    marks_cancelled = True
+
+    def __init__(self, options: Options, resources: Resources):
+        """Raises: RuntimeError, where there is no configuration."""
+        self._options = options
+        self._resources = resources
+        self._server = ApiServer(resources.context)
+        self._jobs_path = f"/apis/batch/v1/namespaces/{resources.namespace}/jobs"
+        self._pods_path = f"/api/v1/namespaces/{resources.namespace}/pods"
+        self._events_path = f"/api/v1/namespaces/{resources.namespace}/events"
+        self._jobs: dict[str, _Job] = {}
+        self._names: dict[str, str] = {}
+        self._look_interval_s = _FIRST_LOOK_S
+        self._look_at = self._looked_at = 0.0
+        self._owner: dict[str, str] | None = None
+        self._owner_known = False
+        self._undeleted: list[str] = []
+        self._delete_at = 0.0
+        self._stopped = False
+        self._told: set[str] = set()
+        # Now, since an interpreter that is about to exit starts no threads.
+        self._watch = JobWatch(self._server, self._jobs_path)
+        self._watch.start()
+
+    @property
+    def cluster(self) -> Hashable:
+        return id(self)
+
+    # -- submission --
+
+    def submit(self, request: ArrayRequest) -> str:
+        session = request.token.partition(".")[0]
+        name = job_name(request.name, request.token, request.count)
+        self._names[request.token] = name
+        if request.count > _MANY:
+            self._tell(
+                f"{request.count} elements are as many pods, of which Kubernetes starts about ten a "
+                "second: with the strategy batching each could do more."
+            )
+        try:
+            self._watch.begin(f"{SESSION_LABEL}={session}")
+            manifest = self._manifest(request, name, session)
+            self._watch.expect(name)
+            now = time.monotonic()
+            job = self._create(manifest, session)
+        except ApiError as exc:
+            self._watch.forget(name)
+            if "exceeded quota" in str(exc):  # of Jobs: there may be room later
+                raise Unreachable(str(exc)) from exc
+            raise refused(exc) from exc
+        self._watch.created(job)
+        lease_s = self._resources.client_lease_s
+        self._jobs[name] = _Job(
+            name,
+            request.count,
+            request.is_array,
+            created_at=now,
+            renew_at=now + (lease_s or 0) / 3,
+            replaces_pods="backoffLimitPerIndex" not in job["spec"],
+        )
+        self._look_interval_s = _FIRST_LOOK_S
+        self._look_at = now + _FIRST_LOOK_S
+        return name
+
+    def _manifest(self, request: ArrayRequest, name: str, session: str) -> dict[str, Any]:
+        job = f'{shlex.quote(name)}"_$index"' if request.is_array else shlex.quote(name)
+        log = self.log_path(shlex.quote(self._options.log_directory), Element('"$job"'))
+        command = container_command(
+            request,
+            job=job,
+            log=log,
+            environment=_write_environment(request.run_directory),
+            setup_lines=self._options.setup_lines,
+            umask=self._resources.umask,
+        )
+        return job_manifest(
+            self._resources,
+            name=name,
+            session=session,
+            count=request.count,
+            command=command,
+            directories=[request.working_directory, self._options.log_directory],
+            grace_s=self._options.grace_s,
+            owner=self._own_pod(),
+        )
+
+    def _create(self, manifest: dict[str, Any], session: str) -> dict[str, Any]:
+        """Creates the Job, or finds that an earlier try has. Raises: ApiError, Unreachable."""
+        try:
+            return self._server.create(self._jobs_path, manifest)
+        except ApiError as exc:
+            if exc.status == 404:  # the namespace
+                self._create_namespace()
+                return self._server.create(self._jobs_path, manifest)
+            if exc.status != 409:
+                raise
+            job = self._server.get(f"{self._jobs_path}/{manifest['metadata']['name']}")
+            labels: Any = job["metadata"].get("labels") or {}
+            if labels.get(SESSION_LABEL) != session:
+                raise
+            return job
+
+    def _create_namespace(self) -> None:
+        namespace = {"metadata": {"name": self._resources.namespace}}
+        try:
+            self._server.create("/api/v1/namespaces", namespace)
+        except ApiError as exc:
+            if exc.status != 409:
+                raise
+
+    def _own_pod(self) -> dict[str, str] | None:
+        """In a pod of the same namespace: whoever deletes this pod deletes its Jobs, too."""
+        if not self._owner_known:
+            self._owner_known = True
+            if own_namespace() == self._resources.namespace:
+                name, uid = os.environ.get(POD_NAME), os.environ.get(POD_UID)
+                if not name or not uid:
+                    name = socket.gethostname()
+                    try:
+                        uid = self._server.get(f"{self._pods_path}/{name}")["metadata"]["uid"]
+                    except (
+                        SchedulerError
+                    ):  # another host name, or no right to ask: the lease has to do
+                        return None
+                self._owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid or ""}
+        return self._owner
+
+    def find(self, token: str) -> str | None:
+        name = self._names.get(token)
+        if name is None:
+            return None
+        try:
+            self._server.get(f"{self._jobs_path}/{name}")
+        except ApiError as exc:
+            if exc.status == 404:
+                return None
+            raise Unreachable(str(exc)) from exc
+        return name
+
+    def array_limit(self) -> int | None:
+        return _MAX_COMPLETIONS
+
+    def max_array_size(self) -> int | None:
+        return _MAX_COMPLETIONS
+
+    def max_submitted(self) -> int | None:
+        return None
+
+    # -- states --
+
+    def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
+        if self._watch.trouble is not None:
+            raise Unreachable(str(self._watch.trouble))
+        ours = [job for name in jobs if (job := self._jobs.get(name)) is not None]
+        self._renew_leases(ours)
+        looked = self._should_look(ours)
+        if looked:
+            self._look(ours)
+        reports: dict[Element, Report] = {}
+        for job in ours:
+            reports.update(self._reports(job, with_waiting=looked))
+        return reports
+
+    def _status(self, job: _Job) -> dict[str, Any]:
+        return self._watch.jobs.get(job.name, {}).get("status", {})
+
+    def _is_deleted(self, job: _Job) -> bool:
+        return job.name in self._watch.deleted
+
+    def _failure(self, job: _Job) -> dict[str, Any] | None:
+        """The condition by which the whole Job has failed; None where each index has its own end."""
+        conditions: list[dict[str, Any]] = self._status(job).get("conditions") or []
+        for condition in conditions:
+            if (
+                condition["type"] in ("Failed", "FailureTarget")
+                and condition["status"] == "True"
+                and condition.get("reason", "") not in _FINISHED_BY_INDEX
+            ):
+                return condition
+        return None
+
+    def _reports(self, job: _Job, *, with_waiting: bool) -> Iterator[tuple[Element, Report]]:
+        seen = self._watch.jobs.get(job.name)
+        if seen is None:  # its first event is still to come
+            return
+        status = self._status(job)
+        over = "Deleted" if self._is_deleted(job) else (self._failure(job) or {}).get("reason")
+        completed = set(_indexes(status.get("completedIndexes")))
+        for index in completed:
+            yield job.element(index), Report(State.ENDED, "Completed")
+        ended = set(_indexes(status.get("failedIndexes")))
+        for index, pods in job.pods.items():
+            failed = [pod for pod in pods.values() if pod.phase == "Failed"]
+            if any(map(job.is_lost, pods.values())) or (
+                job.replaces_pods and len(failed) >= _MAX_FAILED_PODS
+            ):
+                ended.add(index)
+        for index in ended - completed:
+            if job.is_ending(index):
+                yield job.element(index), Report(State.RUNNING, "Terminating")
+            else:
+                yield job.element(index), Report(State.ENDED, "Failed")
+        if over is not None:
+            for index in set(job.pods) - ended - completed:
+                if job.is_ending(index):
+                    yield job.element(index), Report(State.RUNNING, "Terminating")
+            if job.is_array or not job.is_ending(0):
+                yield Element(job.name), Report(State.ENDED, over)
+            return
+        if with_waiting:
+            for index, waiting in job.waiting.items():
+                if index >= 0 and index not in ended and index not in completed:
+                    yield job.element(index), self._waiting_report(job, index, waiting)
+        if job.is_array or not (ended or completed or (with_waiting and 0 in job.waiting)):
+            yield Element(job.name), self._report_of_the_rest(job, seen, status)
+
+    def _report_of_the_rest(
+        self, job: _Job, seen: Mapping[str, Any], status: Mapping[str, Any]
+    ) -> Report:
+        if seen["spec"].get("suspend"):
+            return Report(
+                State.PENDING,
+                "Suspended",
+                "the Job is suspended, by a queue or by hand",
+                notable=True,
+            )
+        if -1 in job.waiting and not status.get("active"):
+            return self._waiting_report(job, -1, job.waiting[-1])
+        has_begun = status.get("ready") != 0 if "ready" in status else bool(status.get("active"))
+        return Report(
+            State.RUNNING if status.get("active") and has_begun else State.PENDING, "Active"
+        )
+
+    def _waiting_report(self, job: _Job, index: int, waiting: Waiting) -> Report:
+        since = job.stuck_since.get(index)
+        limit = self._resources.startup_timeout_s
+        hopeless = ""
+        if since is not None and time.monotonic() - since >= limit:
+            hopeless = f"for longer than startup_timeout_s = {limit:g} s"
+        return Report(
+            State.PENDING, waiting.reason, waiting.message, hopeless=hopeless, notable=True
+        )
+
+    # -- looking at pods --
+
+    def _to_explain(self, job: _Job) -> object:
+        """What of a Job's status only its pods explain."""
+        status = self._status(job)
+        return (
+            status.get("failedIndexes") or "",
+            status.get("failed") or 0,
+            status.get("terminating") or 0,
+            (self._failure(job) or {}).get("reason"),
+            self._is_deleted(job),
+        )
+
+    def _should_look(self, jobs: Iterable[_Job]) -> bool:
+        now = time.monotonic()
+        waits = ending = False
+        for job in jobs:
+            if job.explained != self._to_explain(job):
+                return True
+            waits = waits or self._waits(job)
+            ending = ending or any(map(job.is_ending, job.pods))
+        if not waits and not ending:
+            return False
+        if ending:
+            return now >= min(self._look_at, self._looked_at + _ENDING_LOOK_S)
+        return now >= self._look_at
+
+    def _waits(self, job: _Job) -> bool:
+        """Whether fewer of its pods run than could."""
+        seen = self._watch.jobs.get(job.name)
+        if seen is None or self._is_deleted(job) or seen["spec"].get("suspend"):
+            return False
+        status = seen["status"]
+        active = status.get("active") or 0
+        done = (status.get("succeeded") or 0) + (status.get("failed") or 0)
+        wanted = min(seen["spec"].get("parallelism") or 1, job.count - done)
+        return active < wanted or (status.get("ready", active) or 0) < active
+
+    def _look(self, jobs: Collection[_Job]) -> None:
+        """Takes in all pods that have not ended well. Raises: Unreachable."""
+        for job in jobs:
+            job.explained = self._to_explain(job)
+        try:
+            items, _ = self._server.list(
+                self._pods_path,
+                labelSelector=self._watch.selector,
+                fieldSelector="status.phase!=Succeeded",
+            )
+        except Forbidden as exc:
+            self._tell(f"Why pods wait or end can't be found out: {exc}")
+            items = []
+        except ApiError as exc:
+            raise Unreachable(str(exc)) from exc
+        found: defaultdict[str, dict[int, dict[str, Pod]]]
+        found = defaultdict(lambda: defaultdict(dict))
+        for item in items:
+            pod = read_pod(item)
+            found[job_of(item)][index_of(item) or 0][pod.uid] = pod
+        for job in jobs:
+            self._take_in(job, found[job.name])
+        self._look_for_events(jobs)
+        now = self._looked_at = time.monotonic()
+        self._look_interval_s = min(_MAX_LOOK_S, self._look_interval_s * 2)
+        limit = self._resources.startup_timeout_s
+        timeouts = [since + limit for job in jobs for since in job.stuck_since.values()]
+        self._look_at = min(
+            [now + self._look_interval_s, *(timeout for timeout in timeouts if timeout > now)]
+        )
+
+    def _take_in(self, job: _Job, found: Mapping[int, Mapping[str, Pod]]) -> None:
+        now = time.monotonic()
+        # Of a pod that is not there any more stays what it has said of its end.
+        kept = {
+            index: {
+                uid: pod
+                for uid, pod in pods.items()
+                if pod.has_ended or pod.deleted_at is not None or pod.disruption is not None
+            }
+            for index, pods in job.pods.items()
+        }
+        job.pods = {}
+        for index in {*kept, *found}:
+            gone = {
+                uid: replace(pod, is_gone=True)
+                for uid, pod in kept.get(index, {}).items()
+                if uid not in found.get(index, {})
+            }
+            pods = {**gone, **found.get(index, {})}
+            if pods:
+                job.pods[index] = pods
+        job.waiting = {}
+        alive = {uid: pod for pods in job.pods.values() for uid, pod in pods.items()}
+        job.ending_since = {
+            uid: job.ending_since.get(uid, now) for uid, pod in alive.items() if pod.is_ending
+        }
+        for index, pods in found.items():
+            reasons = [waits_for(pod) for pod in pods.values() if pod.deleted_at is None]
+            for waiting in reasons:
+                if waiting is not None:
+                    job.waiting[index] = waiting
+        self._note_stuck(job)
+
+    def _note_stuck(self, job: _Job) -> None:
+        now = time.monotonic()
+        job.stuck_since = {
+            index: job.stuck_since.get(index, now)
+            for index, waiting in job.waiting.items()
+            if waiting.needs_help
+        }
+
+    def _look_for_events(self, jobs: Collection[_Job]) -> None:
+        """Two reasons to wait are told by events alone: Jobs that may make no pod, and failing mounts."""
+        podless = {job.name: job for job in jobs if not job.pods and not self._is_over(job)}
+        unmounted = {
+            pod.name: (job, index)
+            for job in jobs
+            for index, pods in job.pods.items()
+            for pod in pods.values()
+            if pod.node and not pod.began and not pod.has_ended and pod.deleted_at is None
+        }
+        if podless:
+            for name, message in self._events("FailedCreate"):
+                if name in podless:
+                    # A quota has room again some time; a policy does not change its mind.
+                    by_quota = "exceeded quota" in message
+                    podless[name].waiting[-1] = Waiting("FailedCreate", message, not by_quota)
+        if unmounted:
+            for reason in ("FailedMount", "FailedAttachVolume"):
+                for name, message in self._events(reason):
+                    if name in unmounted:
+                        job, index = unmounted[name]
+                        job.waiting.setdefault(index, Waiting(reason, message, needs_help=True))
+        for job in jobs:
+            self._note_stuck(job)
+
+    def _is_over(self, job: _Job) -> bool:
+        status = self._status(job)
+        spec = self._watch.jobs.get(job.name, {}).get("spec", {})
+        done = status.get("succeeded") or status.get("failed")
+        return bool(done or spec.get("suspend") or self._is_deleted(job) or self._failure(job))
+
+    def _events(self, reason: str) -> list[tuple[str, str]]:
+        """The object's name and the message of each event of this reason. Raises: Unreachable."""
+        try:
+            items, _ = self._server.list(self._events_path, fieldSelector=f"reason={reason}")
+        except Forbidden as exc:
+            self._tell(f"Why pods wait can't be found out: {exc}")
+            return []
+        except ApiError as exc:
+            raise Unreachable(str(exc)) from exc
+        return [(item["involvedObject"].get("name", ""), item.get("message", "")) for item in items]
+
+    # -- endings --
+
+    def explain(
+        self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
+    ) -> Mapping[Element, Ending]:
+        ours = [job for name in jobs if (job := self._jobs.get(name)) is not None]
+        try:
+            self._look(ours)
+        except SchedulerError as exc:
+            _logger.warning("Why elements of Kubernetes have ended may stay unsaid: %s", exc)
+        return {element: self._ending(element) for element in ended}
+
+    def _ending(self, element: Element) -> Ending:
+        job = self._jobs.get(element.job_id)
+        if job is None:
+            return Ending(Cause.LOST, "Its Job is not known any more.")
+        pod = first_to_blame(list(job.pods.get(element.index or 0, {}).values()))
+        if pod is not None and job.is_lost(pod):
+            return Ending(
+                Cause.NODE_FAILURE,
+                f"The node {pod.node} of the pod {pod.name} does not answer; the call may still be "
+                "running there.",
+            )
+        if self._is_deleted(job) and (pod is None or pod.disruption is None):
+            return Ending(Cause.CANCELLED, f"The Job {job.name} was deleted by somebody else.")
+        failure = self._failure(job)
+        if failure is not None:
+            return self._ending_of_job(job, failure)
+        if pod is not None:
+            return ending(pod, self._resources)
+        if (element.index or 0) in _indexes(self._status(job).get("completedIndexes")):
+            return Ending(
+                Cause.PREEMPTED,
+                "Its first pod is gone (it was evicted, or the Job was suspended and resumed); a second one "
+                "found that the call had begun, and did not begin it again.",
+            )
+        return Ending(
+            Cause.CANCELLED,
+            "Its pod is gone: somebody has deleted it.",
+            may_go_in_again=True,
+        )
+
+    def _ending_of_job(self, job: _Job, failure: Mapping[str, Any]) -> Ending:
+        if failure.get("reason") == "DeadlineExceeded" and self._resources.client_lease_s:
+            return Ending(
+                Cause.CANCELLED,
+                f"The lease of the Job {job.name} ran out: this client did not renew it for "
+                f"client_lease_s = {self._resources.client_lease_s} s (it was stopped, or could not reach "
+                "Kubernetes).",
+                may_go_in_again=True,
+            )
+        return Ending(
+            Cause.CANCELLED,
+            f"The Job {job.name} failed as a whole ({failure.get('reason')}): "
+            f"{failure.get('message', '')}",
+        )
+
+    # -- leases --
+
+    def _renew_leases(self, jobs: Iterable[_Job]) -> None:
+        """A Job ends by itself where nobody renews its deadline: that of a client that died."""
+        lease_s = self._resources.client_lease_s
+        if lease_s is None:
+            return
+        for job in jobs:
+            now = time.monotonic()
+            if now < job.renew_at or self._is_deleted(job):
+                continue
+            deadline_s = int(now - job.created_at) + lease_s
+            try:
+                self._server.patch(
+                    f"{self._jobs_path}/{job.name}", {"spec": {"activeDeadlineSeconds": deadline_s}}
+                )
+            except ApiError as exc:
+                self._tell(f"The lease of the Job {job.name} could not be renewed: {exc}")
+            job.renew_at = now + lease_s / 3
+
+    # -- cancelling --
+
+    def cancel(self, elements: Collection[Element]) -> None:
+        indexes: defaultdict[str, list[int]] = defaultdict(list)
+        for element in elements:
+            if element.job_id in self._jobs:  # else the whole Job is deleted
+                indexes[element.job_id].append(element.index or 0)
+        for name, some in indexes.items():
+            for start in range(0, len(some), _MAX_INDEXES):
+                listed = ",".join(map(str, sorted(some[start : start + _MAX_INDEXES])))
+                try:
+                    self._server.delete(
+                        self._pods_path, labelSelector=f"job-name={name},{INDEX} in ({listed})"
+                    )
+                except ApiError as exc:
+                    raise Unreachable(str(exc)) from exc
+
+    def stop(self, job_ids: Collection[str], token: str) -> None:
+        self._stopped = True
+        command = self._stop_command(token)
+        if own_namespace() is None:
+            start_detached(command, environment=_environment_of_stop())
+            return
+        # The end of a pod is the end of all its processes.
+        subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            env=_environment_of_stop(),
+            timeout=_STOP_IN_POD_TIMEOUT_S,
+            check=False,
+        )
+
+    def _stop_command(self, token: str) -> list[str]:
+        resources = self._resources
+        return [
+            *(sys.executable, "-m", "cluster_tools.schedulers.kubernetes_stop"),
+            *(token, resources.namespace, resources.context or ""),
+        ]
+
+    def forget(self, job_id: str) -> None:
+        """All its futures are done: the Job goes, and its pods with it."""
+        if self._jobs.pop(job_id, None) is None:
+            return
+        self._watch.forget(job_id)
+        if not self._stopped:
+            self._undeleted.append(job_id)
+            self._delete_done()
+
+    def _delete_done(self) -> None:
+        if time.monotonic() < self._delete_at:
+            return
+        while self._undeleted:
+            try:
+                # Without a policy, pods that run would go on, as orphans.
+                self._server.delete(
+                    f"{self._jobs_path}/{self._undeleted[-1]}",
+                    propagationPolicy="Background",
+                    timeout_s=_DELETE_TIMEOUT_S,
+                )
+            except ApiError as exc:
+                self._tell(f"Jobs can't be deleted, and go 7 days after their end: {exc}")
+            except SchedulerError as exc:
+                _logger.debug("Jobs that are done are deleted later: %s", exc)
+                self._delete_at = time.monotonic() + _DELETE_PAUSE_S
+                return
+            self._undeleted.pop()
+
+    def close(self) -> None:
+        self._watch.close()
+        if self._undeleted and not self._stopped:
+            start_detached(
+                self._stop_command(""),
+                stdin="\n".join(self._undeleted),
+                environment=_environment_of_stop(),
+            )
+        self._server.close()
+
+    def _tell(self, message: str) -> None:
+        """Warns, once."""
+        if message not in self._told:
+            self._told.add(message)
+            _logger.warning("%s", message)
+
+
+def _write_environment(run_directory: str) -> str:
+    """The path of a file that only we can read, with what elements get of our environment."""
+    script = environment_script(os.environ)
+    path = os.path.join(run_directory, f"environment.{hashlib.sha256(script).hexdigest()[:16]}")
+    if not os.path.exists(path):
+        temporary = f"{path}.tmp"
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(fd, "wb") as file:
+            file.write(script)
+        os.rename(temporary, path)
+    return path
+
+
+def _indexes(text: str | None) -> Iterator[int]:
+    """Those of `1,3-5,7`: the way a Job's status writes them."""
+    for part in (text or "").split(","):
+        if part:
+            first, _, last = part.partition("-")
+            yield from range(int(first), int(last or first) + 1)
+
+
+def _environment_of_stop() -> dict[str, str]:
+    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}

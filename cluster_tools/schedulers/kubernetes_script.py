@@ -1,0 +1,107 @@
+"""What a pod's container runs: a shell around the element's script, and the client's environment.
+
+The log in `cfut_dir` is written by the element itself, so that it is whole when the element has ended,
+however that comes; `tail` copies it to where `kubectl logs` looks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from cluster_tools.schedulers.base import ArrayRequest
+from cluster_tools.schedulers.script import job_script
+from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE
+
+# What starts the worker, behind `python -c`: its path in the image is not known. The current directory,
+# which -c puts first, must not hide the standard library from it; the worker takes away one entry.
+WORKER_START = f"""\
+import sys
+if not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]
+try:
+    from cluster_tools.worker import main
+except ImportError as exc:
+    print(f"cluster_tools: {{sys.executable}} of the image cannot import cluster_tools ({{exc}}): "
+          "the image needs the version that the client has", file=sys.stderr)
+    sys.exit({EXIT_NO_PACKAGE})
+sys.path.insert(0, "")
+sys.exit(main(sys.argv[1:]))"""
+
+# Arguments: the shell of the element's script, and the script, which is given index, job and log. Only this
+# shell hears the SIGTERM of a pod that ends. `wait` ends at each trapped signal, so it is called until the
+# element has gone. A tail without --pid (busybox) fails at once; then all is copied at the end.
+_CONTAINER = """\
+if [ ! -d {directory} ]; then
+    echo "cluster_tools: run directory not visible in the pod: "{directory}" is not there. Client and" \
+"pods have to share it, by a host path that is the same disk on the node or by a claim (key mounts)."
+    exit {no_array}
+fi
+{umask}. {environment}
+index=${{JOB_COMPLETION_INDEX:-0}}
+job={job}
+log={log}
+"$1" -c "$2" "$1" "$index" "$job" "$log" >>"$log" 2>&1 &
+element=$!
+trap 'kill -s TERM $element' TERM INT
+tail -s 0.2 -n +1 -f --pid=$element "$log" 2>/dev/null &
+copy=$!
+wait $element
+code=$?
+while kill -0 $element 2>/dev/null; do
+    wait $element
+    code=$?
+done
+wait $copy || cat "$log"
+exit $code
+"""
+
+# What belongs to the client's machine and not to the image, besides what no shell can take.
+_NOT_PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|PWD|OLDPWD|SHLVL|_|TMPDIR|HOSTNAME|ENV|BASH_ENV|LD_.*|PYTHON.*"
+    r"|VIRTUAL_ENV.*|KUBE.*|JOB_COMPLETION_INDEX|CLUSTER_TOOLS_POD_.*"
+)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def container_command(
+    request: ArrayRequest,
+    *,
+    job: str,
+    log: str,
+    environment: str,
+    setup_lines: Sequence[str],
+    umask: str | None,
+) -> list[str]:
+    """The words that a container runs.
+
+    `job`, `log`: shell text for the element's name and its log, where `$index` is its index.
+    `environment`: the path of a file of `environment_script`.
+    """
+    script = job_script(
+        request.command, '"$index" 0 "$job" "$log"', request.working_directory, setup_lines
+    )
+    first_line, _, rest = script.partition("\n")
+    shell = first_line.removeprefix("#!")
+    around = _CONTAINER.format(
+        directory=shlex.quote(request.run_directory),
+        no_array=EXIT_NO_ARRAY,
+        umask=f"umask {shlex.quote(umask)}\n" if umask else "",
+        environment=shlex.quote(environment),
+        job=job,
+        log=log,
+    )
+    element = f"index=$1 job=$2 log=$3\nset --\n{rest}"
+    return ["/bin/sh", "-c", around, "cluster_tools", shell, element]
+
+
+def environment_script(environment: Mapping[str, str]) -> bytes:
+    """Shell that sets what of the client's environment is good for a pod."""
+    lines = [
+        f"export {name}={shlex.quote(value)}\n"
+        for name, value in environment.items()
+        if _NAME.fullmatch(name) and not _NOT_PASSED_ON.fullmatch(name)
+    ]
+    return os.fsencode("".join(lines))

@@ -1,0 +1,167 @@
+"""Watches the Jobs of one executor: one request, open all the time, however many Jobs and tasks there are.
+
+    API server --events--> watch thread --> jobs, deleted, trouble --> whoever asks for states
+
+The thread lists once, then watches from there on; it lists again only when the server has forgotten where
+it was. https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import threading
+import time
+from typing import Any
+
+from cluster_tools.schedulers.base import SchedulerError
+from cluster_tools.schedulers.kubernetes_api import ApiServer, Gone, Unreachable, Watch
+
+# The server ends a watch after so long, and it is begun anew: less than once a minute.
+_WATCH_S = 80.0
+_FIRST_RETRY_S = 0.5
+_MAX_RETRY_S = 30.0
+# The first list and the opening of the watch, which a submission waits for.
+_START_PATIENCE_S = 60.0
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class JobWatch(threading.Thread):
+    """`path`: of the Jobs of a namespace."""
+
+    def __init__(self, server: ApiServer, path: str):
+        super().__init__(name="cluster_tools-kubernetes-watch", daemon=True)
+        self._server = server
+        self._path = path
+        # Labels of the Jobs to watch.
+        self.selector = ""
+        # Name -> object, as last seen. Only whole-dict operations, which need no lock.
+        self.jobs: dict[str, dict[str, Any]] = {}
+        # Names of Jobs that were there and are not any more.
+        self.deleted: set[str] = set()
+        # Why nothing is seen at the moment; None while all is well.
+        self.trouble: SchedulerError | None = None
+        self._wanted: queue.SimpleQueue[None] = queue.SimpleQueue()
+        # Names that are asked about. Others are not kept: the Jobs that we have deleted say so too.
+        self._expected: set[str] = set()
+        self._watching = threading.Event()
+        self._watch: Watch | None = None
+        self._closed = False
+        self._pauses: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def begin(self, selector: str) -> None:
+        """Has it begin, if it has not, and waits until it sees what is created from now on.
+
+        Raises: SchedulerError, where the server does not let it.
+        """
+        if not self.selector:
+            self.selector = selector
+            self._wanted.put(None)
+        deadline = time.monotonic() + _START_PATIENCE_S
+        while not self._watching.wait(0.01):
+            if self.trouble is not None:
+                raise self.trouble
+            if time.monotonic() > deadline:
+                raise Unreachable(f"watching Jobs could not begin within {_START_PATIENCE_S:.0f} s")
+
+    def expect(self, name: str) -> None:
+        """A Job of this name is about to be created."""
+        self._expected.add(name)
+
+    def created(self, job: dict[str, Any]) -> None:
+        """It was, and looked like this; the watch may have been faster."""
+        self.jobs.setdefault(job["metadata"]["name"], _slim(job))
+
+    def forget(self, name: str) -> None:
+        self._expected.discard(name)
+        self.jobs.pop(name, None)
+        self.deleted.discard(name)
+
+    def close(self) -> None:
+        self._closed = True
+        self._wanted.put(None)
+        self._pauses.put(None)
+        watch = self._watch
+        if watch is not None:
+            watch.close()
+
+    def run(self) -> None:
+        self._wanted.get()
+        version = ""
+        retry_s = _FIRST_RETRY_S
+        while not self._closed:
+            try:
+                if not version:
+                    version = self._list()
+                began = time.monotonic()
+                version = self._follow(version)
+                if time.monotonic() - began > _FIRST_RETRY_S:
+                    retry_s = _FIRST_RETRY_S
+                    continue
+                trouble = None  # something ends each watch at once: no reason to hurry
+            except Gone:
+                version = ""
+                continue
+            except SchedulerError as exc:
+                trouble = exc
+            except Exception as exc:  # nobody else would notice a death any more
+                _logger.exception("the watch of Jobs goes on after an unexpected error")
+                trouble = Unreachable(f"the watch failed: {exc!r}")
+            if self._closed:
+                return
+            if trouble is not None:
+                version = ""
+                self.trouble = trouble
+            try:
+                self._pauses.get(timeout=retry_s * random.uniform(0.5, 1.0))
+            except queue.Empty:
+                pass
+            retry_s = min(_MAX_RETRY_S, retry_s * 2)
+
+    def _list(self) -> str:
+        known = set(self.jobs)
+        items, version = self._server.list(self._path, labelSelector=self.selector)
+        for job in items:
+            self._take(job)
+        # What was created since the list was made is not in `known`.
+        self.deleted |= known - {job["metadata"]["name"] for job in items}
+        return version
+
+    def _follow(self, version: str) -> str:
+        """Watches until the server ends it; returns from where to go on."""
+        self._watch = self._server.watch(
+            self._path,
+            timeout_s=_WATCH_S,
+            labelSelector=self.selector,
+            resourceVersion=version,
+        )
+        if self._closed:
+            self._watch.close()
+        self.trouble = None
+        self._watching.set()
+        for kind, item in self._watch:
+            version = item["metadata"]["resourceVersion"]
+            if kind == "DELETED" and item["metadata"]["name"] in self._expected:
+                self.deleted.add(item["metadata"]["name"])
+            elif kind in ("ADDED", "MODIFIED"):
+                self._take(item)
+        return version
+
+    def _take(self, job: dict[str, Any]) -> None:
+        if job["metadata"]["name"] in self._expected:
+            self.jobs[job["metadata"]["name"]] = _slim(job)
+
+
+def _slim(job: dict[str, Any]) -> dict[str, Any]:
+    """What of a Job is asked for: the rest would be kept for each of thousands."""
+    spec = job["spec"]
+    return {
+        "metadata": {name: job["metadata"].get(name) for name in ("name", "uid", "labels")},
+        "spec": {
+            name: spec.get(name)
+            for name in ("completions", "parallelism", "suspend", "backoffLimitPerIndex")
+        },
+        "status": job.get("status") or {},
+    }
