@@ -47,15 +47,6 @@ start_dockerd() {
     done
 }
 
-# The mirror of the machine itself. Nothing where there is none: debootstrap knows Debian's own.
-mirror() {
-    { cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
-        sed -nE 's/^deb +(\[[^]]*\] +)?(https?:[^ ]+) .*/\2/p'
-      cat /etc/apt/sources.list.d/*.sources 2>/dev/null |
-        sed -nE 's/^URIs: *(https?:[^ ]+).*/\1/p'
-    } | grep -E -m 1 '/debian/?$' || true
-}
-
 make_base_image() {
     local root
     root=$(mktemp -d)
@@ -63,7 +54,7 @@ make_base_image() {
     command -v debootstrap >/dev/null || install_packages debootstrap
     say "building $BASE with debootstrap"
     # shellcheck disable=SC2046 # a mirror is one word, or none
-    debootstrap --variant=minbase "$DEBIAN_RELEASE" "$root" $(mirror) >"$root.log" 2>&1 || {
+    debootstrap --variant=minbase "$DEBIAN_RELEASE" "$root" $("$(dirname "$0")/../scripts/debian-mirror") >"$root.log" 2>&1 || {
         tail -n 20 "$root.log" >&2
         return 1
     }

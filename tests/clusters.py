@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import kube
 import pytest
 from waiting import LIMIT_S
 
@@ -94,9 +95,17 @@ SLURM = Cluster(
     narrow={"job_resources": {"mem": "100M", "exclusive": True}},
     narrow_width=2,  # of the two nodes of dockered-slurm
 )
+KUBERNETES = Cluster(
+    "kubernetes",
+    "kube",
+    kube.elements_of,
+    {"job_resources": kube.RESOURCES},
+    narrow={"job_resources": kube.NARROW_RESOURCES},
+)
 CLUSTERS = [
     pytest.param(LOCAL, id="local"),
     pytest.param(SLURM, id="slurm", marks=pytest.mark.slurm),
+    pytest.param(KUBERNETES, id="kubernetes", marks=pytest.mark.kubernetes),
 ]
 
 

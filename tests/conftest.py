@@ -1,15 +1,18 @@
-"""What all tests share: Slurm's are left out where no Slurm answers, and the summary says so."""
+"""What all tests share: those of a cluster that does not answer are left out, and the summary says so."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 
+import kube
 import pytest
 
 _SCONTROL_LIMIT_S = 20  # it tries a controller that is not there for a while
 
-_left_out = pytest.StashKey[str]()
+_left_out = pytest.StashKey[list[str]]()
 
 
 def _reason_against_slurm() -> str | None:
@@ -33,19 +36,42 @@ def _reason_against_slurm() -> str | None:
     return f"there is an sbatch, but no controller answers: {words[-1] if words else 'no output'}"
 
 
+_CLUSTERS = {
+    "slurm": ("Slurm", _reason_against_slurm),
+    "kubernetes": ("Kubernetes", kube.reason_against_kubernetes),
+}
+
+
 @pytest.hookimpl(trylast=True)  # after -m and -k: what they leave out needs no explanation
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    slurm_items = [item for item in items if item.get_closest_marker("slurm")]
-    if not slurm_items or (reason := _reason_against_slurm()) is None:
+    config.stash[_left_out] = []
+    for marker, (name, reason_against) in _CLUSTERS.items():
+        concerned = [item for item in items if item.get_closest_marker(marker)]
+        if not concerned or (reason := reason_against()) is None:
+            continue
+        config.stash[_left_out].append(f"{len(concerned)} tests on {name}: {reason}")
+        config.hook.pytest_deselected(items=concerned)
+        items[:] = [item for item in items if not item.get_closest_marker(marker)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _as_client(request: pytest.FixtureRequest) -> Iterator[None]:
+    """On Kubernetes, what is tested has the rights that the README says it needs, and no more."""
+    if not any(item.get_closest_marker("kubernetes") for item in request.session.items):
+        yield
         return
-    config.stash[_left_out] = f"{len(slurm_items)} tests on Slurm: {reason}"
-    config.hook.pytest_deselected(items=slurm_items)
-    items[:] = [item for item in items if not item.get_closest_marker("slurm")]
+    before = os.environ["KUBECONFIG"]
+    path = kube.become_client()
+    os.environ["KUBECONFIG"] = str(path)
+    yield
+    os.environ["KUBECONFIG"] = before
+    path.unlink()
 
 
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if _left_out in config.stash:
+    if config.stash.get(_left_out, []):
         terminalreporter.section("left out")
-        terminalreporter.write_line(config.stash[_left_out])
+        for line in config.stash[_left_out]:
+            terminalreporter.write_line(line)

@@ -14,6 +14,8 @@ from strategies import STRATEGIES, NewExecutor, Strategy
 
 import cluster_tools
 
+_MARKS = {"slurm": [pytest.mark.slurm], "kubernetes": [pytest.mark.kubernetes]}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
@@ -28,7 +30,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(
         "strategy",
         [
-            pytest.param(strategy, id=name, marks=[pytest.mark.slurm] if name == "slurm" else [])
+            pytest.param(strategy, id=name, marks=_MARKS.get(name, []))
             for name, strategy in STRATEGIES.items()
             if marker is None or getattr(strategy, marker.args[0])
         ],

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import kube
+
 # Takes the keywords of `get_executor`, and `narrow`.
 NewExecutor = Callable[..., Any]
 
@@ -118,6 +120,13 @@ STRATEGIES = {
         {"job_resources": {"mem": "100M"}},
         narrow={"job_resources": {"mem": "100M", "exclusive": True}},
         narrow_width=2,  # of the two nodes of dockered-slurm
+        is_cluster=True,
+    ),
+    "kubernetes": Strategy(
+        "kubernetes",
+        {"job_resources": kube.RESOURCES},
+        narrow={"job_resources": kube.NARROW_RESOURCES},
+        narrow_width=1,
         is_cluster=True,
     ),
 }
