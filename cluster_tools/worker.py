@@ -180,6 +180,10 @@ class _Array:
     def __init__(self, path: str, task: int):
         try:
             self.fd = os.open(path, os.O_RDONLY)
+        except PermissionError as exc:
+            raise _Stop(
+                EXIT_REFUSED, f"{path} belongs to another user than the one this job runs as"
+            ) from exc
         except OSError as exc:
             raise _Stop(
                 EXIT_NO_ARRAY,

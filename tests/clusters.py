@@ -64,6 +64,8 @@ class Cluster:
         elements_of: The elements in the queue whose executor's `cfut_dir` is in the directory.
         keywords: For an ordinary executor of the tests.
         narrow: Further keywords with which at most `narrow_width` elements run at a time.
+        nesting: Further keywords where calls make executors themselves.
+        other_python: A Python of another minor version, as jobs find it; None: look for one here.
     """
 
     environment: str
@@ -72,6 +74,8 @@ class Cluster:
     keywords: dict[str, Any] = field(default_factory=dict)
     narrow: dict[str, Any] = field(default_factory=dict)
     narrow_width: int = 1
+    nesting: dict[str, Any] = field(default_factory=dict)
+    other_python: str | None = None
 
     def new_executor(self, directory: Path, **keywords: Any) -> Any:
         """`directory`: its jobs see it, too; becomes `cfut_dir`."""
@@ -101,6 +105,8 @@ KUBERNETES = Cluster(
     kube.elements_of,
     {"job_resources": kube.RESOURCES},
     narrow={"job_resources": kube.NARROW_RESOURCES},
+    nesting={"job_resources": {**kube.RESOURCES, "service_account": kube.SERVICE_ACCOUNT}},
+    other_python="pypy3",
 )
 CLUSTERS = [
     pytest.param(LOCAL, id="local"),

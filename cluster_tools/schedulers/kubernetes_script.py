@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from cluster_tools.schedulers.base import ArrayRequest
 from cluster_tools.schedulers.script import job_script
-from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE
+from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 
 # What starts the worker, behind `python -c`: its path in the image is not known. The current directory,
 # which -c puts first, must not hide the standard library from it; the worker takes away one entry.
@@ -38,6 +38,11 @@ if [ ! -d {directory} ]; then
     echo "cluster_tools: run directory not visible in the pod: "{directory}" is not there. Client and" \
 "pods have to share it, by a host path that is the same disk on the node or by a claim (key mounts)."
     exit {no_array}
+fi
+if [ ! -r {environment} ]; then
+    echo "cluster_tools: "{environment}" belongs to another user than the one of this pod ($(id -u))" \
+"or its executor has ended: nothing is run"
+    exit {refused}
 fi
 {umask}. {environment}
 index=${{JOB_COMPLETION_INDEX:-0}}
@@ -88,6 +93,7 @@ def container_command(
     around = _CONTAINER.format(
         directory=shlex.quote(request.run_directory),
         no_array=EXIT_NO_ARRAY,
+        refused=EXIT_REFUSED,
         umask=f"umask {shlex.quote(umask)}\n" if umask else "",
         environment=shlex.quote(environment),
         job=job,

@@ -43,7 +43,7 @@ def _other_python() -> str | None:
 def test_another_python_in_the_job_is_refused_by_name(
     cluster: Cluster, tmp_path: Path, new_executor: NewExecutor
 ) -> None:
-    other = _other_python()
+    other = cluster.other_python or _other_python()
     if other is None:
         pytest.skip("there is no Python of another version on this machine")
     futures = new_executor(python_executable=other).map_to_futures(jobs.square, [1, 2])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ def _submit_and_wait(cluster: Cluster, directory: Path) -> Any:
         return executor.submit(jobs.wait_long, directory / "started").result()
 
 
+@pytest.fixture(scope="module")
+def executor(cluster: Cluster, shared_directory: Path) -> Iterator[Any]:
+    """One that lets its calls make executors."""
+    with cluster.new_executor(shared_directory, **cluster.nesting) as shared_executor:
+        yield shared_executor
+
+
 def test_get_executor_works_inside_a_job(cluster: Cluster, executor: Any, tmp_path: Path) -> None:
     futures = [
         executor.submit(_sum_of_squares, cluster, tmp_path / str(n), [n, n + 1]) for n in range(3)
@@ -63,7 +71,8 @@ def test_the_inner_exception_arrives_once(cluster: Cluster, executor: Any, tmp_p
 
 def test_cancelling_the_outer_job_cancels_the_inner_one(cluster: Cluster, tmp_path: Path) -> None:
     inner_directory = tmp_path / "inner"
-    with pytest.raises(ZeroDivisionError), cluster.new_executor(tmp_path / "outer") as outer:
+    outer = cluster.new_executor(tmp_path / "outer", **cluster.nesting)
+    with pytest.raises(ZeroDivisionError), outer:
         outer.submit(_submit_and_wait, cluster, inner_directory)
         wait_until((inner_directory / "started").exists, "the inner call")
         raise ZeroDivisionError
