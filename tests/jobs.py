@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,20 @@ def touch_and_wait(paths: tuple[Path, Path]) -> str:
 def wait_for(path: Path) -> str:
     wait_until(path.exists, str(path))
     return path.name
+
+
+def wait_minutes_for(path: Path) -> str:
+    """For faults that take longer than anything a test may wait for."""
+    deadline = time.monotonic() + 300
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return path.name
+
+
+def note_run_and_wait_long(runs: Path) -> None:
+    with runs.open("a") as file:
+        file.write("run\n")
+    threading.Event().wait(600)
 
 
 def note_run_and_wait(runs: Path, gate: Path) -> int:

@@ -47,7 +47,7 @@ NARROW_RESOURCES: dict[str, Any] = {
     },
 }
 _README = Path(__file__).parents[1] / "README.md"
-_ADMIN_CONFIG = os.environ.get("KUBECONFIG")
+ADMIN_CONFIG = os.environ.get("KUBECONFIG")
 _TIMEOUT_S = 10.0
 
 
@@ -58,7 +58,7 @@ class Admin:
         import kubernetes.client
         import kubernetes.config
 
-        api = kubernetes.config.new_client_from_config(_ADMIN_CONFIG)
+        api = kubernetes.config.new_client_from_config(ADMIN_CONFIG)
         api.configuration.retries = False
         self.core: Any = kubernetes.client.CoreV1Api(api)
         self.batch: Any = kubernetes.client.BatchV1Api(api)
@@ -96,7 +96,7 @@ def admin() -> Admin:
 
 def reason_against_kubernetes() -> str | None:
     """Why pods cannot be made here, None where they can."""
-    if _ADMIN_CONFIG is None:
+    if ADMIN_CONFIG is None:
         return "KUBECONFIG names no cluster"
     try:
         admin().core.list_node(_request_timeout=_TIMEOUT_S)
@@ -104,7 +104,7 @@ def reason_against_kubernetes() -> str | None:
         return f"the client is not installed: {error}"
     except Exception as error:
         first_line = (str(error).splitlines() or [repr(error)])[0]
-        return f"KUBECONFIG is {_ADMIN_CONFIG}, but that cluster does not answer: {first_line}"
+        return f"KUBECONFIG is {ADMIN_CONFIG}, but that cluster does not answer: {first_line}"
     return None
 
 

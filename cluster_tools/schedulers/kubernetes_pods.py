@@ -88,6 +88,11 @@ class Pod:
         return self.deleted_at is not None and not self.has_ended
 
     @property
+    def was_only_deleted(self) -> bool:
+        """It was told to end, and nothing says why."""
+        return self.deleted_at is not None and self.disruption is None and not self.reason
+
+    @property
     def began(self) -> bool:
         return "running" in self.state or "terminated" in self.state
 

@@ -441,6 +441,12 @@ class KubernetesScheduler(Scheduler):
             self._take_in(job, found[job.name])
         self._look_for_events(jobs)
         now = self._looked_at = time.monotonic()
+        for job in jobs:
+            job.stuck_since = {
+                index: job.stuck_since.get(index, now)
+                for index, waiting in job.waiting.items()
+                if waiting.needs_help
+            }
         self._look_interval_s = min(_MAX_LOOK_S, self._look_interval_s * 2)
         limit = self._resources.startup_timeout_s
         timeouts = [since + limit for job in jobs for since in job.stuck_since.values()]
@@ -479,15 +485,6 @@ class KubernetesScheduler(Scheduler):
             for waiting in reasons:
                 if waiting is not None:
                     job.waiting[index] = waiting
-        self._note_stuck(job)
-
-    def _note_stuck(self, job: _Job) -> None:
-        now = time.monotonic()
-        job.stuck_since = {
-            index: job.stuck_since.get(index, now)
-            for index, waiting in job.waiting.items()
-            if waiting.needs_help
-        }
 
     def _look_for_events(self, jobs: Collection[_Job]) -> None:
         """Two reasons to wait are told by events alone: Jobs that may make no pod, and failing mounts."""
@@ -511,9 +508,6 @@ class KubernetesScheduler(Scheduler):
                     if name in unmounted:
                         job, index = unmounted[name]
                         job.waiting.setdefault(index, Waiting(reason, message, needs_help=True))
-        for job in jobs:
-            self._note_stuck(job)
-
     def _is_over(self, job: _Job) -> bool:
         status = self._status(job)
         spec = self._watch.jobs.get(job.name, {}).get("spec", {})
@@ -559,14 +553,15 @@ class KubernetesScheduler(Scheduler):
         failure = self._failure(job)
         if failure is not None:
             return self._ending_of_job(job, failure)
-        if pod is not None:
-            return ending(pod, self._resources)
-        if (element.index or 0) in _indexes(self._status(job).get("completedIndexes")):
+        has_another = (element.index or 0) in _indexes(self._status(job).get("completedIndexes"))
+        if has_another and (pod is None or pod.was_only_deleted):
             return Ending(
                 Cause.PREEMPTED,
-                "Its first pod is gone (it was evicted, or the Job was suspended and resumed); a second one "
-                "found that the call had begun, and did not begin it again.",
+                "Its first pod is gone (the Job was suspended and resumed, or the pod was deleted); a second "
+                "one found that the call had begun, and did not begin it again.",
             )
+        if pod is not None:
+            return ending(pod, self._resources)
         return Ending(
             Cause.CANCELLED,
             "Its pod is gone: somebody has deleted it.",
