@@ -288,7 +288,7 @@ def _enter(manifest: dict[str, Any]) -> None:
             EXIT_REFUSED,
             f"the job runs Python {here[0]}.{here[1]} ({sys.executable}), the client Python "
             f"{there[0]}.{there[1]}: a pickle is good for one minor version only. "
-            "Set python_executable to an interpreter of the client's version.",
+            "Set python_executable (on Kubernetes also the image) to the client's version.",
         )
     if manifest["format"] != FORMAT:
         raise _Stop(
@@ -612,7 +612,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
             failure = failure_bytes(exc)
     elif interruption.received is not None:
         output.write(interrupted_name(task), lambda file: file.write(failure))
-        return
+        raise _Stop(128 + interruption.received, f"task {task} was ended by a signal")
     _deliver_failure(failure, output, output_name(task), keep)
 
 

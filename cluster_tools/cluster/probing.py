@@ -114,7 +114,8 @@ class Docket:
         if report.state is not State.PENDING:
             self._pending_since.pop(element, None)
             return None
-        reason = f"The job waits in the queue ({report.word}, reason {report.reason})"
+        details = f": {report.details}" if report.details else ""
+        reason = f"The job has not begun ({report.word}, reason {report.reason}{details})"
         if report.hopeless:
             return Ending(Cause.NEVER_STARTED, f"{reason} {report.hopeless}.")
         limit = self._session.pending_timeout_s

@@ -73,9 +73,10 @@ class Report:
     """A scheduler's word on one element."""
 
     state: State
-    # The scheduler's own word, and its reason.
+    # The scheduler's own word, its reason, and what there is to say on that.
     word: str = ""
     reason: str = ""
+    details: str = ""
     # Why it is given up while it waits, as the end of a sentence: "which can never end".
     hopeless: str = ""
     # The user should be told why it waits.

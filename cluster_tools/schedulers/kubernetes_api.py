@@ -200,7 +200,8 @@ class ApiServer:
             response.release_conn()
         for warning in response.headers.getlist("Warning"):
             # `299 - "words"`, https://kubernetes.io/blog/2020/09/03/warnings/
-            _logger.warning("Kubernetes warns: %s", warning.partition('"')[2].rstrip('"'))
+            words = warning.partition('"')[2].removesuffix('"').replace('\\"', '"')
+            _logger.warning("Kubernetes warns: %s", words)
         return cast(dict[str, Any], answer)
 
     def _open(
@@ -263,9 +264,10 @@ class ApiServer:
             except Exception as exc:
                 raise CredentialsExpired(f"credentials expired, and no new ones: {exc}") from exc
             self._configuration, self._manager = configuration, manager
+            _close(seen)
 
     def close(self) -> None:
-        self._manager.clear()
+        _close(self._manager)
 
 
 class Watch:
@@ -301,6 +303,17 @@ class Watch:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:  # closed already
                 pass
+
+
+def _close(manager: urllib3.PoolManager) -> None:
+    """Ends its idle connections; one that is in use ends after that."""
+    pools: Any = manager.pools
+    keys: set[Any] = pools.keys()  # it is no dict, and can't be iterated over
+    for key in keys:
+        pool = pools.get(key)
+        if pool is not None:
+            pool.close()
+    manager.clear()
 
 
 def _release(response: urllib3.BaseHTTPResponse) -> None:

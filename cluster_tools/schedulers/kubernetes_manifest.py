@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import getpass
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -35,8 +36,11 @@ _KEEP_ANNOTATIONS = {
 }
 
 _SHARED_MEMORY = {"name": "shared-memory", "mountPath": "/dev/shm"}
-# Lists of a pod whose entries have a name by which a template replaces them.
-_NAMED_LISTS = {"containers", "initContainers", "volumes", "volumeMounts", "env"}
+# Lists of a pod whose entries have a name, by which a template lays its own on them,
+_MERGED_LISTS = {"containers": "name", "initContainers": "name"}
+# or puts its own in their place.
+_REPLACED_LISTS = {"volumes": "name", "volumeMounts": "mountPath", "env": "name"}
+_LISTS = {**_MERGED_LISTS, **_REPLACED_LISTS}
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,16 @@ def _mapping(key: str, value: object) -> dict[str, Any]:
     return copy.deepcopy(dict(cast(Mapping[str, Any], value)))
 
 
+def _template(key: str, value: object) -> dict[str, Any]:
+    template = _mapping(key, value)
+    if not template.keys() <= {"metadata", "spec"}:
+        raise ValueError(
+            f"job_resources: {key!r} has 'metadata' and 'spec', not {sorted(template)}"
+        )
+    _check_names(template, "")
+    return template
+
+
 def _text_mapping(key: str, value: object) -> dict[str, str]:
     return {str(name): str(text) for name, text in _mapping(key, value).items()}
 
@@ -162,9 +176,9 @@ def _count(key: str, value: object) -> int:
 
 
 def _seconds(key: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 1:
-        raise ValueError(f"job_resources: {key!r} is a number of seconds from 1 on, not {value!r}")
-    return int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value < math.inf:
+        return int(value)
+    raise ValueError(f"job_resources: {key!r} is a number of seconds from 1 on, not {value!r}")
 
 
 def _lease(key: str, value: object) -> int | None:
@@ -221,7 +235,7 @@ def _mounts(value: object) -> tuple[list[str], list[Claim]]:
 
 
 def _absolute(path: str) -> str:
-    path = os.path.abspath(path)
+    path = "/" + os.path.abspath(path).lstrip("/")
     if path == "/":
         raise ValueError("job_resources: 'mounts' can't put anything on /, where the image is")
     return path
@@ -241,7 +255,7 @@ _PARSERS: dict[str, Any] = {
     "tolerations": _mappings,
     "labels": _text_mapping,
     "annotations": _text_mapping,
-    "pod_template": _mapping,
+    "pod_template": _template,
     "parallelism": _count,
     "time_limit_s": _seconds,
     "startup_timeout_s": _seconds,
@@ -253,8 +267,9 @@ def job_name(name: str, token: str, count: int) -> str:
     """A Job's name: the user's, as far as it may stand there, and the token, which is never cut."""
     unique = token.replace(".", "-")
     room = _MAX_NAME - len(unique) - len(str(count - 1)) - 2
-    readable = re.sub("[^a-z0-9]+", "-", name.lower())[:room].strip("-")
-    return f"{readable or 'call'}-{unique}" if room > 0 else unique
+    readable = re.sub("[^a-z0-9]+", "-", name.lower())[: max(0, room)].strip("-")
+    readable = readable or "call"[: max(0, room)]
+    return f"{readable}-{unique}" if readable else unique
 
 
 def job_manifest(
@@ -379,7 +394,7 @@ def _volumes(
         mounts.append({"name": name, "mountPath": claim.path})
         mounted.append(claim.path)
     for path in sorted({*resources.host_paths, *directories}, key=lambda path: (len(path), path)):
-        if path == "/" or any(f"{path}/".startswith(f"{other}/") for other in mounted):
+        if path.strip("/") == "" or any(f"{path}/".startswith(f"{other}/") for other in mounted):
             continue
         name = f"host-{len(volumes)}"
         # Of type Directory: where the node has none, another type would make an empty one.
@@ -405,16 +420,33 @@ def _who_and_where(mounted: Any) -> dict[str, str]:
 
 
 def merged(base: Any, over: Any, key: str = "") -> Any:
-    """`base` with `over` laid on it: dicts by key, lists of what has a name by name; else `over`."""
+    """`base` with `over` laid on it: dicts by key, containers, volumes, mounts and variables by name."""
     if isinstance(base, Mapping) and isinstance(over, Mapping):
         result: dict[str, Any] = dict(cast(Mapping[str, Any], base))
         for name, value in cast(Mapping[str, Any], over).items():
             result[name] = merged(result[name], value, name) if name in result else value
         return result
-    if key in _NAMED_LISTS and isinstance(base, list) and isinstance(over, list):
-        by_name: dict[Any, Any] = {}
-        for item in [*cast("list[Any]", base), *cast("list[Any]", over)]:
-            name = item["name"]
-            by_name[name] = merged(by_name[name], item) if name in by_name else item
-        return list(by_name.values())
-    return over
+    if isinstance(base, list) and isinstance(over, list) and key in _LISTS:
+        by_name: dict[str, Any] = {item[_LISTS[key]]: item for item in cast("list[Any]", base)}
+        for item in cast("list[Any]", over):
+            name = item[_LISTS[key]]
+            is_merged = key in _MERGED_LISTS and name in by_name
+            by_name[name] = merged(by_name[name], item) if is_merged else item
+        entries: list[Any] = list(by_name.values())
+        return entries
+    return cast(Any, over)
+
+
+def _check_names(value: Any, key: str) -> None:
+    """Raises: ValueError, where an entry of a list that is merged by name has none."""
+    if isinstance(value, Mapping):
+        for name, inner in cast(Mapping[str, Any], value).items():
+            _check_names(inner, name)
+    elif key in _LISTS and isinstance(value, list):
+        for item in cast("list[Any]", value):
+            if not isinstance(item, Mapping) or _LISTS[key] not in item:
+                raise ValueError(
+                    f"job_resources: 'pod_template': each entry of {key} is a dict with {_LISTS[key]!r}, "
+                    f"not {item!r}"
+                )
+            _check_names(item, "")

@@ -75,6 +75,8 @@ class Pod:
     unschedulable: str
     # A container that has to end well before `worker` begins has not.
     failed_init: str
+    # Why such a container does not begin.
+    waiting_init: Mapping[str, Any]
     # Its object is not there any more, so nothing of it runs.
     is_gone: bool = False
 
@@ -131,6 +133,7 @@ def read_pod(pod: Mapping[str, Any]) -> Pod:
         if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
         else "",
         failed_init=_failed_init(status.get("initContainerStatuses")),
+        waiting_init=_waiting_init(status.get("initContainerStatuses")),
     )
 
 
@@ -154,13 +157,21 @@ def _failed_init(statuses: Any) -> str:
     return ""
 
 
+def _waiting_init(statuses: Any) -> Mapping[str, Any]:
+    for status in statuses or ():
+        waiting: Any = _container_state([status], status["name"]).get("waiting", {})
+        if waiting.get("reason") in _NEEDS_HELP:
+            return waiting
+    return {}
+
+
 def waits_for(pod: Pod) -> Waiting | None:
     """Why this pod has not begun, where it says so."""
     if pod.began or pod.has_ended:
         return None
     if pod.unschedulable:
         return Waiting("Unschedulable", pod.unschedulable)
-    waiting: Mapping[str, Any] = pod.state.get("waiting") or {}
+    waiting: Mapping[str, Any] = pod.waiting_init or pod.state.get("waiting") or {}
     reason: str = waiting.get("reason", "")
     if reason in _NEEDS_HELP:
         return Waiting(reason, waiting.get("message", ""), needs_help=True)
@@ -194,13 +205,13 @@ def ending(pod: Pod, resources: Resources) -> Ending:
             f"{f'it had asked for {asked}' if asked else 'the node has no more'}.",
             'Ask for more, for example with job_resources={"memory": "8Gi"}.',
         )
+    if pod.reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated"):
+        return Ending(Cause.NODE_FAILURE, f"{who} was lost{on_node}: {pod.message or pod.reason}.")
     if pod.disruption is not None:
         reason, message = pod.disruption
         cause, what = _DISRUPTIONS.get(reason, (Cause.PREEMPTED, f"was disrupted ({reason})"))
         words = pod.message or message
         return Ending(cause, f"{who} {what}{on_node}{f': {words}' if words else ''}.")
-    if pod.reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated"):
-        return Ending(Cause.NODE_FAILURE, f"{who} was lost{on_node}: {pod.message or pod.reason}.")
     if pod.reason:  # Evicted, OutOfcpu, UnexpectedAdmissionError, NodeAffinity, ...
         return Ending(
             Cause.PREEMPTED,
@@ -241,8 +252,8 @@ def _process_ending(ended: Mapping[str, Any], who: str, on_node: str) -> Ending:
         )
     if own and code in OWN_EXIT_CODES:
         return Ending(Cause.EXIT, own[-1].removeprefix("cluster_tools: "), exit_code=code)
-    if code > 128:
-        number = code - 128
+    number = code - 128
+    if 0 < number < signal.NSIG:
         return Ending(
             Cause.EXIT,
             f"The process of {who[4:]} was ended by signal {number} "

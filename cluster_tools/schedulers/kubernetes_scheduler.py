@@ -147,7 +147,9 @@ class KubernetesScheduler(Scheduler):
         self._pods_path = f"/api/v1/namespaces/{resources.namespace}/pods"
         self._events_path = f"/api/v1/namespaces/{resources.namespace}/events"
         self._jobs: dict[str, _Job] = {}
+        # By token, and when it was first tried to create each.
         self._names: dict[str, str] = {}
+        self._first_tries: dict[str, float] = {}
         self._look_interval_s = _FIRST_LOOK_S
         self._look_at = self._looked_at = 0.0
         self._owner: dict[str, str] | None = None
@@ -170,6 +172,8 @@ class KubernetesScheduler(Scheduler):
         session = request.token.partition(".")[0]
         name = job_name(request.name, request.token, request.count)
         self._names[request.token] = name
+        # A lease counts from the creation, which may have been an earlier try's, whose answer was lost.
+        created_at = self._first_tries.setdefault(name, time.monotonic())
         if request.count > _MANY:
             self._tell(
                 f"{request.count} elements are as many pods, of which Kubernetes starts about ten a "
@@ -179,7 +183,6 @@ class KubernetesScheduler(Scheduler):
             self._watch.begin(f"{SESSION_LABEL}={session}")
             manifest = self._manifest(request, name, session)
             self._watch.expect(name)
-            now = time.monotonic()
             job = self._create(manifest, session)
         except ApiError as exc:
             self._watch.forget(name)
@@ -192,17 +195,20 @@ class KubernetesScheduler(Scheduler):
             name,
             request.count,
             request.is_array,
-            created_at=now,
-            renew_at=now + (lease_s or 0) / 3,
+            created_at=created_at,
+            renew_at=created_at + (lease_s or 0) / 3,
             replaces_pods="backoffLimitPerIndex" not in job["spec"],
         )
         self._look_interval_s = _FIRST_LOOK_S
-        self._look_at = now + _FIRST_LOOK_S
+        self._look_at = time.monotonic() + _FIRST_LOOK_S
         return name
 
     def _manifest(self, request: ArrayRequest, name: str, session: str) -> dict[str, Any]:
-        job = f'{shlex.quote(name)}"_$index"' if request.is_array else shlex.quote(name)
-        log = self.log_path(shlex.quote(self._options.log_directory), Element('"$job"'))
+        job = (
+            f'{shlex.quote(name)}"_$cluster_tools_index"' if request.is_array else shlex.quote(name)
+        )
+        directory = shlex.quote(self._options.log_directory)
+        log = self.log_path(directory, Element('"$cluster_tools_job"'))
         command = container_command(
             request,
             job=job,
@@ -365,9 +371,11 @@ class KubernetesScheduler(Scheduler):
         if -1 in job.waiting and not status.get("active"):
             return self._waiting_report(job, -1, job.waiting[-1])
         has_begun = status.get("ready") != 0 if "ready" in status else bool(status.get("active"))
-        return Report(
-            State.RUNNING if status.get("active") and has_begun else State.PENDING, "Active"
-        )
+        if status.get("active") and has_begun:
+            return Report(State.RUNNING, "Running")
+        for waiting in job.waiting.values():  # as the last look has seen it
+            return Report(State.PENDING, "Pending", waiting.reason, waiting.message)
+        return Report(State.PENDING, "Pending", "its pods have not begun")
 
     def _waiting_report(self, job: _Job, index: int, waiting: Waiting) -> Report:
         since = job.stuck_since.get(index)
@@ -376,7 +384,7 @@ class KubernetesScheduler(Scheduler):
         if since is not None and time.monotonic() - since >= limit:
             hopeless = f"for longer than startup_timeout_s = {limit:g} s"
         return Report(
-            State.PENDING, waiting.reason, waiting.message, hopeless=hopeless, notable=True
+            State.PENDING, "Pending", waiting.reason, waiting.message, hopeless, notable=True
         )
 
     # -- looking at pods --
@@ -419,8 +427,7 @@ class KubernetesScheduler(Scheduler):
 
     def _look(self, jobs: Collection[_Job]) -> None:
         """Takes in all pods that have not ended well. Raises: Unreachable."""
-        for job in jobs:
-            job.explained = self._to_explain(job)
+        explained = [self._to_explain(job) for job in jobs]
         try:
             items, _ = self._server.list(
                 self._pods_path,
@@ -437,8 +444,9 @@ class KubernetesScheduler(Scheduler):
         for item in items:
             pod = read_pod(item)
             found[job_of(item)][index_of(item) or 0][pod.uid] = pod
-        for job in jobs:
+        for job, what in zip(jobs, explained):
             self._take_in(job, found[job.name])
+            job.explained = what
         self._look_for_events(jobs)
         now = self._looked_at = time.monotonic()
         for job in jobs:
@@ -508,6 +516,7 @@ class KubernetesScheduler(Scheduler):
                     if name in unmounted:
                         job, index = unmounted[name]
                         job.waiting.setdefault(index, Waiting(reason, message, needs_help=True))
+
     def _is_over(self, job: _Job) -> bool:
         status = self._status(job)
         spec = self._watch.jobs.get(job.name, {}).get("spec", {})
@@ -647,6 +656,7 @@ class KubernetesScheduler(Scheduler):
         if self._jobs.pop(job_id, None) is None:
             return
         self._watch.forget(job_id)
+        self._first_tries.pop(job_id, None)
         if not self._stopped:
             self._undeleted.append(job_id)
             self._delete_done()
@@ -678,6 +688,7 @@ class KubernetesScheduler(Scheduler):
                 stdin="\n".join(self._undeleted),
                 environment=_environment_of_stop(),
             )
+            self._undeleted = []
         self._server.close()
 
     def _tell(self, message: str) -> None:

@@ -45,13 +45,14 @@ if [ ! -r {environment} ]; then
     exit {refused}
 fi
 {umask}. {environment}
-index=${{JOB_COMPLETION_INDEX:-0}}
-job={job}
-log={log}
-"$1" -c "$2" "$1" "$index" "$job" "$log" >>"$log" 2>&1 &
+cluster_tools_index=${{JOB_COMPLETION_INDEX:-0}}
+cluster_tools_job={job}
+cluster_tools_log={log}
+"$1" -c "$2" "$1" "$cluster_tools_index" "$cluster_tools_job" "$cluster_tools_log" \
+    >>"$cluster_tools_log" 2>&1 &
 element=$!
 trap 'kill -s TERM $element' TERM INT
-tail -s 0.2 -n +1 -f --pid=$element "$log" 2>/dev/null &
+tail -s 0.2 -n +1 -f --pid=$element "$cluster_tools_log" 2>/dev/null &
 copy=$!
 wait $element
 code=$?
@@ -59,14 +60,15 @@ while kill -0 $element 2>/dev/null; do
     wait $element
     code=$?
 done
-wait $copy || cat "$log"
+wait $copy || cat "$cluster_tools_log"
 exit $code
 """
 
-# What belongs to the client's machine and not to the image, besides what no shell can take.
+# What belongs to the client's machine or shell and not to the image, besides what no shell can take.
 _NOT_PASSED_ON = re.compile(
-    r"PATH|HOME|USER|LOGNAME|SHELL|PWD|OLDPWD|SHLVL|_|TMPDIR|HOSTNAME|ENV|BASH_ENV|LD_.*|PYTHON.*"
-    r"|VIRTUAL_ENV.*|KUBE.*|JOB_COMPLETION_INDEX|CLUSTER_TOOLS_POD_.*"
+    r"PATH|HOME|USER|LOGNAME|TMPDIR|HOSTNAME|LD_.*|PYTHON.*|VIRTUAL_ENV.*|KUBE.*"
+    r"|SHELL|SHELLOPTS|SHLVL|PWD|OLDPWD|_|ENV|BASH_.*|BASHOPTS|IFS|UID|EUID|PPID"
+    r"|JOB_COMPLETION_INDEX|CLUSTER_TOOLS_POD_.*"
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -82,11 +84,15 @@ def container_command(
 ) -> list[str]:
     """The words that a container runs.
 
-    `job`, `log`: shell text for the element's name and its log, where `$index` is its index.
+    `job`, `log`: shell text for the element's name, where `$cluster_tools_index` is its index, and for its
+    log, where `$cluster_tools_job` is its name.
     `environment`: the path of a file of `environment_script`.
     """
     script = job_script(
-        request.command, '"$index" 0 "$job" "$log"', request.working_directory, setup_lines
+        request.command,
+        '"$cluster_tools_index" 0 "$cluster_tools_job" "$cluster_tools_log"',
+        request.working_directory,
+        setup_lines,
     )
     first_line, _, rest = script.partition("\n")
     shell = first_line.removeprefix("#!")
@@ -99,7 +105,8 @@ def container_command(
         job=job,
         log=log,
     )
-    element = f"index=$1 job=$2 log=$3\nset --\n{rest}"
+    names = "cluster_tools_index=$1 cluster_tools_job=$2 cluster_tools_log=$3"
+    element = f"{names}\nset --\n{rest}"
     return ["/bin/sh", "-c", around, "cluster_tools", shell, element]
 
 

@@ -22,6 +22,8 @@ from cluster_tools.schedulers.kubernetes_api import ApiServer, Gone, Unreachable
 _WATCH_S = 80.0
 _FIRST_RETRY_S = 0.5
 _MAX_RETRY_S = 30.0
+# A watch that ends sooner is not begun anew without a pause, whatever has ended it.
+_GOOD_WATCH_S = 0.5
 # The first list and the opening of the watch, which a submission waits for.
 _START_PATIENCE_S = 60.0
 
@@ -92,18 +94,14 @@ class JobWatch(threading.Thread):
         version = ""
         retry_s = _FIRST_RETRY_S
         while not self._closed:
+            began = time.monotonic()
+            trouble: SchedulerError | None = None
             try:
                 if not version:
                     version = self._list()
-                began = time.monotonic()
                 version = self._follow(version)
-                if time.monotonic() - began > _FIRST_RETRY_S:
-                    retry_s = _FIRST_RETRY_S
-                    continue
-                trouble = None  # something ends each watch at once: no reason to hurry
             except Gone:
                 version = ""
-                continue
             except SchedulerError as exc:
                 trouble = exc
             except Exception as exc:  # nobody else would notice a death any more
@@ -111,6 +109,10 @@ class JobWatch(threading.Thread):
                 trouble = Unreachable(f"the watch failed: {exc!r}")
             if self._closed:
                 return
+            if time.monotonic() - began > _GOOD_WATCH_S:
+                retry_s = _FIRST_RETRY_S
+                if trouble is None:
+                    continue
             if trouble is not None:
                 version = ""
                 self.trouble = trouble

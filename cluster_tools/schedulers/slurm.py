@@ -118,7 +118,8 @@ _MAX_SCONTROL_QUERIES = 20
 _logger = logging.getLogger("cluster_tools")
 
 _ELEMENT_ARGUMENTS = (
-    '"$index" "${SLURM_RESTART_COUNT:-0}" "$job" '  # as cluster_tools.worker takes them
+    # Named so that set-up lines have no use for them.
+    '"$cluster_tools_index" "${SLURM_RESTART_COUNT:-0}" "$cluster_tools_job" '  # as cluster_tools.worker takes them
 )
 
 
@@ -192,7 +193,7 @@ class SlurmScheduler(Scheduler):
     def _script(self, request: ArrayRequest) -> str:
         script = job_script(
             request.command,
-            f'{_ELEMENT_ARGUMENTS}"$log"',
+            f'{_ELEMENT_ARGUMENTS}"$cluster_tools_log"',
             request.working_directory,
             self._options.setup_lines,
         )
@@ -201,8 +202,11 @@ class SlurmScheduler(Scheduler):
             job, index = '"${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"', '"$SLURM_ARRAY_TASK_ID"'
         else:
             job, index = '"$SLURM_JOB_ID"', "0"
-        log = self.log_path(shlex.quote(self._options.log_directory), Element('"$job"'))
-        return f"{first_line}\njob={job}\nindex={index}\nlog={log}\n{rest}"
+        log = self.log_path(
+            shlex.quote(self._options.log_directory), Element('"$cluster_tools_job"')
+        )
+        names = f"cluster_tools_job={job}\ncluster_tools_index={index}\ncluster_tools_log={log}"
+        return f"{first_line}\n{names}\n{rest}"
 
     def find(self, token: str) -> str | None:
         for row in self._queue():

@@ -61,11 +61,11 @@ class Container:
             str(self.working_directory),
             str(self.run_directory),
         )
-        job = "call" if self.index is None else 'call"_$index"'
+        job = "call" if self.index is None else 'call"_$cluster_tools_index"'
         words = container_command(
             request,
             job=job,
-            log=f'{self.logs}/kube."$job".log',
+            log=f'{self.logs}/kube."$cluster_tools_job".log',
             environment=str(self._environment),
             setup_lines=self.setup_lines,
             umask=self.umask,

@@ -237,7 +237,7 @@ def test_finally_runs_after_a_signal_and_the_failure_counts_as_interrupted(
     wait_until(started.exists, "the call")
     process.send_signal(signum)
     process.communicate(timeout=LIMIT_S)
-    assert process.returncode == 0
+    assert process.returncode == 128 + signum
     assert cleaned.exists()
     found = directory.look_again([0])
     assert [name.partition(".")[0] for name in found[0]] == ["0"]
