@@ -345,3 +345,6 @@ def test_an_api_server_that_is_away_for_a_minute_costs_nothing(
     wait_until(lambda: "answers again" in caplog.text, "the good news")
     (tmp_path / "gate2").touch()
     assert second.result(LIMIT_S) == "gate2"
+    # After an outage it takes no node for lost any more.
+    test_cluster.service("controller-manager", "stop")
+    test_cluster.service("controller-manager", "start")
