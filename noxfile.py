@@ -61,7 +61,14 @@ def conformance(session: nox.Session) -> None:
     """The conformance suite of the strategies of one machine, and the unit tests."""
     session.install("-e", ".[test]")
     session.run(
-        *("pytest", "-m", "not slurm", "tests/conformance", "tests/unit", *session.posargs),
+        *(
+            "pytest",
+            "-m",
+            "not slurm and not kubernetes",
+            "tests/conformance",
+            "tests/unit",
+            *session.posargs,
+        ),
         # pytest's 5: none of these tests is among those that were asked for.
         success_codes=[0, 5] if session.posargs else [0],
     )

@@ -1,19 +1,26 @@
 #!/bin/bash
-# Runs all tests: those of one machine on every Python that is there, then those on
-# a real Slurm, in dockered-slurm. Makes the environment they need, and says what it
-# had to leave out. Arguments go to pytest:  ./test.sh -k limit
+# Runs all tests: those of one machine on every Python that is there, then those on a real
+# Kubernetes (the one that KUBECONFIG names, else one that is built and started here), then those
+# on a real Slurm, in dockered-slurm. Makes the environment they need, and says what it had to
+# leave out. Arguments go to pytest:  ./test.sh -k limit
 set -uo pipefail
 cd "$(dirname "$0")"
 
 # Limits of stages; each test has one of its own (pyproject.toml).
-CONFORMANCE_LIMIT=10m
-HOST_LIMIT=8m
+CONFORMANCE_LIMIT=14m
+HOST_LIMIT=10m
+KUBERNETES_PREPARE_LIMIT=6m
+KUBERNETES_UP_LIMIT=20m # a first time builds Kubernetes
+KUBERNETES_LIMIT=20m
+OLD_KUBERNETES_LIMIT=8m
 PREPARE_LIMIT=6m
 UP_LIMIT=6m
 SLURM_LIMIT=14m
 
 NO_TESTS_SELECTED=5 # exit status of pytest
-MAY_NOT_INSTALL=3   # exit status of prepare.sh
+MAY_NOT_INSTALL=3   # exit status of what prepares clusters
+KUBERNETES=tests/kubernetes/cluster
+KUBERNETES_DIRECTORY=$PWD/.kubernetes # with what was built
 
 results=() left_out=() failed=0
 pytest_args=("$@")
@@ -28,7 +35,7 @@ stage() { # name, command...
     "$@" || status=$?
     if [ "$status" = "$NO_TESTS_SELECTED" ] && [ ${#pytest_args[@]} -gt 0 ]; then
         outcome="no test selected"
-    elif [ "$status" = "$MAY_NOT_INSTALL" ] && [ "$1" = prepare ]; then
+    elif [ "$status" = "$MAY_NOT_INSTALL" ] && [[ "$1" = prepare* ]]; then
         outcome="left out"
     elif [ "$status" = 124 ]; then
         outcome="FAILED (took longer than its limit)" failed=1
@@ -68,7 +75,62 @@ print(*[session["signatures"][0].rpartition("-")[2] for session in skipped], sep
 }
 
 host_tests() {
-    timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -m "not slurm" "${pytest_args[@]}"
+    timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -m "not slurm and not kubernetes" "${pytest_args[@]}"
+}
+
+prepare_kubernetes() {
+    local status=0
+    prepared=$(timeout --kill-after=30 "$KUBERNETES_PREPARE_LIMIT" "$KUBERNETES/prepare" 2>&1) || status=$?
+    [ -z "$prepared" ] || echo "$prepared"
+    return "$status"
+}
+
+kubernetes_up() { timeout --kill-after=30 "$KUBERNETES_UP_LIMIT" "$KUBERNETES/up" "$KUBERNETES_DIRECTORY"; }
+
+kubernetes_down() { "$KUBERNETES/down" "$KUBERNETES_DIRECTORY" >/dev/null 2>&1; }
+
+kubernetes_tests() { # limit, further arguments of pytest...
+    local limit=$1
+    shift
+    KUBECONFIG=${KUBECONFIG:-$KUBERNETES_DIRECTORY/kubeconfig} timeout --kill-after=60 "$limit" \
+        .venv/bin/pytest -m kubernetes "$@" "${pytest_args[@]}"
+}
+
+# A server from before 1.29, which replaces pods that fail: the same promises, told otherwise.
+old_kubernetes_tests() {
+    kubernetes_tests "$OLD_KUBERNETES_LIMIT" tests/kubernetes/test_at_most_once.py \
+        tests/kubernetes/test_older_servers.py tests/conformance/test_calls.py
+}
+
+# Each stage is tried where the one before it went well; a cluster that KUBECONFIG names is left as it is.
+on_kubernetes() {
+    local status=0
+    if [ -n "${KUBECONFIG-}" ]; then
+        stage "on Kubernetes, KUBECONFIG's" kubernetes_tests "$KUBERNETES_LIMIT"
+        left_out+=("an older Kubernetes: KUBECONFIG names the one to use")
+        return
+    fi
+    stage "what Kubernetes needs" prepare_kubernetes || status=$?
+    if [ "$status" != 0 ]; then
+        left_out+=("everything on Kubernetes: ${prepared##*$'\n'}")
+        return
+    fi
+    trap kubernetes_down EXIT
+    if stage "Kubernetes up" kubernetes_up; then
+        stage "on Kubernetes" kubernetes_tests "$KUBERNETES_LIMIT"
+        kubernetes_down
+        export EMULATE=1.32
+        if stage "an older Kubernetes up" kubernetes_up; then
+            stage "on an older Kubernetes" old_kubernetes_tests
+        else
+            left_out+=("everything on an older Kubernetes: it did not come up, see above")
+        fi
+        unset EMULATE
+    else
+        left_out+=("everything on Kubernetes: it did not come up, see above")
+    fi
+    kubernetes_down
+    trap - EXIT
 }
 
 take_down() { "${compose[@]}" down --volumes >/dev/null 2>&1; }
@@ -107,6 +169,7 @@ prepare() {
 
 stage environment scripts/environment test || { report; exit 1; }
 stage "every Python" conformance
+on_kubernetes
 
 slurm=0 status=0 prepared=
 stage "what dockered-slurm needs" prepare || status=$?

@@ -5,7 +5,14 @@ Jobs of a benchmark import this module, as they import any script: it imports ne
 
 import sys
 
-NAMES = ("round_trip", "worker_start", "many_tasks", "blocking_callback", "signals")
+NAMES = (
+    "round_trip",
+    "worker_start",
+    "many_tasks",
+    "blocking_callback",
+    "signals",
+    "kubernetes_map",
+)
 
 
 def main() -> None:

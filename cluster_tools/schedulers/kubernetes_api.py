@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
+from cluster_tools import __version__
 from cluster_tools.schedulers.base import Refused, SchedulerError, Unreachable
 
 try:
@@ -236,7 +237,11 @@ class ApiServer:
         text = urlencode({name: value for name, value in query.items() if value is not None})
         url = f"{self._configuration.host}{quote(path)}{'?' + text if text else ''}"
         kind = "merge-patch+json" if method == "PATCH" else "json"
-        headers = {"Accept": "application/json", "Content-Type": f"application/{kind}"}
+        headers = {
+            "Accept": "application/json",
+            "Content-Type": f"application/{kind}",
+            "User-Agent": f"cluster_tools/{__version__}",
+        }
         for credential in self._configuration.auth_settings().values():
             headers[credential["key"]] = credential["value"]
         try:
