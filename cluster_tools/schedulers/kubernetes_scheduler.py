@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -73,6 +74,9 @@ _MANY = 1_000
 # Between looks at pods: the first comes when pods have usually begun.
 _FIRST_LOOK_S = 3.0
 _MAX_LOOK_S = 60.0
+# What takes longer may have left a warning.
+_EVENTS_AFTER_S = 5.0
+_NAME_OF_POD = re.compile(r'^(Error creating: )?pods "[^"]*" is ')
 # While pods are ending, until their processes have.
 _ENDING_LOOK_S = 1.0
 # A pod that was told to end and has not so long after its time for that: its node does not answer.
@@ -494,28 +498,28 @@ class KubernetesScheduler(Scheduler):
                 if waiting is not None:
                     job.waiting[index] = waiting
 
-    def _look_for_events(self, jobs: Collection[_Job]) -> None:
+    def _look_for_events(self, jobs: Iterable[_Job]) -> None:
         """Two reasons to wait are told by events alone: Jobs that may make no pod, and failing mounts."""
-        podless = {job.name: job for job in jobs if not job.pods and not self._is_over(job)}
+        late = [job for job in jobs if time.monotonic() - job.created_at > _EVENTS_AFTER_S]
+        podless = {job.name: job for job in late if not job.pods and not self._is_over(job)}
         unmounted = {
             pod.name: (job, index)
-            for job in jobs
+            for job in late
             for index, pods in job.pods.items()
             for pod in pods.values()
             if pod.node and not pod.began and not pod.has_ended and pod.deleted_at is None
         }
-        if podless:
-            for name, message in self._events("FailedCreate"):
-                if name in podless:
-                    # A quota has room again some time; a policy does not change its mind.
-                    by_quota = "exceeded quota" in message
-                    podless[name].waiting[-1] = Waiting("FailedCreate", message, not by_quota)
-        if unmounted:
-            for reason in ("FailedMount", "FailedAttachVolume"):
-                for name, message in self._events(reason):
-                    if name in unmounted:
-                        job, index = unmounted[name]
-                        job.waiting.setdefault(index, Waiting(reason, message, needs_help=True))
+        if not podless and not unmounted:
+            return
+        for name, reason, message in self._warnings():
+            if reason == "FailedCreate" and name in podless:
+                # A quota has room again some time; a policy does not change its mind.
+                by_quota = "exceeded quota" in message
+                words = _NAME_OF_POD.sub("", message)  # it is another one with each try
+                podless[name].waiting[-1] = Waiting(reason, words, needs_help=not by_quota)
+            elif reason in ("FailedMount", "FailedAttachVolume") and name in unmounted:
+                job, index = unmounted[name]
+                job.waiting.setdefault(index, Waiting(reason, message, needs_help=True))
 
     def _is_over(self, job: _Job) -> bool:
         status = self._status(job)
@@ -523,16 +527,23 @@ class KubernetesScheduler(Scheduler):
         done = status.get("succeeded") or status.get("failed")
         return bool(done or spec.get("suspend") or self._is_deleted(job) or self._failure(job))
 
-    def _events(self, reason: str) -> list[tuple[str, str]]:
-        """The object's name and the message of each event of this reason. Raises: Unreachable."""
+    def _warnings(self) -> list[tuple[str, str, str]]:
+        """The object's name, the reason and the message of each event. Raises: Unreachable."""
         try:
-            items, _ = self._server.list(self._events_path, fieldSelector=f"reason={reason}")
+            items, _ = self._server.list(self._events_path, fieldSelector="type=Warning")
         except Forbidden as exc:
             self._tell(f"Why pods wait can't be found out: {exc}")
             return []
         except ApiError as exc:
             raise Unreachable(str(exc)) from exc
-        return [(item["involvedObject"].get("name", ""), item.get("message", "")) for item in items]
+        return [
+            (
+                item["involvedObject"].get("name", ""),
+                item.get("reason", ""),
+                item.get("message", ""),
+            )
+            for item in items
+        ]
 
     # -- endings --
 

@@ -259,8 +259,7 @@ class FakeApiServer:
         elif seen.path.endswith("/pods"):
             items = [pod for pod in self.pods if pod["status"].get("phase") != "Succeeded"]
         else:
-            reason = seen.query["fieldSelector"].removeprefix("reason=")
-            items = [event for event in self.events if event["reason"] == reason]
+            items = self.events if seen.query["fieldSelector"] == "type=Warning" else []
         metadata = {"resourceVersion": str(self.version)}
         if self.page is not None:
             first = int(seen.query.get("continue", 0))
