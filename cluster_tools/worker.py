@@ -91,6 +91,11 @@ def revoked_name(task: int) -> str:
     return f"{task}.revoked"
 
 
+def closed_name(task: int, submission: int) -> str:
+    """Made by the client: this task goes in again, and whoever has not started it before must not."""
+    return f"{task}.closed.{submission}"
+
+
 def pack_numbers(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in numbers)
 
@@ -274,6 +279,7 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
     for name, why in (
         (revoked_name(task), "was cancelled before it started"),
         (output_name(task), "already has its output"),
+        (closed_name(task, submission), "was given to another job"),
     ):
         if os.path.exists(os.path.join(shard, name)):
             raise _Stop(0, f"task {task} {why}")

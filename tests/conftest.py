@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 
 import kube
 import pytest
+from waiting import wait_until
 
 _SCONTROL_LIMIT_S = 20  # it tries a controller that is not there for a while
 
@@ -64,6 +66,8 @@ def _as_client(request: pytest.FixtureRequest) -> Iterator[None]:
     path = kube.become_client()
     os.environ["KUBECONFIG"] = str(path)
     yield
+    with contextlib.suppress(TimeoutError):  # what deletes Jobs is a process that needs the file
+        wait_until(lambda: not kube.admin().jobs(), "the end of all Jobs")
     os.environ["KUBECONFIG"] = before
     path.unlink()
 

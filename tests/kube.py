@@ -7,11 +7,12 @@ with just the Role that the README shows.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,17 @@ class Admin:
         wait_until(lambda: self.pods_of(future, namespace), "a pod")
         (pod,) = self.pods_of(future, namespace)
         return pod
+
+
+@contextlib.contextmanager
+def label_of_a_node(label: str) -> Iterator[None]:
+    core = admin().core
+    name = core.list_node().items[0].metadata.name
+    core.patch_node(name, {"metadata": {"labels": {label: "yes"}}})
+    try:
+        yield
+    finally:
+        core.patch_node(name, {"metadata": {"labels": {label: None}}})
 
 
 @cache

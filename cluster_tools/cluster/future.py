@@ -162,6 +162,10 @@ class ClusterFuture(Future[_T]):
             if is_ours:
                 self._session.on_done()
 
+    def has_started(self) -> bool:
+        """`running()` without making a condition."""
+        return self._state == _RUNNING
+
     def is_done(self) -> bool:
         """`done()` without making a condition."""
         return self._state not in (_PENDING, _RUNNING)

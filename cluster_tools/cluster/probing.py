@@ -96,7 +96,7 @@ class Docket:
                         self._suspicions[element] = _Suspicion(report)
                 else:
                     self._suspicions.pop(element, None)
-                    ending = self._hopeless(piece, element, report)
+                    ending = self._hopeless(piece, position, report, own=element in reports)
                     if ending is not None:
                         hopeless[element] = (piece, ending)
         for element in [element for element in self._suspicions if element not in suspects]:
@@ -109,10 +109,19 @@ class Docket:
         if suspects:
             self._examine(suspects, {element.job_id for element in reports})
 
-    def _hopeless(self, piece: Piece, element: Element, report: Report) -> Ending | None:
-        """Why a pending element is given up; None while it may still run."""
-        if report.state is not State.PENDING:
+    def _hopeless(self, piece: Piece, position: int, report: Report, *, own: bool) -> Ending | None:
+        """Why a pending element is given up; None while it may still run.
+
+        `own`: the report is on this element alone, not on all the rest of its array.
+        """
+        element = piece.element(position)
+        future = piece.array.futures[position]
+        if future is None or future.has_started():
             self._pending_since.pop(element, None)
+            return None
+        if report.state is not State.PENDING:
+            if own:
+                self._pending_since.pop(element, None)
             return None
         details = f": {report.details}" if report.details else ""
         reason = f"The job has not begun ({report.word}, reason {report.reason}{details})"

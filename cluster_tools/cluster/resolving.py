@@ -328,7 +328,9 @@ class Resolver(threading.Thread):
         task = array.first + position
         claims = self._claims(task)
         if not claims and (ending.cause in _NOT_THE_CALLS_FAULT or ending.may_go_in_again):
-            if piece.submission + 1 < _MAX_SUBMISSIONS:
+            if piece.submission + 1 < _MAX_SUBMISSIONS and self._session.directory.close_submission(
+                task, piece.submission
+            ):
                 self._submit_again(piece, position, ending)
                 return
         elif claims and claims[-1] and not self._is_own_claim(claims[-1], piece, position):

@@ -6,6 +6,7 @@
         <shard>/<task>.output        made by the worker when it is done
         <shard>/<task>.interrupted   a failure after a signal: counts only if it does not run again
         <shard>/<task>.revoked       made here: this task must not begin
+        <shard>/<task>.closed.*      made here: not in that submission
 
 The names and layouts stand in `cluster_tools.worker`, which is the other side. Knows bytes and files, no
 futures and no jobs.
@@ -122,28 +123,49 @@ class RunDirectory:
         os.unlink(os.path.join(self.shard(task), name))
 
     def claims(self, task: int) -> list[str]:
-        """The job ids of those who have begun this task, the latest last; "" where one is not written yet."""
-        prefix = f"{task}.claim."
-        shard = self.shard(task)
-        try:
-            names = [name for name in os.listdir(shard) if name.startswith(prefix)]
-        except FileNotFoundError:
-            return []
-        names.sort(key=lambda name: [int(part) for part in name.removeprefix(prefix).split(".")])
+        """The job ids of those who have begun this task, the latest last; "" where one is not written yet.
+
+        Whoever has come after the closing of his submission has begun nothing.
+        """
+        names = self._names_of(task)
         owners: list[str] = []
-        for name in names:
-            with open(os.path.join(shard, name)) as file:
-                owners.append(file.readline().strip())
+        for number, name in self._claims_among(task, names):
+            if worker.closed_name(task, number[0]) not in names:
+                with open(os.path.join(self.shard(task), name)) as file:
+                    owners.append(file.readline().strip())
         return owners
+
+    def _names_of(self, task: int) -> set[str]:
+        try:
+            names = os.listdir(self.shard(task))
+        except FileNotFoundError:
+            return set()
+        return {name for name in names if name.startswith(f"{task}.")}
+
+    @staticmethod
+    def _claims_among(task: int, names: Iterable[str]) -> list[tuple[list[int], str]]:
+        """([submission, restart], name) of each claim, in order."""
+        prefix = f"{task}.claim."
+        claims = [name for name in names if name.startswith(prefix)]
+        return sorted(
+            ([int(part) for part in name.removeprefix(prefix).split(".")], name) for name in claims
+        )
 
     def revoke(self, task: int) -> None:
         """Whoever has not begun this task must not begin it."""
+        self._mark(task, worker.revoked_name(task))
+
+    def close_submission(self, task: int, submission: int) -> bool:
+        """The same of this submission of it alone; False where it has begun."""
+        self._mark(task, worker.closed_name(task, submission))
+        # A worker claims first and looks for the mark then.
+        claims = self._claims_among(task, self._names_of(task))
+        return all(number[0] != submission for number, _ in claims)
+
+    def _mark(self, task: int, name: str) -> None:
         shard = self.shard(task)
         os.makedirs(shard, 0o700, exist_ok=True)
-        fd = os.open(
-            os.path.join(shard, worker.revoked_name(task)), os.O_WRONLY | os.O_CREAT, 0o600
-        )
-        os.close(fd)
+        os.close(os.open(os.path.join(shard, name), os.O_WRONLY | os.O_CREAT, 0o600))
 
     def look_again(self, tasks: Iterable[int]) -> dict[int, list[str]]:
         """The names of these tasks' outputs, asked of the file server and not of an NFS client's cache."""

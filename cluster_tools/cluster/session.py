@@ -297,7 +297,12 @@ class Session:
         for piece in (*array.pieces, *array.later_pieces):
             self._pieces.pop(piece, None)
             if piece.job_id is not None:
-                self.scheduler.forget(piece.job_id)
+                try:
+                    self.scheduler.forget(piece.job_id)
+                except Exception:  # the future that was its last has still to be resolved
+                    _logger.exception(
+                        "the job %s may stay for longer than it is needed", piece.job_id
+                    )
             if not self.settings.keep_logs:
                 self._unwanted_logs.append(piece)
         if not self._log_followers:

@@ -79,31 +79,63 @@ def own_namespace() -> str | None:
         return None
 
 
-def _configuration(context: str | None) -> Any:
-    """As kubectl finds it: KUBECONFIG, ~/.kube/config, else the pod's own service account.
+class _Source:
+    """Where the configuration comes from, as kubectl finds it: KUBECONFIG, ~/.kube/config, else the pod's own
+    service account. Looked up once: a later `kubectl config use-context` or `chdir` changes nothing.
 
     Raises: RuntimeError, with what to do.
     """
-    configuration: Any = Configuration()
-    path = os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
-    try:
-        if "KUBECONFIG" in os.environ or os.path.exists(path):
-            _client_config.load_kube_config(path, context, configuration, persist_config=False)
-        elif "KUBERNETES_SERVICE_HOST" not in os.environ:
+
+    def __init__(self, context: str | None):
+        # Paths of files, joined as KUBECONFIG has them; None: the service account.
+        self.path: str | None = None
+        self.context = context
+        named = os.environ.get("KUBECONFIG")
+        default = os.path.expanduser("~/.kube/config")
+        token = os.path.join(_SERVICE_ACCOUNT, "token")
+        in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+        if named:
+            self.path = os.pathsep.join(map(os.path.abspath, named.split(os.pathsep)))
+        elif in_pod and os.path.exists(token) and context is None:
+            return
+        elif os.path.exists(default):
+            self.path = default
+        elif not in_pod:
             raise RuntimeError(
                 "there is no Kubernetes configuration: neither KUBECONFIG nor ~/.kube/config, "
                 "and this is no pod"
             )
-        elif not os.path.exists(os.path.join(_SERVICE_ACCOUNT, "token")):
+        else:
             raise RuntimeError(
                 "this pod has no service account token, so it cannot submit Jobs: the executor that "
                 'made it has to name one, job_resources={"service_account": ...}'
             )
-        else:
-            _client_config.load_incluster_config(configuration)
-    except _client_config.ConfigException as exc:
-        raise RuntimeError(f"the Kubernetes configuration can't be used: {exc}") from exc
-    return configuration
+        if self.context is None:
+            try:
+                self.context = _client_config.list_kube_config_contexts(self.path)[1]["name"]
+            except _client_config.ConfigException as exc:
+                raise _unusable(exc) from exc
+
+    def load(self) -> Any:
+        configuration: Any = Configuration()
+        try:
+            if self.path is None:
+                _client_config.load_incluster_config(configuration)
+            else:
+                _client_config.load_kube_config(
+                    self.path, self.context, configuration, persist_config=False
+                )
+        except _client_config.ConfigException as exc:
+            raise _unusable(exc) from exc
+        return configuration
+
+
+def _unusable(exc: Exception) -> RuntimeError:
+    return RuntimeError(f"the Kubernetes configuration can't be used: {exc}")
+
+
+def _has_credentials(configuration: Any) -> bool:
+    return bool(configuration.auth_settings() or configuration.cert_file)
 
 
 def _transport(configuration: Any) -> urllib3.PoolManager:
@@ -139,10 +171,19 @@ class ApiServer:
 
     def __init__(self, context: str | None = None):
         """Raises: RuntimeError, where there is no configuration."""
-        self._context = context
+        self._source = _Source(context)
         self._reload_lock = threading.Lock()
-        self._configuration = _configuration(context)
+        self._configuration = self._source.load()
         self._manager = _transport(self._configuration)
+
+    @property
+    def context(self) -> str | None:
+        return self._source.context
+
+    @property
+    def config_path(self) -> str | None:
+        """What KUBECONFIG has to be for another process that asks the same server; None in a pod."""
+        return self._source.path
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         return self._call("GET", path, query)
@@ -217,13 +258,15 @@ class ApiServer:
         """The response to a request that went well, its body unread."""
         manager = self._manager
         response = self._request(manager, method, path, query, body, read_timeout_s)
-        if response.status == 401:
-            _release(response)
+        if response.status >= 300:
+            error = _error(response, f"{method} {path}")
+            if not isinstance(error, CredentialsExpired):
+                raise error
             self._reload(manager)
             response = self._request(self._manager, method, path, query, body, read_timeout_s)
-        if response.status < 300:
-            return response
-        raise _error(response, f"{method} {path}")
+            if response.status >= 300:
+                raise _error(response, f"{method} {path}")
+        return response
 
     def _request(
         self,
@@ -242,8 +285,11 @@ class ApiServer:
             "Content-Type": f"application/{kind}",
             "User-Agent": f"cluster_tools/{__version__}",
         }
-        for credential in self._configuration.auth_settings().values():
-            headers[credential["key"]] = credential["value"]
+        try:
+            for credential in self._configuration.auth_settings().values():
+                headers[credential["key"]] = credential["value"]
+        except Exception as exc:  # a plugin or a file, which may do better next time
+            raise Unreachable(f"{method} {url}: no credentials: {exc}") from exc
         try:
             return manager.request(
                 method,
@@ -264,8 +310,11 @@ class ApiServer:
             if self._manager is not seen:
                 return
             try:
-                configuration = _configuration(self._context)
+                configuration = self._source.load()
                 manager = _transport(configuration)
+                # The client goes on without any where a plugin fails, and would be nobody.
+                if _has_credentials(self._configuration) and not _has_credentials(configuration):
+                    raise RuntimeError("the configuration has none at the moment")
             except Exception as exc:
                 raise CredentialsExpired(f"credentials expired, and no new ones: {exc}") from exc
             self._configuration, self._manager = configuration, manager
@@ -321,13 +370,6 @@ def _close(manager: urllib3.PoolManager) -> None:
     manager.clear()
 
 
-def _release(response: urllib3.BaseHTTPResponse) -> None:
-    try:
-        response.drain_conn()
-    except (urllib3.exceptions.HTTPError, OSError):
-        response.close()
-
-
 def _error(response: urllib3.BaseHTTPResponse, what: str) -> SchedulerError:
     try:
         body = response.data
@@ -339,7 +381,7 @@ def _error(response: urllib3.BaseHTTPResponse, what: str) -> SchedulerError:
         message: str = json.loads(body)["message"]
     except (ValueError, KeyError, TypeError):  # of a proxy, say
         message = body[:500].decode(errors="replace")
-    if response.status == 401:
+    if response.status == 401 or (response.status == 403 and '"system:anonymous"' in message):
         return CredentialsExpired(
             f"{what}: credentials expired ({message}). Log in again; the configuration is read anew."
         )

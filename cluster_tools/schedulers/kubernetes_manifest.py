@@ -324,7 +324,8 @@ def _pod_spec(
     container: dict[str, Any] = {
         "name": WORKER_CONTAINER,
         "image": resources.image,
-        "command": list(command),
+        # Kubernetes itself replaces $(NAME) in it, and $$ by $.
+        "command": [word.replace("$", "$$") for word in command],
         "env": [
             *(
                 {"name": name, "value": value}

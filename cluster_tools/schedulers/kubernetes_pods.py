@@ -67,6 +67,8 @@ class Pod:
     message: str
     # When it was told to end, by the server's clock; None where it was not.
     deleted_at: datetime | None
+    # Seconds that it has for that.
+    grace_s: float
     # The reason and message of its condition DisruptionTarget.
     disruption: tuple[str, str] | None
     # The state of the container `worker`: {"waiting": ...}, {"running": ...}, {"terminated": ...} or {}.
@@ -125,6 +127,7 @@ def read_pod(pod: Mapping[str, Any]) -> Pod:
         reason=status.get("reason", ""),
         message=status.get("message", ""),
         deleted_at=None if deleted is None else read_time(deleted),
+        grace_s=metadata.get("deletionGracePeriodSeconds") or 0,
         disruption=(target.get("reason", ""), target.get("message", ""))
         if target.get("status") == "True"
         else None,
@@ -132,7 +135,7 @@ def read_pod(pod: Mapping[str, Any]) -> Pod:
         unschedulable=scheduled.get("message", "")
         if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
         else "",
-        failed_init=_failed_init(status.get("initContainerStatuses")),
+        failed_init=_failed_init(status.get("initContainerStatuses"), _sidecars(pod["spec"])),
         waiting_init=_waiting_init(status.get("initContainerStatuses")),
     )
 
@@ -148,8 +151,16 @@ def _container_state(statuses: Any, name: str) -> Mapping[str, Any]:
     return {}
 
 
-def _failed_init(statuses: Any) -> str:
+def _sidecars(spec: Any) -> set[str]:
+    """Init containers that go on beside the others, and are ended when these have ended."""
+    containers: Any = spec.get("initContainers") or ()
+    return {c["name"] for c in containers if c.get("restartPolicy") == "Always"}
+
+
+def _failed_init(statuses: Any, sidecars: set[str]) -> str:
     for status in statuses or ():
+        if status["name"] in sidecars:
+            continue
         ended: Any = _container_state([status], status["name"]).get("terminated", {})
         if ended.get("exitCode"):
             words: str = ended.get("message") or ended.get("reason") or ""
@@ -160,7 +171,7 @@ def _failed_init(statuses: Any) -> str:
 def _waiting_init(statuses: Any) -> Mapping[str, Any]:
     for status in statuses or ():
         waiting: Any = _container_state([status], status["name"]).get("waiting", {})
-        if waiting.get("reason") in _NEEDS_HELP:
+        if waiting.get("reason") in _NEEDS_HELP | {"CrashLoopBackOff"}:
             return waiting
     return {}
 
@@ -173,7 +184,7 @@ def waits_for(pod: Pod) -> Waiting | None:
         return Waiting("Unschedulable", pod.unschedulable)
     waiting: Mapping[str, Any] = pod.waiting_init or pod.state.get("waiting") or {}
     reason: str = waiting.get("reason", "")
-    if reason in _NEEDS_HELP:
+    if pod.waiting_init or reason in _NEEDS_HELP:
         return Waiting(reason, waiting.get("message", ""), needs_help=True)
     return None
 
@@ -218,7 +229,7 @@ def ending(pod: Pod, resources: Resources) -> Ending:
             f"{who} was turned away{on_node} ({pod.reason}): {pod.message or '?'}.",
             may_go_in_again=True,
         )
-    if pod.failed_init:
+    if pod.failed_init and not pod.began:
         return Ending(
             Cause.NEVER_STARTED,
             f"An init container of {who[4:]} failed{on_node}: {pod.failed_init}.",

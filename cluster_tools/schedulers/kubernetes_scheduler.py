@@ -77,13 +77,17 @@ _MAX_LOOK_S = 60.0
 # What takes longer may have left a warning.
 _EVENTS_AFTER_S = 5.0
 _NAME_OF_POD = re.compile(r'^(Error creating: )?pods "[^"]*" is ')
-# While pods are ending, until their processes have.
+# While pods are ending, until their processes have; and never more of the time than a part.
 _ENDING_LOOK_S = 1.0
+_LOOKING_PART = 5.0
+# A warning that has not been said again for so long is over: a node tries to mount every two minutes.
+_WARNING_LASTS_S = 180.0
 # A pod that was told to end and has not so long after its time for that: its node does not answer.
 _LOST_AFTER_S = 60.0
 # Servers before 1.29 replace a pod that fails, again and again. An element that begins leaves a mark at
 # which its next pod ends well; after so many failures it has none.
 _MAX_FAILED_PODS = 3
+_LEASE_RETRY_S = 5.0
 # Jobs that are done are deleted meanwhile: nobody may have to wait long for that.
 _DELETE_TIMEOUT_S = 5.0
 _DELETE_PAUSE_S = 30.0
@@ -91,9 +95,17 @@ _STOP_IN_POD_TIMEOUT_S = 15.0
 # Elements whose pods one request deletes: their indexes have to fit into its address.
 _MAX_INDEXES = 500
 
+# Not `-m`: that would look for modules in the working directory first.
+_STOP = """\
+import sys
+if "" in sys.path: sys.path.remove("")
+from cluster_tools.schedulers.kubernetes_stop import main
+main(sys.argv[1:])"""
 # What `_to_explain` makes of a Job all of whose pods are well.
 _NOTHING_TO_EXPLAIN = ("", 0, 0, None, False)
 _FINISHED_BY_INDEX = {"", "FailedIndexes", "MaxFailedIndexesExceeded"}
+
+_HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -111,6 +123,8 @@ class _Job:
     replaces_pods: bool = False
     # Index -> uid -> pod; no pods that have ended well.
     pods: dict[int, dict[str, Pod]] = field(default_factory=dict[int, dict[str, Pod]])
+    # By the Job itself; another one after a suspension.
+    start_time: str | None = None
     # Since when a pod is ending, by uid, and since when an index needs help.
     ending_since: dict[str, float] = field(default_factory=dict[str, float])
     stuck_since: dict[int, float] = field(default_factory=dict[int, float])
@@ -130,7 +144,14 @@ class _Job:
 
     def is_lost(self, pod: Pod) -> bool:
         since = self.ending_since.get(pod.uid)
-        return pod.is_ending and since is not None and time.monotonic() - since > _LOST_AFTER_S
+        limit_s = pod.grace_s + _LOST_AFTER_S
+        return pod.is_ending and since is not None and time.monotonic() - since > limit_s
+
+    def may_run(self, index: int) -> bool:
+        """Whether a process of this element may still run, whatever is said of its Job."""
+        return any(
+            not pod.has_ended and not self.is_lost(pod) for pod in self.pods.get(index, {}).values()
+        )
 
 
 class KubernetesScheduler(Scheduler):
@@ -155,7 +176,9 @@ class KubernetesScheduler(Scheduler):
         self._names: dict[str, str] = {}
         self._first_tries: dict[str, float] = {}
         self._look_interval_s = _FIRST_LOOK_S
-        self._look_at = self._looked_at = 0.0
+        self._look_at = self._looked_at = self._look_took_s = 0.0
+        # Warnings: what they said last, and when they did.
+        self._warned: dict[str, tuple[object, float]] = {}
         self._owner: dict[str, str] | None = None
         self._owner_known = False
         self._undeleted: list[str] = []
@@ -177,7 +200,7 @@ class KubernetesScheduler(Scheduler):
         name = job_name(request.name, request.token, request.count)
         self._names[request.token] = name
         # A lease counts from the creation, which may have been an earlier try's, whose answer was lost.
-        created_at = self._first_tries.setdefault(name, time.monotonic())
+        created_at = self._first_tries.setdefault(name, _now())
         if request.count > _MANY:
             self._tell(
                 f"{request.count} elements are as many pods, of which Kubernetes starts about ten a "
@@ -190,6 +213,7 @@ class KubernetesScheduler(Scheduler):
             job = self._create(manifest, session)
         except ApiError as exc:
             self._watch.forget(name)
+            del self._first_tries[name]
             if "exceeded quota" in str(exc):  # of Jobs: there may be room later
                 raise Unreachable(str(exc)) from exc
             raise refused(exc) from exc
@@ -204,7 +228,9 @@ class KubernetesScheduler(Scheduler):
             replaces_pods="backoffLimitPerIndex" not in job["spec"],
         )
         self._look_interval_s = _FIRST_LOOK_S
-        self._look_at = time.monotonic() + _FIRST_LOOK_S
+        now = time.monotonic()
+        first = now + _FIRST_LOOK_S
+        self._look_at = min(self._look_at, first) if self._look_at > now else first
         return name
 
     def _manifest(self, request: ArrayRequest, name: str, session: str) -> dict[str, Any]:
@@ -297,10 +323,11 @@ class KubernetesScheduler(Scheduler):
     # -- states --
 
     def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
-        if self._watch.trouble is not None:
-            raise Unreachable(str(self._watch.trouble))
         ours = [job for name in jobs if (job := self._jobs.get(name)) is not None]
         self._renew_leases(ours)
+        trouble = self._watch.trouble
+        if trouble is not None:
+            raise Unreachable(str(trouble))
         looked = self._should_look(ours)
         if looked:
             self._look(ours)
@@ -334,32 +361,36 @@ class KubernetesScheduler(Scheduler):
         status = self._status(job)
         over = "Deleted" if self._is_deleted(job) else (self._failure(job) or {}).get("reason")
         completed = set(_indexes(status.get("completedIndexes")))
-        for index in completed:
-            yield job.element(index), Report(State.ENDED, "Completed")
-        ended = set(_indexes(status.get("failedIndexes")))
+        failed = set(_indexes(status.get("failedIndexes")))
         for index, pods in job.pods.items():
-            failed = [pod for pod in pods.values() if pod.phase == "Failed"]
+            failures = [pod for pod in pods.values() if pod.phase == "Failed"]
             if any(map(job.is_lost, pods.values())) or (
-                job.replaces_pods and len(failed) >= _MAX_FAILED_PODS
+                job.replaces_pods
+                and len(failures) >= _MAX_FAILED_PODS
+                and not any(pod.began and not pod.has_ended for pod in pods.values())
             ):
-                ended.add(index)
-        for index in ended - completed:
+                failed.add(index)
+        for index in completed | failed:
             if job.is_ending(index):
                 yield job.element(index), Report(State.RUNNING, "Terminating")
             else:
-                yield job.element(index), Report(State.ENDED, "Failed")
+                word = "Completed" if index in completed else "Failed"
+                yield job.element(index), Report(State.ENDED, word)
+        ended = completed | failed
         if over is not None:
-            for index in set(job.pods) - ended - completed:
-                if job.is_ending(index):
-                    yield job.element(index), Report(State.RUNNING, "Terminating")
-            if job.is_array or not job.is_ending(0):
+            alive = {index for index in job.pods if job.may_run(index)} - ended
+            for index in alive:
+                yield job.element(index), Report(State.RUNNING, over)
+            if job.is_array or not alive:
                 yield Element(job.name), Report(State.ENDED, over)
             return
         if with_waiting:
-            for index, waiting in job.waiting.items():
-                if index >= 0 and index not in ended and index not in completed:
-                    yield job.element(index), self._waiting_report(job, index, waiting)
-        if job.is_array or not (ended or completed or (with_waiting and 0 in job.waiting)):
+            for index in set(job.pods) - ended:
+                if index in job.waiting:
+                    yield job.element(index), self._waiting_report(job, index, job.waiting[index])
+                elif any(pod.began for pod in job.pods[index].values()):
+                    yield job.element(index), Report(State.RUNNING, "Running")
+        if job.is_array or not (ended or (with_waiting and job.pods)):
             yield Element(job.name), self._report_of_the_rest(job, seen, status)
 
     def _report_of_the_rest(
@@ -406,23 +437,24 @@ class KubernetesScheduler(Scheduler):
 
     def _should_look(self, jobs: Iterable[_Job]) -> bool:
         now = time.monotonic()
+        # A long list is not asked for all the time.
+        if now < self._looked_at + max(_ENDING_LOOK_S, _LOOKING_PART * self._look_took_s):
+            return False
         waits = ending = False
         for job in jobs:
             if job.explained != self._to_explain(job):
                 return True
             waits = waits or self._waits(job)
             ending = ending or any(map(job.is_ending, job.pods))
-        if not waits and not ending:
-            return False
-        if ending:
-            return now >= min(self._look_at, self._looked_at + _ENDING_LOOK_S)
-        return now >= self._look_at
+        return ending or (waits and now >= self._look_at)
 
     def _waits(self, job: _Job) -> bool:
         """Whether fewer of its pods run than could."""
         seen = self._watch.jobs.get(job.name)
-        if seen is None or self._is_deleted(job) or seen["spec"].get("suspend"):
+        if seen is None or seen["spec"].get("suspend"):
             return False
+        if self._is_deleted(job):  # they run on, where it left orphans
+            return any(map(job.may_run, job.pods))
         status = seen["status"]
         active = status.get("active") or 0
         done = (status.get("succeeded") or 0) + (status.get("failed") or 0)
@@ -431,6 +463,7 @@ class KubernetesScheduler(Scheduler):
 
     def _look(self, jobs: Collection[_Job]) -> None:
         """Takes in all pods that have not ended well. Raises: Unreachable."""
+        began = time.monotonic()
         explained = [self._to_explain(job) for job in jobs]
         try:
             items, _ = self._server.list(
@@ -453,6 +486,7 @@ class KubernetesScheduler(Scheduler):
             job.explained = what
         self._look_for_events(jobs)
         now = self._looked_at = time.monotonic()
+        self._look_took_s = now - began
         for job in jobs:
             job.stuck_since = {
                 index: job.stuck_since.get(index, now)
@@ -500,7 +534,7 @@ class KubernetesScheduler(Scheduler):
 
     def _look_for_events(self, jobs: Iterable[_Job]) -> None:
         """Two reasons to wait are told by events alone: Jobs that may make no pod, and failing mounts."""
-        late = [job for job in jobs if time.monotonic() - job.created_at > _EVENTS_AFTER_S]
+        late = [job for job in jobs if _now() - job.created_at > _EVENTS_AFTER_S]
         podless = {job.name: job for job in late if not job.pods and not self._is_over(job)}
         unmounted = {
             pod.name: (job, index)
@@ -528,7 +562,7 @@ class KubernetesScheduler(Scheduler):
         return bool(done or spec.get("suspend") or self._is_deleted(job) or self._failure(job))
 
     def _warnings(self) -> list[tuple[str, str, str]]:
-        """The object's name, the reason and the message of each event. Raises: Unreachable."""
+        """The object's name, the reason and the message of each that still holds. Raises: Unreachable."""
         try:
             items, _ = self._server.list(self._events_path, fieldSelector="type=Warning")
         except Forbidden as exc:
@@ -552,7 +586,10 @@ class KubernetesScheduler(Scheduler):
     ) -> Mapping[Element, Ending]:
         ours = [job for name in jobs if (job := self._jobs.get(name)) is not None]
         try:
-            self._look(ours)
+            if any(job.explained != self._to_explain(job) for job in ours) or (
+                time.monotonic() - self._looked_at > _LOOKING_PART * max(1.0, self._look_took_s)
+            ):
+                self._look(ours)
         except SchedulerError as exc:
             _logger.warning("Why elements of Kubernetes have ended may stay unsaid: %s", exc)
         return {element: self._ending(element) for element in ended}
@@ -611,7 +648,12 @@ class KubernetesScheduler(Scheduler):
         if lease_s is None:
             return
         for job in jobs:
-            now = time.monotonic()
+            now = _now()
+            start_time = self._status(job).get("startTime")
+            if job.start_time is not None and start_time not in (None, job.start_time):
+                job.created_at = now  # resumed: its time counts from there
+                job.renew_at = now
+            job.start_time = start_time or job.start_time
             if now < job.renew_at or self._is_deleted(job):
                 continue
             deadline_s = int(now - job.created_at) + lease_s
@@ -619,8 +661,13 @@ class KubernetesScheduler(Scheduler):
                 self._server.patch(
                     f"{self._jobs_path}/{job.name}", {"spec": {"activeDeadlineSeconds": deadline_s}}
                 )
+            except Unreachable as exc:
+                _logger.debug("the lease of the Job %s is renewed later: %s", job.name, exc)
+                job.renew_at = now + min(_LEASE_RETRY_S, lease_s / 12)
+                continue
             except ApiError as exc:
-                self._tell(f"The lease of the Job {job.name} could not be renewed: {exc}")
+                if exc.status != 404:
+                    self._tell(f"The lease of the Job {job.name} could not be renewed: {exc}")
             job.renew_at = now + lease_s / 3
 
     # -- cancelling --
@@ -644,23 +691,34 @@ class KubernetesScheduler(Scheduler):
         self._stopped = True
         command = self._stop_command(token)
         if own_namespace() is None:
-            start_detached(command, environment=_environment_of_stop())
+            start_detached(command, environment=self._environment_of_stop())
             return
         # The end of a pod is the end of all its processes.
         subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            env=_environment_of_stop(),
+            env=self._environment_of_stop(),
             timeout=_STOP_IN_POD_TIMEOUT_S,
             check=False,
         )
 
     def _stop_command(self, token: str) -> list[str]:
-        resources = self._resources
         return [
-            *(sys.executable, "-m", "cluster_tools.schedulers.kubernetes_stop"),
-            *(token, resources.namespace, resources.context or ""),
+            sys.executable,
+            "-c",
+            _STOP,
+            token,
+            self._resources.namespace,
+            self._server.context or "",
         ]
+
+    def _environment_of_stop(self) -> dict[str, str]:
+        package_parent = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+        entries = [package_parent, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        path = os.pathsep.join(os.path.abspath(entry) for entry in entries if entry)
+        config = self._server.config_path
+        named = {} if config is None else {"KUBECONFIG": config}
+        return {**os.environ, "PYTHONPATH": path, **named}
 
     def forget(self, job_id: str) -> None:
         """All its futures are done: the Job goes, and its pods with it."""
@@ -693,11 +751,13 @@ class KubernetesScheduler(Scheduler):
 
     def close(self) -> None:
         self._watch.close()
+        # Those whose creation was never answered may be there all the same.
+        self._undeleted += [name for name in self._first_tries if name not in self._jobs]
         if self._undeleted and not self._stopped:
             start_detached(
                 self._stop_command(""),
                 stdin="\n".join(self._undeleted),
-                environment=_environment_of_stop(),
+                environment=self._environment_of_stop(),
             )
             self._undeleted = []
         self._server.close()
@@ -709,9 +769,14 @@ class KubernetesScheduler(Scheduler):
             _logger.warning("%s", message)
 
 
+def _now() -> float:
+    """Seconds on a clock that goes on while the machine sleeps, as that of the server does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.time()
+
+
 def _write_environment(run_directory: str) -> str:
     """The path of a file that only we can read, with what elements get of our environment."""
-    script = environment_script(os.environ)
+    script = environment_script(os.environ.copy())
     path = os.path.join(run_directory, f"environment.{hashlib.sha256(script).hexdigest()[:16]}")
     if not os.path.exists(path):
         temporary = f"{path}.tmp"
@@ -728,9 +793,3 @@ def _indexes(text: str | None) -> Iterator[int]:
         if part:
             first, _, last = part.partition("-")
             yield from range(int(first), int(last or first) + 1)
-
-
-def _environment_of_stop() -> dict[str, str]:
-    package_parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path}

@@ -67,7 +67,7 @@ exit $code
 # What belongs to the client's machine or shell and not to the image, besides what no shell can take.
 _NOT_PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|TMPDIR|HOSTNAME|LD_.*|PYTHON.*|VIRTUAL_ENV.*|KUBE.*"
-    r"|SHELL|SHELLOPTS|SHLVL|PWD|OLDPWD|_|ENV|BASH_.*|BASHOPTS|IFS|UID|EUID|PPID"
+    r"|SHELL|SHELLOPTS|SHLVL|PWD|OLDPWD|_|ENV|BASH_.*|BASHOPTS|IFS|OPTIND|UID|EUID|PPID"
     r"|JOB_COMPLETION_INDEX|CLUSTER_TOOLS_POD_.*"
 )
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

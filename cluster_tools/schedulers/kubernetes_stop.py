@@ -1,6 +1,6 @@
 """Deletes Jobs, as a process of its own: nobody has to wait for it, and it goes on when the client has ended.
 
-    python -m cluster_tools.schedulers.kubernetes_stop TOKEN NAMESPACE CONTEXT < names, one a line
+    main(TOKEN, NAMESPACE, CONTEXT) < names, one a line
 
 Without a TOKEN these Jobs; with one all Jobs of the executor of that token, and those that come a little
 later, for a submission may have been on its way. CONTEXT may be "". Pods get SIGTERM, and are killed after
@@ -53,7 +53,3 @@ def main(arguments: Sequence[str]) -> None:
     if own_namespace() is None:  # a pod may end any moment, and its end deletes its Jobs
         time.sleep(_LATE_ARRIVAL_S)
         _delete(server, path, labelSelector=selector)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -48,6 +48,8 @@ class JobWatch(threading.Thread):
         self._wanted: queue.SimpleQueue[None] = queue.SimpleQueue()
         # Names that are asked about. Others are not kept: the Jobs that we have deleted say so too.
         self._expected: set[str] = set()
+        # From where to watch on; "": list first.
+        self._version = ""
         self._watching = threading.Event()
         self._watch: Watch | None = None
         self._closed = False
@@ -63,8 +65,9 @@ class JobWatch(threading.Thread):
             self._wanted.put(None)
         deadline = time.monotonic() + _START_PATIENCE_S
         while not self._watching.wait(0.01):
-            if self.trouble is not None:
-                raise self.trouble
+            trouble = self.trouble
+            if trouble is not None:
+                raise trouble
             if time.monotonic() > deadline:
                 raise Unreachable(f"watching Jobs could not begin within {_START_PATIENCE_S:.0f} s")
 
@@ -91,17 +94,17 @@ class JobWatch(threading.Thread):
 
     def run(self) -> None:
         self._wanted.get()
-        version = ""
         retry_s = _FIRST_RETRY_S
+        failures = 0
         while not self._closed:
             began = time.monotonic()
             trouble: SchedulerError | None = None
             try:
-                if not version:
-                    version = self._list()
-                version = self._follow(version)
+                if not self._version:
+                    self._version = self._list()
+                self._follow()
             except Gone:
-                version = ""
+                self._version = ""
             except SchedulerError as exc:
                 trouble = exc
             except Exception as exc:  # nobody else would notice a death any more
@@ -110,12 +113,15 @@ class JobWatch(threading.Thread):
             if self._closed:
                 return
             if time.monotonic() - began > _GOOD_WATCH_S:
-                retry_s = _FIRST_RETRY_S
+                retry_s, failures = _FIRST_RETRY_S, 0
                 if trouble is None:
                     continue
             if trouble is not None:
-                version = ""
-                self.trouble = trouble
+                failures += 1
+                # One alone is what a proxy does that ends idle connections.
+                if failures > 1 or not isinstance(trouble, Unreachable):
+                    self._version = ""
+                    self.trouble = trouble
             try:
                 self._pauses.get(timeout=retry_s * random.uniform(0.5, 1.0))
             except queue.Empty:
@@ -131,25 +137,24 @@ class JobWatch(threading.Thread):
         self.deleted |= known - {job["metadata"]["name"] for job in items}
         return version
 
-    def _follow(self, version: str) -> str:
-        """Watches until the server ends it; returns from where to go on."""
+    def _follow(self) -> None:
+        """Watches until the server ends it."""
         self._watch = self._server.watch(
             self._path,
             timeout_s=_WATCH_S,
             labelSelector=self.selector,
-            resourceVersion=version,
+            resourceVersion=self._version,
         )
         if self._closed:
             self._watch.close()
         self.trouble = None
         self._watching.set()
         for kind, item in self._watch:
-            version = item["metadata"]["resourceVersion"]
             if kind == "DELETED" and item["metadata"]["name"] in self._expected:
                 self.deleted.add(item["metadata"]["name"])
             elif kind in ("ADDED", "MODIFIED"):
                 self._take(item)
-        return version
+            self._version = item["metadata"]["resourceVersion"]
 
     def _take(self, job: dict[str, Any]) -> None:
         if job["metadata"]["name"] in self._expected:

@@ -16,7 +16,9 @@ from typing import Any
 
 import jobs
 import kube
+import kubernetes.client
 import pytest
+import yaml
 from clusters import KUBERNETES, element_of, log_of
 from waiting import LIMIT_S, wait_until
 
@@ -38,6 +40,22 @@ def _manifest(thing: Any) -> Any:
 
 def _job_of(future: Any) -> Any:
     return kube.admin().batch.read_namespaced_job(future.cluster_jobid, kube.NAMESPACE)
+
+
+def _jobs_in(directory: Path) -> list[Any]:
+    """Jobs of executors whose `cfut_dir` is in the directory."""
+    return [
+        job
+        for job in kube.admin().jobs()
+        if str(directory) in str(job.spec.template.spec.containers[0].command)
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What deletes Jobs needs a configuration, and that of the tests goes with them."""
+    yield
+    wait_until(lambda: not _jobs_in(tmp_path_factory.getbasetemp()), "the end of the Jobs")
 
 
 @pytest.fixture
@@ -80,8 +98,6 @@ def test_a_namespace_that_is_missing_is_made(
 def test_the_context_is_the_one_that_is_named(
     new_executor: NewExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import yaml
-
     config = yaml.safe_load(Path(os.environ["KUBECONFIG"]).read_text())
     config["clusters"].append({"name": "away", "cluster": {"server": "https://127.0.0.1:9"}})
     config["contexts"].append({"name": "away", "context": {"cluster": "away", "user": "u"}})
@@ -167,15 +183,18 @@ def test_an_extended_resource_is_waited_for_and_given_to_one_call_at_a_time(
     )
     try:
         wait_until(lambda: list(tmp_path.glob("started*")), "one of them")
-        wait_until(lambda: len(kube.admin().pods_of(futures[0])) == 1, "its pod")
-        phases = [kube.admin().pod_of(future).status.phase for future in futures]
-        assert sorted(phases) == ["Pending", "Running"]
+        phases = ["Pending", "Running"]
+        wait_until(lambda: sorted(_phases(futures[0].cluster_jobid)) == phases, "its pod")
         gate.touch()
         assert [future.result(LIMIT_S) for future in futures] == ["started0", "started1"]
     finally:
         core.patch_node_status(
             node.metadata.name, [{"op": "remove", "path": path} for path in paths]
         )
+
+
+def _phases(job: str) -> list[str]:
+    return [pod.status.phase for pod in kube.admin().pods(f"job-name={job}")]
 
 
 def test_shared_memory_has_the_size_that_was_asked_for(new_executor: NewExecutor) -> None:
@@ -194,6 +213,27 @@ def test_no_more_pods_than_parallelism_run_at_a_time(
     assert len(kube.admin().pods(f"job-name={futures[0].cluster_jobid}")) == 2
     gate.touch()
     assert [future.result(LIMIT_S) for future in futures] == [f"started{i}" for i in range(5)]
+
+
+def test_a_call_that_finds_no_room_is_given_up_by_the_users_limit_while_others_of_its_array_run(
+    new_executor: NewExecutor, tmp_path: Path
+) -> None:
+    executor = new_executor(
+        {key: kube.NARROW_RESOURCES[key] for key in ("labels", "pod_template")},
+        pending_timeout_s=8,
+    )
+    gate = tmp_path / "gate"
+    futures = executor.map_to_futures(
+        jobs.touch_and_wait, [(tmp_path / f"started{i}", gate) for i in range(2)]
+    )
+    wait_until(lambda: list(tmp_path.glob("started*")), "one of them")
+    (late,) = [f for i, f in enumerate(futures) if not (tmp_path / f"started{i}").exists()]
+    (first,) = [future for future in futures if future is not late]
+    error = late.exception(20)
+    gate.touch()
+    assert isinstance(error, RemoteNeverStartedException)
+    assert "pending_timeout_s = 8 s" in str(error)
+    assert first.result(LIMIT_S)
 
 
 # -- who --------------------------------------------------------------------------------------------
@@ -311,7 +351,7 @@ def test_the_submitters_environment_is_in_no_manifest(
 def test_the_environment_is_readable_for_its_owner_alone(
     waiting: Callable[..., Any], odd_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    waiting({})
+    kube.admin().pod_of(waiting({}))
     found = [path for path in tmp_path.rglob("*") if path.is_file() and _has_secret(path)]
     assert found
     assert {stat.S_IMODE(path.stat().st_mode) for path in found} == {0o600}
@@ -338,21 +378,22 @@ def test_the_python_is_the_one_that_is_named(new_executor: NewExecutor, tmp_path
     assert executor.submit(jobs.environment, "THROUGH").result(LIMIT_S) == "it"
 
 
+def _log_by_api(pod: str) -> str:
+    return kube.admin().core.read_namespaced_pod_log(pod, kube.NAMESPACE)
+
+
 def test_logs_are_in_cfut_dir_and_in_the_api_alike(
     new_executor: NewExecutor, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
     futures = new_executor().map_to_futures(jobs.say_wait_say, [gate, gate])
     for future in futures:
-        wait_until(future.running, "the call")
-        name = kube.admin().pod_of(future).metadata.name
         log = log_of(tmp_path, KUBERNETES, element_of(future))
-
-        def by_api(name: str = name) -> str:
-            return kube.admin().core.read_namespaced_pod_log(name, kube.NAMESPACE)
-
-        wait_until(lambda: "before" in by_api(), "the log")  # noqa: B023 is called at once
-        assert by_api() == log.read_text()
+        wait_until(lambda log=log: log.exists() and "before" in log.read_text(), "the log")
+        wait_until(lambda f=future: kube.admin().pod_of(f).status.phase == "Running", "the pod")
+        name = kube.admin().pod_of(future).metadata.name
+        wait_until(lambda name=name: "before" in _log_by_api(name), "the API's log")
+        assert _log_by_api(name) == log.read_text()
     gate.touch()
     assert [future.result(LIMIT_S) for future in futures] == [17, 17]
     for future in futures:
@@ -376,7 +417,7 @@ def test_autoscalers_are_asked_to_leave_pods_alone(waiting: Callable[..., Any]) 
 
 
 def test_pods_have_the_priority_of_the_class(waiting: Callable[..., Any]) -> None:
-    scheduling = kubernetes_client().SchedulingV1Api(kube.admin().core.api_client)
+    scheduling = kubernetes.client.SchedulingV1Api(kube.admin().core.api_client)
     name = "cluster-tools-tests"
     scheduling.create_priority_class(
         {"metadata": {"name": name}, "value": 12, "preemptionPolicy": "Never"}
@@ -385,12 +426,6 @@ def test_pods_have_the_priority_of_the_class(waiting: Callable[..., Any]) -> Non
         assert kube.admin().pod_of(waiting({"priority_class": name})).spec.priority == 12
     finally:
         scheduling.delete_priority_class(name)
-
-
-def kubernetes_client() -> Any:
-    import kubernetes.client
-
-    return kubernetes.client
 
 
 def test_pods_have_the_secrets_to_pull_images_with(waiting: Callable[..., Any]) -> None:

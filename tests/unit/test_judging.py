@@ -54,6 +54,10 @@ class _Session:
 class _Future:
     array: Any = None
     position = 0
+    started = False
+
+    def has_started(self) -> bool:
+        return self.started
 
 
 def _piece(count: int) -> Piece:
