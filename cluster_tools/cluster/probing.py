@@ -116,23 +116,23 @@ class Docket:
         """
         element = piece.element(position)
         future = piece.array.futures[position]
-        if future is None or future.has_started():
+        has_started = future is None or future.has_started()
+        if has_started or (own and report.state is not State.PENDING):
             self._pending_since.pop(element, None)
-            return None
         if report.state is not State.PENDING:
-            if own:
-                self._pending_since.pop(element, None)
             return None
         details = f": {report.details}" if report.details else ""
-        reason = f"The job has not begun ({report.word}, reason {report.reason}{details})"
-        if report.hopeless:
-            return Ending(Cause.NEVER_STARTED, f"{reason} {report.hopeless}.")
-        limit = self._session.pending_timeout_s
-        now = time.monotonic()
-        if limit is not None and now - self._pending_since.setdefault(element, now) > limit:
-            return Ending(
-                Cause.NEVER_STARTED, f"{reason} for longer than pending_timeout_s = {limit:g} s."
-            )
+        reason = f"The job waits ({report.word}, reason {report.reason}{details})"
+        if not has_started:
+            if report.hopeless:
+                return Ending(Cause.NEVER_STARTED, f"{reason} {report.hopeless}.")
+            limit = self._session.pending_timeout_s
+            now = time.monotonic()
+            if limit is not None and now - self._pending_since.setdefault(element, now) > limit:
+                return Ending(
+                    Cause.NEVER_STARTED,
+                    f"{reason} for longer than pending_timeout_s = {limit:g} s.",
+                )
         if report.notable and (piece.job_id or "", report.reason) not in self._told:
             self._told.add((piece.job_id or "", report.reason))
             _logger.warning("%s: job %s of %s", reason, piece.job_id, piece.array.name)

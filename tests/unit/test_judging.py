@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
+from waiting import wait_until
 
 from cluster_tools import worker
 from cluster_tools.cluster.probing import Docket
@@ -174,3 +175,27 @@ def test_an_element_that_is_heard_of_again_is_alive(reports: dict[Element, Repor
     docket.judge([piece], {Element(JOB, 0): RUNNING, Element(JOB, 1): RUNNING})
     assert session.dead == []
     assert docket.recheck_s is None
+
+
+def test_a_task_that_has_begun_is_not_given_up_for_waiting() -> None:
+    """As a pod that never becomes ready, or a job that was requeued."""
+    session, piece = _Session(pending_timeout_s=0.0), _piece(2)
+    piece.array.futures[0].started = True  # type: ignore[union-attr]
+    never = Report(State.PENDING, "PENDING", "Reason", hopeless="which can never end")
+    docket = _docket(session)
+    docket.judge([piece], {Element(JOB, 0): never, Element(JOB, 1): never})
+    assert [element for element, _ in session.dead] == [Element(JOB, 1)]
+
+
+def test_only_its_own_report_says_that_an_element_waits_no_more() -> None:
+    session, piece = _Session(pending_timeout_s=0.05), _piece(2)
+    docket = _docket(session)
+    docket.judge([piece], {Element(JOB): RUNNING, Element(JOB, 1): PENDING})
+    docket.judge([piece], {Element(JOB): RUNNING})
+    wait_until(lambda: _dead_after(docket, piece, session), "the limit")
+    assert [element for element, _ in session.dead] == [Element(JOB, 1)]
+
+
+def _dead_after(docket: Docket, piece: Piece, session: _Session) -> bool:
+    docket.judge([piece], {Element(JOB): RUNNING, Element(JOB, 1): PENDING})
+    return bool(session.dead)
