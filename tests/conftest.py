@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,6 +14,19 @@ import pytest
 from waiting import wait_until
 
 _SCONTROL_LIMIT_S = 20  # it tries a controller that is not there for a while
+
+
+def _has_kubernetes_client() -> bool:
+    try:
+        return importlib.util.find_spec("kubernetes.client") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+# Modules that use the client of the extra: the summary says so, too.
+collect_ignore_glob = (
+    [] if _has_kubernetes_client() else ["kubernetes/*", "unit/test_kubernetes_scheduler.py"]
+)
 
 _left_out = pytest.StashKey[list[str]]()
 
@@ -47,6 +61,10 @@ _CLUSTERS = {
 @pytest.hookimpl(trylast=True)  # after -m and -k: what they leave out needs no explanation
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.stash[_left_out] = []
+    if collect_ignore_glob:
+        config.stash[_left_out].append(
+            f"{', '.join(collect_ignore_glob)}: the client of the extra `kubernetes` is not installed"
+        )
     for marker, (name, reason_against) in _CLUSTERS.items():
         concerned = [item for item in items if item.get_closest_marker(marker)]
         if not concerned or (reason := reason_against()) is None:

@@ -144,6 +144,28 @@ def test_a_revoked_task_does_not_begin(directory: RunDirectory, tmp_path: Path) 
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_task_that_goes_in_again_does_not_begin_in_its_closed_submission(
+    directory: RunDirectory, tmp_path: Path
+) -> None:
+    runs, gate = tmp_path / "runs", tmp_path / "gate"
+    gate.touch()
+    array = _write_array(directory, (jobs.note_run_and_wait, (runs, gate)))
+    assert directory.close_submission(0, 0)
+    status, _, stderr = _run(array, submission=0)
+    assert status == 0
+    assert "was given to another job" in stderr
+    assert directory.claims(0) == []  # it came too late for one
+    assert _run(array, submission=1)[0] == 0
+    assert runs.read_text() == "run\n"
+    assert len(directory.claims(0)) == 1
+
+
+def test_a_submission_that_has_begun_is_not_closed(directory: RunDirectory, tmp_path: Path) -> None:
+    array = _write_array(directory, (jobs.touch, (tmp_path / "ran",)))
+    assert _run(array, submission=0)[0] == 0
+    assert not directory.close_submission(0, 0)
+
+
 def test_an_array_that_is_not_there_is_said(directory: RunDirectory) -> None:
     status, _, stderr = _run(str(Path(directory.path, "array.9")))
     assert status == worker.EXIT_NO_ARRAY
