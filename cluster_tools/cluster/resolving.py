@@ -155,6 +155,9 @@ class Resolver(threading.Thread):
             range(piece.start, piece.start + piece.count)
         )
         self._to_cancel += [piece.element(position) for position in sorted(cancelled)]
+        if not piece.array.open:  # so was all of its array
+            self.flush_cancellations()
+            self._session.let_go(piece)
 
     def _locate(self, task: int) -> tuple[TaskArray, int] | None:
         """The array of an open task and its position there."""

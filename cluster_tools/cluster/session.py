@@ -295,19 +295,21 @@ class Session:
 
     def on_array_done(self, array: TaskArray) -> None:
         for piece in (*array.pieces, *array.later_pieces):
-            self._pieces.pop(piece, None)
-            if piece.job_id is not None:
-                try:
-                    self.scheduler.forget(piece.job_id)
-                except Exception:  # the future that was its last has still to be resolved
-                    _logger.exception(
-                        "the job %s may stay for longer than it is needed", piece.job_id
-                    )
-            if not self.settings.keep_logs:
-                self._unwanted_logs.append(piece)
+            self.let_go(piece)
         if not self._log_followers:
             self._remove_logs()
         _unlink(array.path)
+
+    def let_go(self, piece: Piece) -> None:
+        """All its tasks have come to an end. In the resolver's thread."""
+        self._pieces.pop(piece, None)
+        if piece.job_id is not None:
+            try:
+                self.scheduler.forget(piece.job_id)
+            except Exception:  # the future that was its last has still to be resolved
+                _logger.exception("the job %s may stay for longer than it is needed", piece.job_id)
+        if not self.settings.keep_logs:
+            self._unwanted_logs.append(piece)
 
     @contextmanager
     def keeping_logs(self) -> Generator[None]:

@@ -88,6 +88,7 @@ _LOST_AFTER_S = 60.0
 # which its next pod ends well; after so many failures it has none.
 _MAX_FAILED_PODS = 3
 _LEASE_RETRY_S = 5.0
+_ROLES_COME_WITHIN_S = 30.0
 # Jobs that are done are deleted meanwhile: nobody may have to wait long for that.
 _DELETE_TIMEOUT_S = 5.0
 _DELETE_PAUSE_S = 30.0
@@ -181,6 +182,9 @@ class KubernetesScheduler(Scheduler):
         self._warned: dict[str, tuple[object, float]] = {}
         self._owner: dict[str, str] | None = None
         self._owner_known = False
+        self._jobs_made = 0
+        # Since when what was allowed before is not.
+        self._forbidden_since: float | None = None
         self._undeleted: list[str] = []
         self._delete_at = 0.0
         self._stopped = False
@@ -213,11 +217,13 @@ class KubernetesScheduler(Scheduler):
             job = self._create(manifest, session)
         except ApiError as exc:
             self._watch.forget(name)
-            del self._first_tries[name]
-            if "exceeded quota" in str(exc):  # of Jobs: there may be room later
+            if self._may_pass(exc):
                 raise Unreachable(str(exc)) from exc
+            del self._first_tries[name]
             raise refused(exc) from exc
+        self._forbidden_since = None
         self._watch.created(job)
+        self._jobs_made += 1
         lease_s = self._resources.client_lease_s
         self._jobs[name] = _Job(
             name,
@@ -232,6 +238,17 @@ class KubernetesScheduler(Scheduler):
         first = now + _FIRST_LOOK_S
         self._look_at = min(self._look_at, first) if self._look_at > now else first
         return name
+
+    def _may_pass(self, refusal: ApiError) -> bool:
+        """Whether the same request may be taken later."""
+        if "exceeded quota" in str(refusal):  # of Jobs
+            return True
+        if not isinstance(refusal, Forbidden) or not self._jobs_made:
+            return False
+        # A server that has just been started knows the roles a moment later.
+        if self._forbidden_since is None:
+            self._forbidden_since = time.monotonic()
+        return time.monotonic() - self._forbidden_since < _ROLES_COME_WITHIN_S
 
     def _manifest(self, request: ArrayRequest, name: str, session: str) -> dict[str, Any]:
         job = (
@@ -370,8 +387,10 @@ class KubernetesScheduler(Scheduler):
                 and not any(pod.began and not pod.has_ended for pod in pods.values())
             ):
                 failed.add(index)
+        # Whether a process of it still runs is known only after a look.
+        is_explained = job.explained == self._to_explain(job)
         for index in completed | failed:
-            if job.is_ending(index):
+            if job.is_ending(index) or not (is_explained or index in completed):
                 yield job.element(index), Report(State.RUNNING, "Terminating")
             else:
                 word = "Completed" if index in completed else "Failed"
@@ -382,7 +401,8 @@ class KubernetesScheduler(Scheduler):
             for index in alive:
                 yield job.element(index), Report(State.RUNNING, over)
             if job.is_array or not alive:
-                yield Element(job.name), Report(State.ENDED, over)
+                rest = State.ENDED if is_explained else State.RUNNING
+                yield Element(job.name), Report(rest, over)
             return
         if with_waiting:
             for index in set(job.pods) - ended:

@@ -63,9 +63,13 @@ def _files_besides_logs(directory: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What deletes Jobs needs a configuration, and that of the tests goes with them."""
+    """By the tests of this module."""
+    base = tmp_path_factory.getbasetemp()
+    before = {job.metadata.name for job in _jobs_in(base)}
     yield
-    wait_until(lambda: not _jobs_in(tmp_path_factory.getbasetemp()), "the end of the Jobs")
+    wait_until(
+        lambda: {job.metadata.name for job in _jobs_in(base)} <= before, "the end of the Jobs"
+    )
 
 
 # -- executors --------------------------------------------------------------------------------------
