@@ -92,9 +92,15 @@ class Pod:
         return self.deleted_at is not None and not self.has_ended
 
     @property
-    def was_only_deleted(self) -> bool:
-        """It was told to end, and nothing says why."""
-        return self.deleted_at is not None and self.disruption is None and not self.reason
+    def says_nothing(self) -> bool:
+        """Of its end: it was told to, or was well when it was last seen."""
+        was_well = not self.has_ended and self.deleted_at is None
+        was_told = (
+            was_well
+            or self.deleted_at is not None
+            or (self.state.get("terminated", {}).get("exitCode") == 128 + signal.SIGTERM)
+        )
+        return was_told and self.disruption is None and not self.reason
 
     @property
     def began(self) -> bool:

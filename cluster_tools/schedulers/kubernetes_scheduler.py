@@ -419,6 +419,7 @@ class KubernetesScheduler(Scheduler):
         if seen["spec"].get("suspend"):
             return Report(
                 State.PENDING,
+                "Pending",
                 "Suspended",
                 "the Job is suspended, by a queue or by hand",
                 notable=True,
@@ -631,12 +632,16 @@ class KubernetesScheduler(Scheduler):
         if failure is not None:
             return self._ending_of_job(job, failure)
         has_another = (element.index or 0) in _indexes(self._status(job).get("completedIndexes"))
-        if has_another and (pod is None or pod.was_only_deleted):
+        if has_another and (pod is None or pod.says_nothing):
             return Ending(
                 Cause.PREEMPTED,
                 "Its first pod is gone (the Job was suspended and resumed, or the pod was deleted); a second "
                 "one found that the call had begun, and did not begin it again.",
             )
+        if pod is not None and not pod.began and job.replaces_pods:
+            # The server has tried as often as we would have.
+            why = ending(pod, self._resources)
+            return replace(why, cause=Cause.NEVER_STARTED, may_go_in_again=False)
         if pod is not None:
             return ending(pod, self._resources)
         return Ending(

@@ -177,3 +177,26 @@ def test_calls_of_several_functions_are_gathered_into_one_array_each(tmp_path: P
         assert first.result(LIMIT_S) == 0
         assert [future.result(LIMIT_S) for future in futures] == [0, 1, 4, 3, 16, 5]
     assert scheduler.sizes == [("square", 1), ("square", 3), ("say", 3)]
+
+
+class _TakesItsTime(_Noting):
+    """Its answer to a submission comes when there is `gate`."""
+
+    gate: Path
+
+    def submit(self, request: ArrayRequest) -> str:
+        self.waits = True
+        wait_until(self.gate.exists, "the gate")
+        return super().submit(request)
+
+
+def test_a_job_that_arrives_when_its_call_is_cancelled_is_let_go(tmp_path: Path) -> None:
+    with _Executor(_TakesItsTime, cfut_dir=str(tmp_path)) as executor:
+        scheduler = executor.scheduler
+        scheduler.gate = tmp_path / "gate"
+        future = executor.submit(jobs.wait_long, tmp_path / "started")
+        wait_until(lambda: getattr(scheduler, "waits", False), "the submission")
+        assert future.cancel()
+        scheduler.gate.touch()
+        wait_until(lambda: scheduler.forgotten, "its end")
+        assert scheduler.forgotten == scheduler.submitted
