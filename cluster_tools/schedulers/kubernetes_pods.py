@@ -198,7 +198,12 @@ def waits_for(pod: Pod) -> Waiting | None:
 def first_to_blame(pods: Sequence[Pod]) -> Pod | None:
     """Of the pods of one element the one that made it end: a later one finds that the call has begun."""
     in_order = sorted(pods, key=lambda pod: (pod.created, pod.uid))
-    blamed = [pod for pod in in_order if pod.phase != "Succeeded"]
+    # Its container may have ended well when its phase does not say so yet.
+    blamed = [
+        pod
+        for pod in in_order
+        if pod.phase != "Succeeded" and pod.state.get("terminated", {}).get("exitCode") != 0
+    ]
     began = [pod for pod in blamed if pod.began]
     return next(iter([*began, *blamed]), None)
 
