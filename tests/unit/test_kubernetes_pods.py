@@ -411,3 +411,8 @@ def test_a_pod_that_ended_well_is_not_to_blame() -> None:
     assert first_to_blame([good, bad]) is bad
     assert first_to_blame([good]) is None
     assert first_to_blame([]) is None
+
+
+def test_a_pod_whose_container_ended_well_is_not_to_blame_before_its_phase_says_so() -> None:
+    good = _at(1, {**_terminated(0, "Completed"), "phase": "Running"})
+    assert first_to_blame([good]) is None
