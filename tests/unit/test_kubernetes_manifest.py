@@ -416,7 +416,7 @@ def test_without_host_paths_and_root_pods_are_restricted_ones(run_as: object) ->
         run_as=run_as,
         mounts=[{"claim": "a", "path": "/work"}],
         shm_size="1Gi",
-        directories=("/work/a",),
+        directories=("/project/a",),
     )
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
     kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}

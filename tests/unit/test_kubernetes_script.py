@@ -354,7 +354,7 @@ def test_names_that_look_like_those_are_kept() -> None:
 
 
 def test_the_pods_own_path_and_home_are_kept(container: Container) -> None:
-    container.client = {"PATH": "/nowhere", "HOME": "/root/of/client"}
+    container.client = {"PATH": "/nowhere", "HOME": "/home/of/client"}
     seen = _printed_environment(container, "PATH", "HOME")
     assert seen == {"PATH": os.fsencode(container.path), "HOME": b"/tmp"}
 
