@@ -414,7 +414,7 @@ def test_without_host_paths_and_root_pods_are_restricted_ones(run_as: object) ->
     """https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted"""
     pod = _pod(
         run_as=run_as,
-        mounts=[{"claim": "a", "path": "/work"}],
+        mounts=[{"claim": "a", "path": "/project"}],
         shm_size="1Gi",
         directories=("/project/a",),
     )
