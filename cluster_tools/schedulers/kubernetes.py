@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cluster_tools.cluster.executor import ClusterExecutor
 from cluster_tools.schedulers.base import Options, Scheduler
 from cluster_tools.schedulers.kubernetes_manifest import parse_resources
@@ -19,9 +17,6 @@ class KubernetesExecutor(ClusterExecutor):
 
     Raises: ImportError without the extra `kubernetes`; RuntimeError without a configuration.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
 
     def _make_scheduler(self, options: Options) -> Scheduler:
         resources = parse_resources(options.job_resources)
