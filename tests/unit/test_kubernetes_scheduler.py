@@ -935,7 +935,7 @@ def test_a_suspended_job_waits_and_says_so(
     scheduler = make()
     scheduler.submit(request_of())
     server.set_spec(suspend=True)
-    wait_until(lambda: scheduler.states(OURS)[Element(JOB)].word == "Suspended")
+    wait_until(lambda: scheduler.states(OURS)[Element(JOB)].reason == "Suspended")
     report = scheduler.states(OURS)[Element(JOB)]
     assert (report.state, report.notable, report.hopeless) == (State.PENDING, True, "")
 
