@@ -404,14 +404,25 @@ class KubernetesScheduler(Scheduler):
                 rest = State.ENDED if is_explained else State.RUNNING
                 yield Element(job.name), Report(rest, over)
             return
+        told = set(ended)
         if with_waiting:
             for index in set(job.pods) - ended:
-                if index in job.waiting:
-                    yield job.element(index), self._waiting_report(job, index, job.waiting[index])
-                elif any(pod.began for pod in job.pods[index].values()):
-                    yield job.element(index), Report(State.RUNNING, "Running")
-        if job.is_array or not (ended or (with_waiting and job.pods)):
+                report = self._report_of_pods(job, index)
+                if report is not None:
+                    told.add(index)
+                    yield job.element(index), report
+        if job.is_array or not told:
             yield Element(job.name), self._report_of_the_rest(job, seen, status)
+
+    def _report_of_pods(self, job: _Job, index: int) -> Report | None:
+        """What the last look has shown of this element, where it says more than the Job does."""
+        if index in job.waiting:
+            return self._waiting_report(job, index, job.waiting[index])
+        if any(pod.began for pod in job.pods[index].values()):
+            return Report(State.RUNNING, "Running")
+        if job.is_ending(index):  # of a lost node not even the beginning may be known
+            return Report(State.RUNNING, "Terminating")
+        return None
 
     def _report_of_the_rest(
         self, job: _Job, seen: Mapping[str, Any], status: Mapping[str, Any]

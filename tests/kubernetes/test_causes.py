@@ -322,26 +322,15 @@ def test_a_lost_node_is_said_and_its_call_not_run_again(
         test_cluster.service("node2-kubelet", "start")
 
 
-@pytest.fixture
-def outage(test_cluster: Any) -> Iterator[Any]:
-    """For a test that stops the API server: it is there again afterwards, and so are the nodes."""
-    yield test_cluster
-    # After an outage it takes no node for lost any more.
-    test_cluster.service("controller-manager", "stop")
-    test_cluster.service("controller-manager", "start")
-
-
 @pytest.mark.timeout(300)
 def test_an_api_server_that_is_away_for_a_minute_costs_nothing(
-    new_executor: NewExecutor, outage: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    new_executor: NewExecutor, test_cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # After such an outage Kubernetes takes its nodes for lost for a moment, and would evict.
-    patient = [{"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 600}]
-    executor = new_executor({"tolerations": patient})
+    executor = new_executor()
     gates = [tmp_path / "gate1", tmp_path / "gate2"]
     first, second = executor.map_to_futures(jobs.wait_minutes_for, gates)
     wait_until(lambda: first.running() and second.running(), "the calls")
-    outage.service("apiserver", "stop")
+    test_cluster.service("control-plane", "stop")
     try:
         wait_until(lambda: "does not answer" in caplog.text, "the warning")
         (tmp_path / "gate1").touch()
@@ -352,7 +341,7 @@ def test_an_api_server_that_is_away_for_a_minute_costs_nothing(
         assert not later.done()
         assert not second.done()
     finally:
-        outage.service("apiserver", "start")
+        test_cluster.service("control-plane", "start")
     assert later.result(90) == 25
     wait_until(lambda: "answers again" in caplog.text, "the good news")
     (tmp_path / "gate2").touch()

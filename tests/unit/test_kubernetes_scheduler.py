@@ -967,6 +967,26 @@ def test_a_failed_index_whose_pod_is_ending_still_runs(
     assert (ended.cause, ended.may_go_in_again) == (Cause.CANCELLED, True)
 
 
+def test_a_pod_of_a_lost_node_that_has_not_said_that_it_began_is_never_left_out(
+    server: FakeApiServer, make: Make, request_of: RequestOf
+) -> None:
+    scheduler = make()
+    scheduler.submit(request_of(1, is_array=False))
+    status = _waiting_for("ContainerCreating", "")
+    server.pods = [_pod(0, status=status, deletionTimestamp="2025-06-01T12:00:10Z")]
+    server.set_status(active=0, terminating=1)
+    reports: list[Report | None] = []
+
+    def is_seen() -> bool:
+        reports.append(_state_of(scheduler, Element(JOB)))
+        return reports[-1] is not None and reports[-1].word == "Terminating"
+
+    wait_until(is_seen)
+    assert None not in reports
+    assert reports[-1] is not None
+    assert reports[-1].state is State.RUNNING
+
+
 def test_a_look_at_pods_that_failed_is_made_up_for(
     server: FakeApiServer, make: Make, request_of: RequestOf
 ) -> None:
