@@ -45,10 +45,12 @@ _CLUSTER_KEYWORDS = frozenset(
     {
         "additional_setup_lines",
         "cfut_dir",
+        "client_timeout_s",
         "command_prefix",
         "debug",
         "job_name",
         "job_resources",
+        "keep_jobs_on_exit",
         "keep_logs",
         "logging_config",
         "logging_setup_fn",

@@ -68,6 +68,12 @@ OWN_EXIT_CODES = (EXIT_NO_PACKAGE, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED, EXIT_N
 # programs do at their exit.
 LINGER_S = 300
 
+# The client's heartbeat, a file of four lines: its host, pid, boot id, and after how many seconds without
+# a beat (its modification time) nobody is taken to wait for it any more.
+HEARTBEAT = "client"
+# One that seems to have stopped is read twice more, so far apart: an NFS client may have an old one.
+_REREAD_S = 1.0
+
 
 def shard_path(run_directory: str, task: int) -> str:
     return os.path.join(run_directory, str(task // TASKS_PER_SHARD))
@@ -94,6 +100,11 @@ def revoked_name(task: int) -> str:
 def closed_name(task: int, submission: int) -> str:
     """Made by the client: this task goes in again, and whoever has not started it before must not."""
     return f"{task}.closed.{submission}"
+
+
+def left_name(task: int, submission: int) -> str:
+    """Made by a worker: it has not begun this task, since nobody seemed to wait for it."""
+    return f"{task}.left.{submission}"
 
 
 def pack_numbers(*numbers: int) -> bytes:
@@ -233,6 +244,56 @@ class _Array:
 
 def _node() -> str:
     return os.uname().nodename
+
+
+def _leave_if_nobody_waits(run_directory: str, task: int, submission: int, job_id: str) -> None:
+    """Leaves without a claim, and says so to a client that may come back."""
+    why = _why_nobody_waits(run_directory)
+    if not why:
+        return
+    shard = shard_path(run_directory, task)
+    mark = os.path.join(shard, left_name(task, submission))
+    try:
+        _make_shard(shard)
+        with open(os.open(mark, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(f"{job_id}\n{_node()}\n{time.time()}\n")
+    except OSError:  # the client could not tell why: the claim will say what is wrong
+        return
+    raise _Stop(0, f"{why}: task {task} is not begun")
+
+
+def _why_nobody_waits(run_directory: str) -> str:
+    """Empty where the client's heart beats, or where there is no telling."""
+    path = os.path.join(run_directory, HEARTBEAT)
+    why = ""
+    for attempt in range(3):
+        try:
+            if attempt:
+                time.sleep(_REREAD_S)
+            now = _time_of_the_file_server(f"{path}.seen") if attempt else time.time()
+            with open(path) as file:
+                silence = now - os.fstat(file.fileno()).st_mtime
+                host, pid, _, limit = file.read().splitlines()
+            if silence <= float(limit):
+                return ""
+        except (OSError, ValueError):  # it wants none, or it can't be read
+            return ""
+        why = (
+            f"nothing was heard of the client (process {pid} on {host}) for {silence:.0f} s, longer than "
+            f"client_timeout_s = {float(limit):g} s"
+        )
+    return why
+
+
+def _time_of_the_file_server(prefix: str) -> float:
+    """The modification time of a file that is made there: clocks of nodes may be wrong."""
+    path = f"{prefix}.{_node()}.{os.getpid()}"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        return os.fstat(fd).st_mtime
+    finally:
+        os.close(fd)
+        os.unlink(path)
 
 
 def _make_shard(shard: str) -> None:
@@ -569,6 +630,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     run_directory = os.path.dirname(array_file)
     task = int(first_task) + int(index)
     array = _Array(array_file, task)
+    _leave_if_nobody_waits(run_directory, task, int(submission), job_id)
     owner = _claim(run_directory, task, int(submission), int(restart), job_id)
     if not owner == os.fstat(array.fd).st_uid == os.stat(run_directory).st_uid:
         raise _Stop(

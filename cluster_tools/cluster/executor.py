@@ -40,6 +40,8 @@ _T = TypeVar("_T")
 _S = TypeVar("_S")
 _P = ParamSpec("_P")
 
+# Longer than any disk or network is away; shorter than a queue is long.
+_CLIENT_TIMEOUT_S = 1800.0
 _DEFAULT_GRACE_S = 5.0  # PyPI's cluster_tools 4.3.3
 # The last lines of a log are not worth the two minutes that a result is.
 _LATE_LOG_S = 3.0
@@ -65,6 +67,10 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         python_executable: The jobs' interpreter, of the same minor version; default: this one.
         command_prefix: Words before the interpreter: `["apptainer", "exec", "image.sif"]`.
         pending_timeout_s: Give up what has waited in the queue for so long; default: never.
+        client_timeout_s: A task that would begin when nothing was heard of this process for so long (it
+            was killed, its machine is down) is not begun; default: 30 minutes.
+        keep_jobs_on_exit: Where this process ends by an exception or a signal, its jobs are not
+            cancelled, and go on without it. For calls whose outputs are kept.
 
     Raises:
         ValueError: An argument makes no sense.
@@ -86,6 +92,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         python_executable: str | None = None,
         command_prefix: Sequence[str] | None = None,
         pending_timeout_s: float | None = None,
+        client_timeout_s: float = _CLIENT_TIMEOUT_S,
+        keep_jobs_on_exit: bool = False,
     ):
         if getattr(sys.modules.get("__main__"), "__cluster_tools_bootstrapping__", False):
             raise RuntimeError(_NO_GUARD)
@@ -93,6 +101,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             raise ValueError("give logging_config or logging_setup_fn, not both")
         if job_name is not None and job_name.splitlines() != [job_name]:
             raise ValueError(f"job_name {job_name!r} is not one line of text")
+        if not client_timeout_s > 0:
+            raise ValueError("client_timeout_s must be greater than 0")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")
         if isinstance(additional_setup_lines, str):
@@ -117,6 +127,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
                 setup_lines=self.additional_setup_lines,
                 log_directory=self.cfut_dir,
                 grace_s=_grace_s(),
+                keep_jobs_on_exit=keep_jobs_on_exit,
             )
         )
         settings = Settings(
@@ -126,6 +137,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             worker=[*(command_prefix or []), *self._worker_words(python_executable)],
             logging=log,
             pending_timeout_s=pending_timeout_s,
+            client_timeout_s=None if keep_jobs_on_exit else client_timeout_s,
+            keep_jobs_on_exit=keep_jobs_on_exit,
             own_outputs=isinstance(self.output_store, FileOutputStore)
             and self.output_store.directory is None,
             store=self.output_store,

@@ -330,7 +330,11 @@ class Resolver(threading.Thread):
         array = piece.array
         task = array.first + position
         claims = self._claims(task)
-        if not claims and (ending.cause in _NOT_THE_CALLS_FAULT or ending.may_go_in_again):
+        if not claims and (
+            ending.cause in _NOT_THE_CALLS_FAULT
+            or ending.may_go_in_again
+            or self._session.directory.has_left(task, piece.submission)
+        ):
             if piece.submission + 1 < _MAX_SUBMISSIONS and self._session.directory.close_submission(
                 task, piece.submission
             ):

@@ -7,6 +7,8 @@
         <shard>/<task>.interrupted   a failure after a signal: counts only if it does not run again
         <shard>/<task>.revoked       made here: this task must not begin
         <shard>/<task>.closed.*      made here: not in that submission
+        <shard>/<task>.left.*        made by a worker that found nobody waiting, and did not begin
+        client                       the client's heartbeat: workers look at its modification time
 
 The names and layouts stand in `cluster_tools.worker`, which is the other side. Knows bytes and files, no
 futures and no jobs.
@@ -18,6 +20,7 @@ import io
 import os
 import pickle
 import shutil
+import socket
 import sys
 import threading
 from array import array
@@ -75,17 +78,34 @@ def manifest(
 
 
 class RunDirectory:
-    """`cfut_dir`: absolute; made if it is missing. Raises OSError where it can't be written."""
+    """`cfut_dir`: absolute; made if it is missing. Raises OSError where it can't be written.
 
-    def __init__(self, cfut_dir: str):
+    `client_timeout_s`: workers that start so long after the last `beat` don't begin; None: they always do.
+    """
+
+    def __init__(self, cfut_dir: str, client_timeout_s: float | None = None):
         os.makedirs(cfut_dir, exist_ok=True)
         self.token = os.urandom(4).hex()
         self.path = os.path.join(cfut_dir, f"run.{self.token}")
         os.mkdir(self.path, 0o700)
         os.chmod(self.path, 0o700)
+        self._heartbeat = os.path.join(self.path, worker.HEARTBEAT)
+        if client_timeout_s is not None:
+            lines = (socket.gethostname(), os.getpid(), _boot_id(), client_timeout_s)
+            fd = os.open(self._heartbeat, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(fd, "w") as file:
+                file.write("".join(f"{line}\n" for line in lines))
         self._numbers_lock = threading.Lock()
         self._next_array = 0
         self._next_task = 0
+
+    def beat(self) -> None:
+        """Tells workers that somebody waits. Raises: OSError."""
+        os.utime(self._heartbeat)
+
+    def has_left(self, task: int, submission: int) -> bool:
+        """Whether a worker of this submission has not begun the task, as it found nobody waiting."""
+        return os.path.exists(os.path.join(self.shard(task), worker.left_name(task, submission)))
 
     def begin_array(self) -> ArrayWriter:
         with self._numbers_lock:
@@ -200,6 +220,14 @@ class RunDirectory:
             shutil.rmtree(self.path, ignore_errors=True)
             if not os.path.lexists(self.path):
                 return
+
+
+def _boot_id() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as file:
+            return file.read().strip()
+    except OSError:  # not Linux
+        return ""
 
 
 class ArrayWriter:

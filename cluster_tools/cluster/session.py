@@ -56,6 +56,10 @@ class Settings:
     logging: tuple[dict[str, Any], Callable[[str], object] | None] | None = None
     # Seconds after which a pending element is given up; None: never.
     pending_timeout_s: float | None = None
+    # Seconds without a sign of this client after which its tasks are not begun any more; None: never.
+    client_timeout_s: float | None = None
+    # A client that ends before its futures are done does not cancel them.
+    keep_jobs_on_exit: bool = False
     # Outputs go into the run directory unless the caller names a key.
     own_outputs: bool = True
     store: OutputStore = field(kw_only=True)
@@ -67,7 +71,7 @@ class Session:
         self.settings = settings
         self.store = settings.store
         self.pending_timeout_s = settings.pending_timeout_s
-        self.directory = RunDirectory(settings.cfut_dir)
+        self.directory = RunDirectory(settings.cfut_dir, settings.client_timeout_s)
         self.late_files_s = (
             0.0
             if scheduler.on_this_machine
@@ -98,7 +102,9 @@ class Session:
         self._log_followers = 0
         self.resolver = Resolver(self)
         self.submitter = Submitter(self)
-        self.watched = Watched(self.directory.path, self.on_seen)
+        self.watched = Watched(
+            self.directory.path, self.on_seen, self.directory.beat, settings.client_timeout_s
+        )
         process_wide.join(self)
         self.resolver.start()
         self.submitter.start()
@@ -294,6 +300,8 @@ class Session:
         self._announce()
 
     def on_array_done(self, array: TaskArray) -> None:
+        if self._leaves_jobs():
+            return
         for piece in (*array.pieces, *array.later_pieces):
             self.let_go(piece)
         if not self._log_followers:
@@ -358,7 +366,10 @@ class Session:
         self.resolver.join(_ABORT_PATIENCE_S if self.aborted else None)
 
     def abort(self) -> None:
-        """Cancels all that is queued or running. Takes no lock: may be called after a signal."""
+        """Cancels all that is queued or running, if it is not to be kept.
+
+        Takes no lock: may be called after a signal.
+        """
         if self.aborted:
             return
         self._closed = True
@@ -367,7 +378,13 @@ class Session:
         self._stop({piece.job_id for piece in list(self._pieces) if piece.job_id is not None})
         self._begin_end()
 
+    def _leaves_jobs(self) -> bool:
+        """The jobs go on without this client: they need their files."""
+        return self.aborted and self.settings.keep_jobs_on_exit
+
     def _stop(self, job_ids: Collection[str]) -> None:
+        if self._leaves_jobs():
+            return
         try:
             self.scheduler.stop(job_ids, self.directory.token)
         except Exception:
@@ -392,7 +409,8 @@ class Session:
             self.resolver.abandon_all()
             self.scheduler.close()
             self._remove_logs()
-            self.directory.remove()
+            if not self._leaves_jobs():
+                self.directory.remove()
         finally:  # whatever could not be tidied, nobody waits for this thread for ever
             # Last: a signal's handler waits for it before it lets the process die.
             process_wide.leave(self)

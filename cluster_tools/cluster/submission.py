@@ -234,6 +234,7 @@ class Submitter(threading.Thread):
             token = f"{session.directory.token}.{span.array.number}.{span.start}.{span.submission}"
             piece = Piece(span.array, span.start, count, span.submission, token)
             self._revoke_cancelled(piece)
+            session.watched.beat()  # which may have had nobody to beat for until now
             try:
                 job_id = self._submit(piece)
             except (RefusedForSize, RefusedForCount) as refusal:

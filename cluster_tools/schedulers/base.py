@@ -26,6 +26,8 @@ class Options:
     log_directory: str = "."
     # Seconds between the signal to a job and its end by force.
     grace_s: float = 5.0
+    # Jobs go on where the client ends before them.
+    keep_jobs_on_exit: bool = False
 
 
 @dataclass(frozen=True)

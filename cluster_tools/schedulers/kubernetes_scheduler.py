@@ -167,6 +167,8 @@ class KubernetesScheduler(Scheduler):
     def __init__(self, options: Options, resources: Resources):
         """Raises: RuntimeError, where there is no configuration."""
         self._options = options
+        if options.keep_jobs_on_exit:
+            resources = replace(resources, client_lease_s=None)
         self._resources = resources
         self._server = ApiServer(resources.context)
         self._jobs_path = f"/apis/batch/v1/namespaces/{resources.namespace}/jobs"

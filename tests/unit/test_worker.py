@@ -279,3 +279,71 @@ def test_no_room_for_the_claim_is_said(directory: RunDirectory) -> None:
 def test_numbers_are_packed_and_unpacked() -> None:
     numbers = [0, 1, 2**40, 2**63]
     assert worker.unpack_numbers(worker.pack_numbers(*numbers)) == numbers
+
+
+# -- a client that is not there any more --
+
+
+def _silent(tmp_path: Path, seconds: float, client_timeout_s: float | None = 60) -> RunDirectory:
+    """A run directory whose client was last heard of so long ago."""
+    directory = RunDirectory(str(tmp_path), client_timeout_s)
+    heartbeat = Path(directory.path, worker.HEARTBEAT)
+    if heartbeat.exists():
+        beat = heartbeat.stat().st_mtime - seconds
+        os.utime(heartbeat, (beat, beat))
+    return directory
+
+
+def test_a_task_that_nobody_waits_for_is_not_begun(tmp_path: Path) -> None:
+    directory = _silent(tmp_path, 120)
+    code, _, stderr = _run(_write_array(directory, (jobs.touch, (tmp_path / "ran",))))
+    assert code == 0
+    assert "nothing was heard of the client (process " in stderr
+    assert "client_timeout_s = 60 s" in stderr
+    assert directory.has_left(0, 0)
+    assert directory.claims(0) == []
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_was_left_runs_in_its_next_submission(tmp_path: Path) -> None:
+    directory = _silent(tmp_path, 120)
+    array = _write_array(directory, (jobs.square, (3,)))
+    _run(array)
+    directory.beat()
+    assert _run(array, submission=1)[0] == 0
+    assert _outcome(directory).value == 9
+
+
+def test_a_client_that_comes_back_while_the_worker_looks_again_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = _silent(tmp_path, 120)
+    assert "for 12" in worker._why_nobody_waits(directory.path)
+    monkeypatch.setattr("time.sleep", lambda seconds: directory.beat())
+    assert worker._why_nobody_waits(directory.path) == ""
+
+
+@pytest.mark.parametrize(("silence_s", "client_timeout_s"), [(30, 60), (-3600, 60), (1e6, None)])
+def test_a_client_that_is_there_or_does_not_care_has_its_calls_run(
+    tmp_path: Path, silence_s: float, client_timeout_s: float | None
+) -> None:
+    directory = _silent(tmp_path, silence_s, client_timeout_s)
+    assert _run(_write_array(directory, (jobs.square, (3,))))[0] == 0
+    assert _outcome(directory).value == 9
+
+
+def test_a_heartbeat_that_cannot_be_read_is_no_reason_to_leave(tmp_path: Path) -> None:
+    directory = _silent(tmp_path, 120)
+    heartbeat = Path(directory.path, worker.HEARTBEAT)
+    heartbeat.write_text("half a")
+    os.utime(heartbeat, (0, 0))
+    assert _run(_write_array(directory, (jobs.square, (3,))))[0] == 0
+    assert _outcome(directory).value == 9
+
+
+def test_no_file_but_the_mark_is_left_by_a_worker_that_looks_for_its_client(tmp_path: Path) -> None:
+    directory = _silent(tmp_path, 120)
+    array = _write_array(directory, (jobs.square, (3,)))
+    _run(array)
+    names = {path.name for path in Path(directory.path).rglob("*")}
+    assert names == {"0", Path(array).name, worker.HEARTBEAT, worker.left_name(0, 0)}
