@@ -4,96 +4,21 @@ from __future__ import annotations
 
 import logging
 import pickle
-import sys
 import threading
-import traceback
-import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jobs
 import pytest
+from bad_calls import BAD_CALLS, printed
 from clusters import Cluster, element_of, log_of
 from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools import RemoteException
-from cluster_tools.errors import RemoteExitException
 
-
-def _vanished() -> Callable[[], Any]:
-    """A function of a module that only this process has."""
-    module = types.ModuleType("module_of_this_process_only")
-    exec("def absent(): return 1", vars(module))
-    sys.modules[module.__name__] = module
-    return module.absent
-
-
-@dataclass(frozen=True)
-class Bad:
-    """A call that fails.
-
-    Attributes:
-        step: The call.
-        error: The type that `result()` raises.
-        says: What is in the exception as the interpreter would print it.
-        attributes: What the exception has.
-    """
-
-    step: Callable[[], Any]
-    error: type[BaseException]
-    says: str
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-
-BAD_CALLS = {
-    "sys.exit": Bad(jobs.sys_exit, RemoteException, "SystemExit: 3"),
-    "os._exit": Bad(jobs.os_exit, RemoteExitException, "exit code 3"),
-    "segmentation fault": Bad(
-        jobs.segmentation_fault, RemoteExitException, "Fatal Python error: Segmentation fault"
-    ),
-    "kill -9": Bad(jobs.kill_itself, RemoteExitException, "signal 9"),
-    "KeyboardInterrupt": Bad(jobs.raise_keyboard_interrupt, RemoteException, "KeyboardInterrupt"),
-    "result that can't be pickled": Bad(jobs.return_lock, pickle.PicklingError, "cannot pickle"),
-    "result that can't be unpickled": Bad(
-        jobs.return_one_way, RemoteException, "this pickle does not load"
-    ),
-    "exception that can't be pickled": Bad(jobs.raise_locked, jobs.LockedError, "locked"),
-    "exception that can't be unpickled": Bad(jobs.raise_one_way, jobs.OneWayError, "lost"),
-    "argument of an exception that can't be unpickled": Bad(
-        jobs.raise_one_way_argument, RemoteException, "OneWayArgument"
-    ),
-    "exception with another constructor": Bad(
-        jobs.raise_other_arguments,
-        jobs.OtherArguments,
-        "refused with 7",
-        {"code": 7, "args": ("refused with 7",)},
-    ),
-    "exception that needs a keyword": Bad(
-        jobs.raise_needs_keyword, jobs.NeedsKeyword, "keyword only", {"code": 7}
-    ),
-    "exception with slots": Bad(jobs.raise_slotted, jobs.Slotted, "slotted", {"code": 7}),
-    "exception with an error of its own": Bad(
-        jobs.raise_own_error, jobs.OwnError, "own error", {"error": "its own", "job_id": 17}
-    ),
-    "exception with a text of its own": Bad(jobs.raise_own_text, jobs.OwnText, "its own text"),
-    "exception whose text fails": Bad(jobs.raise_text_fails, jobs.TextFails, "TextFails"),
-    "exception that refuses subclassing": Bad(jobs.raise_final, RemoteException, "Final: final"),
-    "exception that C sets up": Bad(
-        jobs.raise_os_error,
-        PermissionError,
-        "denied",
-        {"errno": 13, "filename": "/somewhere", "strerror": "denied"},
-    ),
-    "exception with a cause": Bad(jobs.raise_with_cause, ValueError, "KeyError: 'absent'"),
-    "endless recursion": Bad(jobs.recurse, RecursionError, "RecursionError"),
-    "module that is missing in the job": Bad(
-        _vanished(), ModuleNotFoundError, "module_of_this_process_only"
-    ),
-}
 GOOD_CALLS = [partial(jobs.square, number) for number in (2, 3, 4)]
 GOOD_RESULTS = [4, 9, 16]
 BAD_POSITION = 1
@@ -128,11 +53,6 @@ def _split(futures: list[Any]) -> tuple[Any, list[Any]]:
     return futures[BAD_POSITION], futures[:BAD_POSITION] + futures[BAD_POSITION + 1 :]
 
 
-def _printed(exception: BaseException | None) -> str:
-    assert exception is not None
-    return "".join(traceback.format_exception(type(exception), exception, None))
-
-
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_a_bad_call_gets_its_error_and_the_others_their_results(
     arrays: dict[str, list[Any]], name: str
@@ -141,7 +61,7 @@ def test_a_bad_call_gets_its_error_and_the_others_their_results(
     exception = failed.exception(LIMIT_S)
     assert isinstance(exception, RemoteException)
     assert isinstance(exception, bad.error)
-    assert bad.says in _printed(exception)
+    assert bad.says in printed(exception)
     for attribute, value in bad.attributes.items():
         assert getattr(exception, attribute) == value
     assert [future.result(LIMIT_S) for future in others] == GOOD_RESULTS
@@ -152,12 +72,12 @@ def test_the_error_names_the_task_its_job_and_its_log(
     cluster: Cluster, shared_directory: Path, arrays: dict[str, list[Any]], name: str
 ) -> None:
     failed, _ = _split(arrays[name])
-    printed = _printed(failed.exception(LIMIT_S))
+    text = printed(failed.exception(LIMIT_S))
     element = element_of(failed)
-    assert f"Task {BAD_POSITION} of 4 of run" in printed
-    assert f"job {element}" in printed
+    assert f"Task {BAD_POSITION} of 4 of run" in text
+    assert f"job {element}" in text
     log = log_of(shared_directory, cluster, element)
-    assert str(log) in printed
+    assert str(log) in text
     assert log.exists()
 
 
