@@ -149,3 +149,31 @@ def test_a_keyword_of_another_strategy_is_ignored(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         with SLURM.new_executor(tmp_path, max_workers=3, start_method="spawn") as executor:
             assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+
+
+def test_a_value_of_job_resources_arrives_as_it_is(tmp_path: Path) -> None:
+    comment = f'it\'s $(touch {tmp_path}/ran) "quoted"; `touch {tmp_path}/ran` %j | \\n'
+    resources = {"mem": "50M", "comment": comment}
+    with SLURM.new_executor(tmp_path, job_resources=resources) as executor:
+        started, gate = tmp_path / "started", tmp_path / "gate"
+        future = executor.submit(jobs.touch_and_wait, (started, gate))
+        wait_until(started.exists, "the call")
+        assert command("squeue", "-h", "-j", future.cluster_jobid, "-o", "%k") == [comment]
+        gate.touch()
+        future.result(LIMIT_S)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_nothing_of_the_environment_is_written_to_the_shared_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN_OF_THE_SUBMITTER", "hush-hush")
+    with SLURM.new_executor(tmp_path) as executor:
+        started, gate = tmp_path / "started", tmp_path / "gate"
+        future = executor.submit(jobs.touch_and_wait, (started, gate))
+        wait_until(started.exists, "the call")
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) >= 4  # the array, the claim, the heartbeat, the log
+        assert not [path for path in files if b"hush-hush" in path.read_bytes()]
+        gate.touch()
+        future.result(LIMIT_S)
