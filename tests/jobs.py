@@ -29,6 +29,11 @@ def square(number: int) -> int:
     return number * number
 
 
+def square_after(number: int, seconds: float) -> int:
+    time.sleep(seconds)
+    return number * number
+
+
 def reciprocal(number: int) -> float:
     return 1 / number
 
@@ -159,6 +164,15 @@ def lose_a_child_to_memory(megabytes: int) -> int:
 
 def return_bytes(count: int) -> bytes:
     return os.urandom(count)
+
+
+# -- during faults ----------------------------------------------------------------------------------
+
+
+def exit_at(path: Path) -> None:
+    """Ends its process once there is `path`, which may take minutes."""
+    wait_minutes_for(path)
+    os._exit(3)
 
 
 # -- ways to fail -----------------------------------------------------------------------------------
