@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs all tests: those of one machine on every Python that is there, then those on a real
-# Kubernetes (the one that KUBECONFIG names, else one that is built and started here), then those
+# Runs all tests: those of one machine on every Python that is there, then side by side those on a
+# real Kubernetes (the one that KUBECONFIG names, else one that is built and started here) and those
 # on a real Slurm, in dockered-slurm. Makes the environment they need, and says what it had to
 # leave out. Arguments go to pytest:  ./test.sh -k limit
 set -uo pipefail
@@ -22,8 +22,13 @@ MAY_NOT_INSTALL=3   # exit status of what prepares clusters
 KUBERNETES=tests/kubernetes/cluster
 KUBERNETES_DIRECTORY=$PWD/.kubernetes # with what was built
 
-results=() left_out=() failed=0
 pytest_args=("$@")
+# Files, as what runs side by side has no variables in common: the stages' results, what was left out.
+notes=$(mktemp -d)
+trap 'rm -rf "$notes"' EXIT
+touch "$notes/results" "$notes/left_out"
+
+leave_out() { echo "$*" >>"$notes/left_out"; }
 
 say() { printf '\n=== %s\n' "$*"; }
 
@@ -38,24 +43,21 @@ stage() { # name, command...
     elif [ "$status" = "$MAY_NOT_INSTALL" ] && [[ "$1" = prepare* ]]; then
         outcome="left out"
     elif [ "$status" = 124 ]; then
-        outcome="FAILED (took longer than its limit)" failed=1
+        outcome="FAILED (took longer than its limit)"
     elif [ "$status" != 0 ]; then
-        outcome="FAILED (exit status $status)" failed=1
+        outcome="FAILED (exit status $status)"
     fi
-    results+=("$name: $outcome, $((SECONDS - start)) s")
+    echo "$name: $outcome, $((SECONDS - start)) s" >>"$notes/results"
     return "$status"
 }
 
 # Comes before the last stage, so that the output ends with pytest's summary.
 report() {
     say "stages until here"
-    printf '%s\n' "${results[@]}"
+    cat "$notes/results"
     say "left out"
-    if [ ${#left_out[@]} = 0 ]; then
-        echo nothing
-    else
-        printf '%s\n' "${left_out[@]}"
-    fi
+    [ -s "$notes/left_out" ] || echo nothing
+    cat "$notes/left_out"
 }
 
 conformance() {
@@ -70,7 +72,7 @@ sessions = json.load(open(sys.argv[1]))["sessions"]
 skipped = [session for session in sessions if session["result"] == "skipped"]
 print(*[session["signatures"][0].rpartition("-")[2] for session in skipped], sep=", ")
 ' "$found") && [ -z "$skipped" ] ||
-        left_out+=("Python ${skipped:-versions that nox did not report}: no such interpreter on this machine")
+        leave_out "Python ${skipped:-versions that nox did not report}: no such interpreter on this machine"
     return "$status"
 }
 
@@ -85,7 +87,7 @@ prepare_kubernetes() {
     return "$status"
 }
 
-kubernetes_up() { timeout --kill-after=30 "$KUBERNETES_UP_LIMIT" "$KUBERNETES/up" "$KUBERNETES_DIRECTORY"; }
+kubernetes_up() { nice timeout --kill-after=30 "$KUBERNETES_UP_LIMIT" "$KUBERNETES/up" "$KUBERNETES_DIRECTORY"; }
 
 kubernetes_down() { "$KUBERNETES/down" "$KUBERNETES_DIRECTORY" >/dev/null 2>&1; }
 
@@ -108,12 +110,12 @@ on_kubernetes() {
     local status=0
     if [ -n "${KUBECONFIG-}" ]; then
         stage "on Kubernetes, KUBECONFIG's" kubernetes_tests "$KUBERNETES_LIMIT"
-        left_out+=("an older Kubernetes: KUBECONFIG names the one to use")
+        leave_out "an older Kubernetes: KUBECONFIG names the one to use"
         return
     fi
     stage "what Kubernetes needs" prepare_kubernetes || status=$?
     if [ "$status" != 0 ]; then
-        left_out+=("everything on Kubernetes: ${prepared##*$'\n'}")
+        leave_out "everything on Kubernetes: ${prepared##*$'\n'}"
         return
     fi
     trap kubernetes_down EXIT
@@ -124,11 +126,11 @@ on_kubernetes() {
         if stage "an older Kubernetes up" kubernetes_up; then
             stage "on an older Kubernetes" old_kubernetes_tests
         else
-            left_out+=("everything on an older Kubernetes: it did not come up, see above")
+            leave_out "everything on an older Kubernetes: it did not come up, see above"
         fi
         unset EMULATE
     else
-        left_out+=("everything on Kubernetes: it did not come up, see above")
+        leave_out "everything on Kubernetes: it did not come up, see above"
     fi
     kubernetes_down
     trap - EXIT
@@ -148,7 +150,7 @@ bring_up() {
         fi
         echo "dockered-slurm runs already, it is used and left running"
     else
-        trap take_down EXIT
+        trap 'take_down; rm -rf "$notes"' EXIT
         timeout --kill-after=30 "$UP_LIMIT" "${compose[@]}" up -d --build ||
             { "${compose[@]}" logs --tail 30; return 1; }
     fi
@@ -168,31 +170,32 @@ prepare() {
     return "$status"
 }
 
-stage environment scripts/environment test || { report; exit 1; }
-stage "every Python" conformance
-on_kubernetes
-
-slurm=0 status=0 prepared=
-stage "what dockered-slurm needs" prepare || status=$?
-if [ "$status" != 0 ]; then
-    left_out+=("everything on Slurm: ${prepared##*$'\n'}")
-else
+on_slurm() {
+    local status=0
+    stage "what dockered-slurm needs" prepare || status=$?
+    if [ "$status" != 0 ]; then
+        leave_out "everything on Slurm: ${prepared##*$'\n'}"
+        return
+    fi
     compose=(docker-compose)
     ! docker compose version >/dev/null 2>&1 || compose=(docker compose)
     compose+=(-f dockered-slurm/docker-compose.yml)
     if stage "dockered-slurm up" bring_up; then
-        slurm=1
+        stage "on Slurm" slurm_tests
     else
-        left_out+=("everything on Slurm: dockered-slurm did not come up, see above")
+        leave_out "everything on Slurm: dockered-slurm did not come up, see above"
     fi
-fi
+}
 
-if [ "$slurm" = 1 ]; then
-    stage "this machine" host_tests
-    report
-    stage "on Slurm" slurm_tests
-else
-    report
-    stage "this machine" host_tests
-fi
-exit "$failed"
+prepared=
+stage environment scripts/environment test || { report; exit 1; }
+stage "every Python" conformance
+(on_kubernetes) >"$notes/kubernetes" 2>&1 &
+kubernetes=$!
+on_slurm
+say "on Kubernetes, meanwhile"
+wait "$kubernetes"
+cat "$notes/kubernetes"
+report
+stage "this machine" host_tests
+! grep -q FAILED "$notes/results"

@@ -197,3 +197,12 @@ def elements_of(directory: Path) -> list[str]:
         if str(directory) in text and pod.status.phase in ("Pending", "Running"):
             found.append(f"{pod.metadata.name} {pod.status.phase}")
     return found
+
+
+def jobs_in(directory: Path) -> list[Any]:
+    """Jobs of executors whose `cfut_dir` is in the directory."""
+    return [
+        job
+        for job in admin().jobs()
+        if str(directory) in str(job.spec.template.spec.containers[0].command)
+    ]

@@ -11,6 +11,7 @@ from typing import Any
 import kube
 import pytest
 from clusters import KUBERNETES
+from waiting import wait_until
 
 _SERVICE_LIMIT_S = 120
 _SCRIPTS = Path(__file__).parent / "cluster"
@@ -72,3 +73,14 @@ def test_cluster() -> TestCluster:
     if not (directory / "run" / "settings").exists() or os.geteuid() != 0:
         pytest.skip("the cluster that KUBECONFIG names is not one of tests/kubernetes/cluster/up")
     return TestCluster(directory)
+
+
+@pytest.fixture(scope="module")
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """By the tests of a module."""
+    base = tmp_path_factory.getbasetemp()
+    before = {job.metadata.name for job in kube.jobs_in(base)}
+    yield
+    wait_until(
+        lambda: {job.metadata.name for job in kube.jobs_in(base)} <= before, "the end of the Jobs"
+    )

@@ -24,22 +24,13 @@ from clusters import KUBERNETES, Cluster
 from programs import executor_program
 from waiting import LIMIT_S, wait_until
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = [pytest.mark.kubernetes, pytest.mark.usefixtures("nothing_is_left")]
 
 NewExecutor = Callable[..., Any]
 
 _NARROW = {key: kube.NARROW_RESOURCES[key] for key in ("labels", "pod_template")}
 _LEASE_S = 8
 _WEEK_S = 7 * 24 * 3600
-
-
-def _jobs_in(directory: Path) -> list[Any]:
-    """Jobs of executors whose `cfut_dir` is in the directory."""
-    return [
-        job
-        for job in kube.admin().jobs()
-        if str(directory) in str(job.spec.template.spec.containers[0].command)
-    ]
 
 
 def _pods_in(directory: Path) -> list[str]:
@@ -52,24 +43,13 @@ def _pods_in(directory: Path) -> list[str]:
 
 
 def _wait_for_the_end_of_all(directory: Path) -> None:
-    wait_until(lambda: not _jobs_in(directory), "the end of the Jobs")
+    wait_until(lambda: not kube.jobs_in(directory), "the end of the Jobs")
     wait_until(lambda: not _pods_in(directory), "the end of the pods")
 
 
 def _files_besides_logs(directory: Path) -> list[str]:
     logs = set(directory.glob(f"{KUBERNETES.log_prefix}.*.log.stdout"))
     return sorted(path.name for path in set(directory.iterdir()) - logs)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """By the tests of this module."""
-    base = tmp_path_factory.getbasetemp()
-    before = {job.metadata.name for job in _jobs_in(base)}
-    yield
-    wait_until(
-        lambda: {job.metadata.name for job in _jobs_in(base)} <= before, "the end of the Jobs"
-    )
 
 
 # -- executors --------------------------------------------------------------------------------------
@@ -225,7 +205,7 @@ def test_a_signal_deletes_a_programs_jobs_and_lets_calls_clean_up(
     body = f"{_CLEAN_UP}    future.result()\n"
     with executor_program(KUBERNETES, tmp_path, body) as program:
         program.wait_for("ready")
-        assert len(_jobs_in(tmp_path)) == 1
+        assert len(kube.jobs_in(tmp_path)) == 1
         program.send(signum)
         assert program.exit_status() == -signum
     _wait_for_the_end_of_all(tmp_path)
@@ -265,7 +245,7 @@ def short_lease(tmp_path: Path) -> Iterator[Cluster]:
     """Kubernetes, with a short lease; what a dead client has left goes afterwards."""
     resources = {**kube.RESOURCES, "client_lease_s": _LEASE_S}
     yield dataclasses.replace(KUBERNETES, keywords={"job_resources": resources})
-    for job in _jobs_in(tmp_path):
+    for job in kube.jobs_in(tmp_path):
         kube.admin().batch.delete_namespaced_job(
             job.metadata.name, kube.NAMESPACE, propagation_policy="Background"
         )
@@ -289,14 +269,14 @@ def test_jobs_of_a_killed_client_end_within_its_lease(short_lease: Cluster, tmp_
         assert time.monotonic() - killed_at < _LEASE_S + 8
     wait_until(lambda: _failures(tmp_path), "the Job's end")
     assert _failures(tmp_path) == ["DeadlineExceeded"]
-    (job,) = _jobs_in(tmp_path)
+    (job,) = kube.jobs_in(tmp_path)
     assert job.spec.ttl_seconds_after_finished == _WEEK_S
 
 
 def _failures(directory: Path) -> list[str]:
     return [
         condition.reason
-        for job in _jobs_in(directory)
+        for job in kube.jobs_in(directory)
         for condition in job.status.conditions or []
         if condition.type == "Failed" and condition.status == "True"
     ]
@@ -312,7 +292,7 @@ def test_a_lease_is_renewed_while_the_client_lives(
     began = time.monotonic()
     wait_until((tmp_path / "runs").exists, "the call")
     # A deadline of 18 s is set when the Job is 12 s old: twice its first lease.
-    wait_until(lambda: _jobs_in(tmp_path)[0].spec.active_deadline_seconds >= 18, "renewals")
+    wait_until(lambda: kube.jobs_in(tmp_path)[0].spec.active_deadline_seconds >= 18, "renewals")
     assert time.monotonic() - began > 6
     gate.touch()
     assert future.result(LIMIT_S) == 1
@@ -322,7 +302,7 @@ def test_without_a_lease_jobs_have_no_deadline(new_executor: NewExecutor, tmp_pa
     executor = new_executor({"client_lease_s": None})
     future = executor.submit(jobs.touch_and_wait, (tmp_path / "started", tmp_path / "gate"))
     wait_until((tmp_path / "started").exists, "the call")
-    (job,) = _jobs_in(tmp_path)
+    (job,) = kube.jobs_in(tmp_path)
     assert job.spec.active_deadline_seconds is None
     (tmp_path / "gate").touch()
     assert future.result(LIMIT_S) == "started"
@@ -392,7 +372,7 @@ def test_a_job_whose_creations_answer_is_lost_runs_once(
         future = executor.submit(jobs.note_run_and_wait, tmp_path / "runs", tmp_path / "gate")
         wait_until((tmp_path / "runs").exists, "the call")
         wait_until(future.running, "that this is known")
-        assert [job.metadata.name for job in _jobs_in(tmp_path)] == [future.cluster_jobid]
+        assert [job.metadata.name for job in kube.jobs_in(tmp_path)] == [future.cluster_jobid]
         (tmp_path / "gate").touch()
         assert future.result(LIMIT_S) == 1
     _wait_for_the_end_of_all(tmp_path)

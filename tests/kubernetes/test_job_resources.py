@@ -24,7 +24,7 @@ from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteNeverStartedException
 
-pytestmark = pytest.mark.kubernetes
+pytestmark = [pytest.mark.kubernetes, pytest.mark.usefixtures("nothing_is_left")]
 
 NewExecutor = Callable[..., Any]
 
@@ -40,26 +40,6 @@ def _manifest(thing: Any) -> Any:
 
 def _job_of(future: Any) -> Any:
     return kube.admin().batch.read_namespaced_job(future.cluster_jobid, kube.NAMESPACE)
-
-
-def _jobs_in(directory: Path) -> list[Any]:
-    """Jobs of executors whose `cfut_dir` is in the directory."""
-    return [
-        job
-        for job in kube.admin().jobs()
-        if str(directory) in str(job.spec.template.spec.containers[0].command)
-    ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """By the tests of this module."""
-    base = tmp_path_factory.getbasetemp()
-    before = {job.metadata.name for job in _jobs_in(base)}
-    yield
-    wait_until(
-        lambda: {job.metadata.name for job in _jobs_in(base)} <= before, "the end of the Jobs"
-    )
 
 
 @pytest.fixture
