@@ -152,13 +152,13 @@ class Docket:
                 del self._suspicions[element]
                 continue
             suspicion = self._suspicions[element]
+            patience = session.late_files_s
             if suspicion.report is None:
                 is_array_known = element.job_id in known_jobs
-                patience = _UNMENTIONED_PATIENCE_S if is_array_known else _UNKNOWN_PATIENCE_S
+                unknown_s = _UNMENTIONED_PATIENCE_S if is_array_known else _UNKNOWN_PATIENCE_S
+                patience = max(patience, unknown_s)
             elif suspicion.report.may_return:
-                patience = max(_REQUEUE_PATIENCE_S, session.late_files_s)
-            else:
-                patience = session.late_files_s
+                patience = max(patience, _REQUEUE_PATIENCE_S)
             if now - suspicion.since >= patience:
                 given_up[element] = suspicion.report
         self._hurries = any(
