@@ -25,8 +25,16 @@ KUBERNETES_DIRECTORY=$PWD/.kubernetes # with what was built
 pytest_args=("$@")
 # Files, as what runs side by side has no variables in common: the stages' results, what was left out.
 notes=$(mktemp -d)
-trap 'rm -rf "$notes"' EXIT
+kubernetes=    # the process of the stages there
+brought_up=0   # dockered-slurm, by us
+trap clean_up EXIT
 touch "$notes/results" "$notes/left_out"
+
+clean_up() {
+    [ -z "$kubernetes" ] || { kill "$kubernetes" && wait "$kubernetes"; } 2>/dev/null
+    [ "$brought_up" = 0 ] || take_down
+    rm -rf "$notes"
+}
 
 leave_out() { echo "$*" >>"$notes/left_out"; }
 
@@ -107,15 +115,9 @@ old_kubernetes_tests() {
 
 # Each stage is tried where the one before it went well; a cluster that KUBECONFIG names is left as it is.
 on_kubernetes() {
-    local status=0
     if [ -n "${KUBECONFIG-}" ]; then
         stage "on Kubernetes, KUBECONFIG's" kubernetes_tests "$KUBERNETES_LIMIT"
         leave_out "an older Kubernetes: KUBECONFIG names the one to use"
-        return
-    fi
-    stage "what Kubernetes needs" prepare_kubernetes || status=$?
-    if [ "$status" != 0 ]; then
-        leave_out "everything on Kubernetes: ${prepared##*$'\n'}"
         return
     fi
     trap kubernetes_down EXIT
@@ -150,7 +152,7 @@ bring_up() {
         fi
         echo "dockered-slurm runs already, it is used and left running"
     else
-        trap 'take_down; rm -rf "$notes"' EXIT
+        brought_up=1
         timeout --kill-after=30 "$UP_LIMIT" "${compose[@]}" up -d --build ||
             { "${compose[@]}" logs --tail 30; return 1; }
     fi
@@ -170,13 +172,12 @@ prepare() {
     return "$status"
 }
 
+# Notes what has to be left out where a cluster can't be had here.
+can_have() { # what, its stage, the command
+    stage "$2" "$3" || { leave_out "everything on $1: ${prepared##*$'\n'}"; return 1; }
+}
+
 on_slurm() {
-    local status=0
-    stage "what dockered-slurm needs" prepare || status=$?
-    if [ "$status" != 0 ]; then
-        leave_out "everything on Slurm: ${prepared##*$'\n'}"
-        return
-    fi
     compose=(docker-compose)
     ! docker compose version >/dev/null 2>&1 || compose=(docker compose)
     compose+=(-f dockered-slurm/docker-compose.yml)
@@ -190,12 +191,26 @@ on_slurm() {
 prepared=
 stage environment scripts/environment test || { report; exit 1; }
 stage "every Python" conformance
-(on_kubernetes) >"$notes/kubernetes" 2>&1 &
-kubernetes=$!
-on_slurm
-say "on Kubernetes, meanwhile"
-wait "$kubernetes"
-cat "$notes/kubernetes"
+# Both install packages: one after the other.
+has_kubernetes=0 has_slurm=0
+[ -z "${KUBECONFIG-}" ] && ! can_have Kubernetes "what Kubernetes needs" prepare_kubernetes || has_kubernetes=1
+! can_have Slurm "what dockered-slurm needs" prepare || has_slurm=1
+if [ "$has_kubernetes" = 1 ]; then
+    {
+        on_kubernetes
+        touch "$notes/kubernetes.over"
+    } >"$notes/kubernetes" 2>&1 &
+    kubernetes=$!
+fi
+[ "$has_slurm" = 0 ] || on_slurm
+if [ "$has_kubernetes" = 1 ]; then
+    say "on Kubernetes, meanwhile"
+    wait "$kubernetes"
+    kubernetes=
+    cat "$notes/kubernetes"
+    [ -e "$notes/kubernetes.over" ] || echo "on Kubernetes: FAILED (its shell was ended)" >>"$notes/results"
+fi
 report
 stage "this machine" host_tests
-! grep -q FAILED "$notes/results"
+grep -q FAILED "$notes/results"
+[ $? = 1 ] # neither a failure nor no file

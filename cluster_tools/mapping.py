@@ -34,6 +34,7 @@ def iterate_results(
     *,
     timeout: float | None,
     submit_next: Callable[[], Future[_T] | None] | None = None,
+    cancel: bool = True,
 ) -> Iterator[_T]:
     """Yields the futures' results in order, with the meaning of the standard library's `map`.
 
@@ -45,6 +46,7 @@ def iterate_results(
         timeout: Seconds from now in which all results have to be there.
         submit_next: Submits one more call (`buffersize`), and returns None when there is none.
             It is called before each result is waited for.
+        cancel: Cancel what has not started where the iterator ends early.
 
     Raises:
         concurrent.futures.TimeoutError: From the iterator, when the time is over.
@@ -58,18 +60,19 @@ def iterate_results(
                 if submit_next is not None and (future := submit_next()) is not None:
                     futures.append(future)
                     del future
-                yield _result_or_cancel(futures.popleft(), deadline)
+                yield _result_or_cancel(futures.popleft(), deadline, cancel)
         finally:
-            for future in futures:
+            for future in futures if cancel else ():
                 future.cancel()
 
     return results()
 
 
-def _result_or_cancel(future: Future[_T], deadline: float | None) -> _T:
+def _result_or_cancel(future: Future[_T], deadline: float | None, cancel: bool) -> _T:
     try:
         return future.result(None if deadline is None else deadline - time.monotonic())
     finally:
-        future.cancel()  # without effect unless this was interrupted or too late
+        if cancel:
+            future.cancel()  # without effect unless this was interrupted or too late
         # An exception's traceback has this frame, and the future has the exception.
         del future

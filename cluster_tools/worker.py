@@ -630,7 +630,8 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     run_directory = os.path.dirname(array_file)
     task = int(first_task) + int(index)
     array = _Array(array_file, task)
-    _leave_if_nobody_waits(run_directory, task, int(submission), job_id)
+    if not int(restart):  # else it may have begun before: that is not left to nobody
+        _leave_if_nobody_waits(run_directory, task, int(submission), job_id)
     owner = _claim(run_directory, task, int(submission), int(restart), job_id)
     if not owner == os.fstat(array.fd).st_uid == os.stat(run_directory).st_uid:
         raise _Stop(

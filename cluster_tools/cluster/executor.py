@@ -68,7 +68,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         command_prefix: Words before the interpreter: `["apptainer", "exec", "image.sif"]`.
         pending_timeout_s: Give up what has waited in the queue for so long; default: never.
         client_timeout_s: A task that would begin when nothing was heard of this process for so long (it
-            was killed, its machine is down) is not begun; default: 30 minutes.
+            was killed, its machine is down) is not begun; default: 30 minutes. None: it always is.
         keep_jobs_on_exit: Where this process ends by an exception or a signal, its jobs are not
             cancelled, and go on without it. For calls whose outputs are kept.
 
@@ -92,7 +92,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         python_executable: str | None = None,
         command_prefix: Sequence[str] | None = None,
         pending_timeout_s: float | None = None,
-        client_timeout_s: float = _CLIENT_TIMEOUT_S,
+        client_timeout_s: float | None = _CLIENT_TIMEOUT_S,
         keep_jobs_on_exit: bool = False,
     ):
         if getattr(sys.modules.get("__main__"), "__cluster_tools_bootstrapping__", False):
@@ -101,8 +101,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             raise ValueError("give logging_config or logging_setup_fn, not both")
         if job_name is not None and job_name.splitlines() != [job_name]:
             raise ValueError(f"job_name {job_name!r} is not one line of text")
-        if not client_timeout_s > 0:
-            raise ValueError("client_timeout_s must be greater than 0")
+        if client_timeout_s is not None and not client_timeout_s >= 1:
+            raise ValueError("client_timeout_s must be at least 1")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")
         if isinstance(additional_setup_lines, str):
@@ -221,9 +221,11 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             return None if timeout is None else timeout - (time.monotonic() - began)
 
         calls = zip(*iterables)
+        # Whoever keeps jobs does so where an exception ends the loop over this, too.
+        cancel = not self._session.settings.keep_jobs_on_exit
         if buffersize is None:
             futures = deque(self._submit_array(fn, ((arguments, None) for arguments in calls)))
-            return iterate_results(futures, timeout=left())
+            return iterate_results(futures, timeout=left(), cancel=cancel)
 
         def submit_next() -> Future[_T] | None:
             arguments = next(calls, None)
@@ -232,7 +234,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         first = [
             self._submit_call(fn, arguments, {}, None) for arguments in islice(calls, buffersize)
         ]
-        return iterate_results(deque(first), timeout=left(), submit_next=submit_next)
+        return iterate_results(deque(first), timeout=left(), submit_next=submit_next, cancel=cancel)
 
     def forward_log(self, fut: Future[_T]) -> _T:
         """Writes the call's log to stdout until it is done, each piece behind `(jid=<jobid>) `.

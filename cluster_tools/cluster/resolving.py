@@ -62,8 +62,13 @@ _EXCEPTIONS: dict[Cause, type[RemoteException]] = {
 # The element did not end by what its call did: one that never began may go in again.
 _NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
 _MAX_SUBMISSIONS = 4
+# One that found its client stopped does so as often as the client stops; this is only for broken clocks.
+_MAX_LEAVES = 100
 # The worker has claimed the task and not begun the call.
 _NEVER_BEGAN = (worker.EXIT_REFUSED, worker.EXIT_NO_ARRAY)
+# Python ends with 120 where it can't write the last of its stderr: the log is on the same full disk.
+# https://docs.python.org/3/c-api/init.html#c.Py_FinalizeEx
+_NOT_WRITTEN = (worker.EXIT_OUTPUT_NOT_WRITTEN, 120)
 # A file that was listed may take so long to be readable through an NFS client's cache.
 _UNREADABLE_PATIENCE_S = 120.0
 _UNREADABLE_INTERVAL_S = 1.0
@@ -124,7 +129,7 @@ class Resolver(threading.Thread):
         self._read_again()
 
     def flush_cancellations(self) -> None:
-        elements, self._to_cancel = self._to_cancel, []
+        elements, self._to_cancel = list(dict.fromkeys(self._to_cancel)), []
         if elements:
             self._session.cancel_elements(elements)
 
@@ -329,16 +334,23 @@ class Resolver(threading.Thread):
     def _bury(self, piece: Piece, position: int, ending: Ending) -> None:
         array = piece.array
         task = array.first + position
+        run_directory = self._session.directory.path
+        is_gone = not os.path.isdir(run_directory)
         claims = self._claims(task)
-        if not claims and (
-            ending.cause in _NOT_THE_CALLS_FAULT
-            or ending.may_go_in_again
-            or self._session.directory.has_left(task, piece.submission)
-        ):
+        if is_gone:
+            pass  # nobody can tell what has begun
+        elif not claims and self._has_left(piece, position):
+            self._session.directory.beat()  # else the next would leave, too
+            if piece.submission + 1 < _MAX_LEAVES and self._session.directory.close_submission(
+                task, piece.submission
+            ):
+                self._submit_again(piece, position, "this client was silent for too long")
+                return
+        elif not claims and (ending.cause in _NOT_THE_CALLS_FAULT or ending.may_go_in_again):
             if piece.submission + 1 < _MAX_SUBMISSIONS and self._session.directory.close_submission(
                 task, piece.submission
             ):
-                self._submit_again(piece, position, ending)
+                self._submit_again(piece, position, ending.message)
                 return
         elif claims and claims[-1] and not self._is_own_claim(claims[-1], piece, position):
             self._adopt(piece, position, claims[-1])
@@ -353,18 +365,21 @@ class Resolver(threading.Thread):
         path = self._log_path(array, position)
         log_tail = logs.tail(path)
         cause = ending.cause
-        if cause is Cause.EXIT and (not claims or ending.exit_code in _NEVER_BEGAN):
+        began = (claims or is_gone) and ending.exit_code not in _NEVER_BEGAN
+        if cause is Cause.EXIT and not began:
             cause = Cause.NEVER_STARTED
         own_message = None
         if not claims or ending.exit_code in worker.OWN_EXIT_CODES:  # else the line is the call's
             own_message = logs.own_message(log_tail)
         words = ending.message
-        if own_message is not None:  # what the job itself says is no guess
+        if is_gone:
+            words = f"Its run directory {run_directory} is gone: somebody has deleted it."
+        elif own_message is not None:  # what the job itself says is no guess
             words = own_message
         elif not claims and ending.exit_code == worker.EXIT_NO_WORKING_DIRECTORY:
             words = "The working directory does not exist on the node."
-        elif claims and ending.exit_code == worker.EXIT_OUTPUT_NOT_WRITTEN:
-            words = "Its output could not be written; is the disk full?"
+        elif claims and ending.exit_code in _NOT_WRITTEN:
+            words = f"Its output could not be written to {run_directory}; is the disk full?"
         if not words.endswith("."):
             words += "."
         where = self._where(array, position)
@@ -403,9 +418,14 @@ class Resolver(threading.Thread):
     def _is_own_claim(claim: str, piece: Piece, position: int) -> bool:
         return claim == str(piece.element(position))
 
-    def _submit_again(self, piece: Piece, position: int, ending: Ending) -> None:
+    def _has_left(self, piece: Piece, position: int) -> bool:
+        task = piece.array.first + position
+        element = str(piece.element(position))
+        return self._session.directory.has_left(task, piece.submission, element)
+
+    def _submit_again(self, piece: Piece, position: int, why: str) -> None:
         where = self._where(piece.array, position)
-        _logger.warning("%s ended before it began and goes in again: %s", where, ending.message)
+        _logger.warning("%s ended before it began and goes in again: %s", where, why)
         self._session.submitter.put(Span(piece.array, position, position + 1, piece.submission + 1))
 
     def _adopt(self, piece: Piece, position: int, claim: str) -> None:
@@ -433,10 +453,11 @@ class Resolver(threading.Thread):
             return  # `expect` will see to it, or it is over
         array.failures.note(None, "")
         self._mark(array, position)
+        array.cancelled.add(
+            position
+        )  # it may be on its way to the scheduler, also for another time
         if piece is not None and piece.job_id is not None:
             self._to_cancel.append(piece.element(position))
-        else:
-            array.cancelled.add(position)
         self._close(array, position)
 
     def _mark(self, array: TaskArray, position: int) -> None:
@@ -461,9 +482,15 @@ class Resolver(threading.Thread):
                 end_quietly(future.abandon, array.name)
 
     def abandon_all(self) -> None:
-        self._session.submitter.abandon_rest()
+        without_job = self._session.submitter.abandon_rest()
         for array in self.arrays():
+            without_job += sum(
+                future is not None and array.piece_of(position) is None
+                for position, future in enumerate(array.futures)
+            )
             self.abandon(array)
+        if without_job and self._session.leaves_jobs:
+            _logger.warning("%d calls have no job yet and will get none", without_job)
 
 
 def _text(exc: BaseException) -> str:

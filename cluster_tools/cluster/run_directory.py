@@ -89,23 +89,38 @@ class RunDirectory:
         self.path = os.path.join(cfut_dir, f"run.{self.token}")
         os.mkdir(self.path, 0o700)
         os.chmod(self.path, 0o700)
-        self._heartbeat = os.path.join(self.path, worker.HEARTBEAT)
+        lines = (socket.gethostname(), os.getpid(), _boot_id(), client_timeout_s)
+        self._heartbeat = "".join(f"{line}\n" for line in lines).encode()
         if client_timeout_s is not None:
-            lines = (socket.gethostname(), os.getpid(), _boot_id(), client_timeout_s)
-            fd = os.open(self._heartbeat, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(fd, "w") as file:
-                file.write("".join(f"{line}\n" for line in lines))
+            try:
+                self.beat()
+            except OSError:
+                self.remove()
+                raise
         self._numbers_lock = threading.Lock()
         self._next_array = 0
         self._next_task = 0
 
     def beat(self) -> None:
-        """Tells workers that somebody waits. Raises: OSError."""
-        os.utime(self._heartbeat)
+        """Tells workers that somebody waits: by writing, as then it is the file server's clock that counts.
 
-    def has_left(self, task: int, submission: int) -> bool:
-        """Whether a worker of this submission has not begun the task, as it found nobody waiting."""
-        return os.path.exists(os.path.join(self.shard(task), worker.left_name(task, submission)))
+        Raises: OSError.
+        """
+        path = os.path.join(self.path, worker.HEARTBEAT)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.pwrite(fd, self._heartbeat, 0)
+        finally:
+            os.close(fd)
+
+    def has_left(self, task: int, submission: int, job_id: str) -> bool:
+        """Whether this job has not begun the task in this submission, as it found nobody waiting."""
+        path = os.path.join(self.shard(task), worker.left_name(task, submission))
+        try:
+            with open(path) as file:
+                return file.readline().strip() == job_id
+        except OSError:
+            return False
 
     def begin_array(self) -> ArrayWriter:
         with self._numbers_lock:

@@ -25,6 +25,7 @@ from cluster_tools import pickling
 from cluster_tools.cluster import process_wide, run_directory
 from cluster_tools.cluster.file_system import shows_files_at_once
 from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.heartbeat import Heart
 from cluster_tools.cluster.resolving import Resolver
 from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.cluster.submission import Submitter
@@ -82,6 +83,8 @@ class Session:
         self.pid = os.getpid()
         pickling.main_module()  # looked at now: at the end of a script it is not what it was
         self.aborted = False
+        # It was aborted, and its jobs go on without this client: they need their files.
+        self.leaves_jobs = False
         # Calls that are not submitted yet are to be cancelled.
         self.cancelling = False
         self._closed = False
@@ -102,12 +105,17 @@ class Session:
         self._log_followers = 0
         self.resolver = Resolver(self)
         self.submitter = Submitter(self)
-        self.watched = Watched(
-            self.directory.path, self.on_seen, self.directory.beat, settings.client_timeout_s
+        self.watched = Watched(self.directory.path, self.on_seen)
+        self._heart = (
+            None
+            if settings.client_timeout_s is None
+            else Heart(self.directory.beat, settings.client_timeout_s)
         )
         process_wide.join(self)
         self.resolver.start()
         self.submitter.start()
+        if self._heart is not None:
+            self._heart.start()
 
     # -- calls --
 
@@ -300,10 +308,10 @@ class Session:
         self._announce()
 
     def on_array_done(self, array: TaskArray) -> None:
-        if self._leaves_jobs():
-            return
         for piece in (*array.pieces, *array.later_pieces):
             self.let_go(piece)
+        if self.leaves_jobs:
+            return
         if not self._log_followers:
             self._remove_logs()
         _unlink(array.path)
@@ -311,6 +319,8 @@ class Session:
     def let_go(self, piece: Piece) -> None:
         """All its tasks have come to an end. In the resolver's thread."""
         self._pieces.pop(piece, None)
+        if self.leaves_jobs:
+            return
         if piece.job_id is not None:
             try:
                 self.scheduler.forget(piece.job_id)
@@ -373,17 +383,14 @@ class Session:
         if self.aborted:
             return
         self._closed = True
+        self.leaves_jobs = self.settings.keep_jobs_on_exit and self._open_futures > 0
         self.aborted = True
         self.resolver.post(self.resolver.abandon_all)
         self._stop({piece.job_id for piece in list(self._pieces) if piece.job_id is not None})
         self._begin_end()
 
-    def _leaves_jobs(self) -> bool:
-        """The jobs go on without this client: they need their files."""
-        return self.aborted and self.settings.keep_jobs_on_exit
-
     def _stop(self, job_ids: Collection[str]) -> None:
-        if self._leaves_jobs():
+        if self.leaves_jobs:
             return
         try:
             self.scheduler.stop(job_ids, self.directory.token)
@@ -407,9 +414,11 @@ class Session:
         try:
             self.resolver.flush_cancellations()
             self.resolver.abandon_all()
+            if self._heart is not None:
+                self._heart.stop()
             self.scheduler.close()
             self._remove_logs()
-            if not self._leaves_jobs():
+            if not self.leaves_jobs:
                 self.directory.remove()
         finally:  # whatever could not be tidied, nobody waits for this thread for ever
             # Last: a signal's handler waits for it before it lets the process die.

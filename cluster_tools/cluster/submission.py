@@ -111,18 +111,20 @@ class Submitter(threading.Thread):
         if self._waiting:
             self._wakes.put(None)
 
-    def abandon_rest(self) -> None:
-        """The session ends at once: nothing that waits here is submitted."""
+    def abandon_rest(self) -> int:
+        """The session ends at once: nothing that waits here is submitted. Returns how many calls those are."""
+        count = 0
         while True:
             try:
                 item = self._queue.get_nowait()
             except queue.Empty:
-                return
+                return count
             if item is None:
                 self._queue.put(None)  # for the thread
-                return
+                return count
             if isinstance(item, Call):
                 self._abandon([item])
+                count += 1
 
     def run(self) -> None:
         while self._submit_next():
@@ -234,7 +236,6 @@ class Submitter(threading.Thread):
             token = f"{session.directory.token}.{span.array.number}.{span.start}.{span.submission}"
             piece = Piece(span.array, span.start, count, span.submission, token)
             self._revoke_cancelled(piece)
-            session.watched.beat()  # which may have had nobody to beat for until now
             try:
                 job_id = self._submit(piece)
             except (RefusedForSize, RefusedForCount) as refusal:

@@ -4,10 +4,9 @@
                                     +--> watcher thread: lists directories --names--> resolvers
     submissions ------byte--> pipe -+
 
-One thread for all executors of the process. It only notices, and lets workers know that somebody does: it
-opens no output, waits for no lock that the main thread may hold, and runs no command, so that nothing can
-hold it up. The interval of looking is a small part of the time since something was last found, between
-20 ms and 1 s.
+One thread for all executors of the process. It only notices: it opens no output, waits for no lock that
+the main thread may hold, and runs no command, so that nothing can hold it up. The interval of looking is
+a small part of the time since something was last found, between 20 ms and 1 s.
 """
 
 from __future__ import annotations
@@ -26,9 +25,6 @@ _INTERVAL_PART = 0.05
 # Looking takes at most this part of the time, however many directories there are.
 _MAX_LOAD = 0.1
 
-# How often a client's heart beats in the time after which workers take it for gone.
-_BEATS = 30
-
 _WAKE = b"w"
 SIGNAL = b"s"
 
@@ -39,22 +35,12 @@ class Watched:
     """A run directory to be looked at.
 
     `open_tasks`: shard -> number of its tasks that are waited for; kept by the resolver.
-    `post`: takes the names that were not there at the last look. `beat`: lets workers know of the client,
-    who has gone for them after `client_timeout_s` (None: never) without.
+    `post`: takes the names that were not there at the last look.
     """
 
-    def __init__(
-        self,
-        path: str,
-        post: Callable[[list[str]], None],
-        beat: Callable[[], None],
-        client_timeout_s: float | None,
-    ):
+    def __init__(self, path: str, post: Callable[[list[str]], None]):
         self.path = path
         self.post = post
-        self._beat = beat
-        self._client_timeout_s = client_timeout_s
-        self._next_beat = 0.0
         self.open_tasks: dict[int, int] = {}
         self._listed: dict[int, set[str]] = {}
         self._last_news = time.monotonic()
@@ -67,8 +53,6 @@ class Watched:
 
     def look(self) -> None:
         began = time.monotonic()
-        if began >= self._next_beat:
-            self.beat()
         shards = list(self.open_tasks)
         for shard in [shard for shard in self._listed if shard not in self.open_tasks]:
             del self._listed[shard]
@@ -85,15 +69,6 @@ class Watched:
         now = time.monotonic()
         interval = min(_MAX_INTERVAL_S, (now - self._last_news) * _INTERVAL_PART)
         self.next_look = now + max(_MIN_INTERVAL_S, interval, (now - began) / _MAX_LOAD)
-
-    def beat(self) -> None:
-        if self._client_timeout_s is None:
-            return
-        self._next_beat = time.monotonic() + self._client_timeout_s / _BEATS
-        try:
-            self._beat()
-        except OSError as exc:  # the disk may answer again before it is too late
-            _logger.debug("the heartbeat in %s failed: %s", self.path, exc)
 
 
 def task_of(name: str) -> int | None:

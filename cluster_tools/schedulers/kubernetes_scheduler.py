@@ -303,7 +303,7 @@ class KubernetesScheduler(Scheduler):
 
     def _own_pod(self) -> dict[str, str] | None:
         """In a pod of the same namespace: whoever deletes this pod deletes its Jobs, too."""
-        if not self._owner_known:
+        if not self._owner_known and not self._options.keep_jobs_on_exit:
             self._owner_known = True
             if own_namespace() == self._resources.namespace:
                 name, uid = os.environ.get(POD_NAME), os.environ.get(POD_UID)
@@ -790,7 +790,8 @@ class KubernetesScheduler(Scheduler):
     def close(self) -> None:
         self._watch.close()
         # Those whose creation was never answered may be there all the same.
-        self._undeleted += [name for name in self._first_tries if name not in self._jobs]
+        if not self._options.keep_jobs_on_exit:
+            self._undeleted += [name for name in self._first_tries if name not in self._jobs]
         if self._undeleted and not self._stopped:
             start_detached(
                 self._stop_command(""),

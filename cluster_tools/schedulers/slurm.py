@@ -39,7 +39,6 @@ from cluster_tools.schedulers.script import job_script
 from cluster_tools.schedulers.slurm_commands import (
     SACCT_FORMAT,
     SBATCH_TIMEOUT_S,
-    SQUEUE_FORMAT,
     AccountedElement,
     CommandFailed,
     accounted_elements,
@@ -47,7 +46,7 @@ from cluster_tools.schedulers.slurm_commands import (
     leading_number,
     parse_size,
     query,
-    queue_rows,
+    queue,
     refusal,
     run,
     submitted_job_id,
@@ -114,6 +113,9 @@ _ACCOUNTING_PATIENCE_S = 8.0
 _ACCOUNTING_INTERVAL_S = 1.0
 # More records than that are not worth the RPCs: the first ones tell the story.
 _MAX_SCONTROL_QUERIES = 20
+
+# What to do about a job that Slurm has lost.
+_SUBMIT_AGAIN = "Look at its log, and submit the call again if its work is not done."
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -209,7 +211,7 @@ class SlurmScheduler(Scheduler):
         return f"{first_line}\n{names}\n{rest}"
 
     def find(self, token: str) -> str | None:
-        for row in self._queue():
+        for row in queue(*self._cluster_arguments, "--states=all"):
             if row.name.endswith(f".{token}"):
                 return row.job_id
         return None
@@ -237,20 +239,9 @@ class SlurmScheduler(Scheduler):
 
     # -- states --
 
-    def _queue(self):
-        try:
-            return queue_rows(
-                query(
-                    *("squeue", *self._cluster_arguments, "--all", "--me", "--noheader"),
-                    *("--array", "--states=all", f"--format={SQUEUE_FORMAT}"),
-                )
-            )
-        except CommandFailed as exc:
-            raise Unreachable(str(exc)) from exc
-
     def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
         reports: dict[Element, Report] = {}
-        for row in self._queue():
+        for row in queue(*self._cluster_arguments, "--states=all"):
             token = jobs.get(row.job_id)
             if token is None or not row.name.endswith(f".{token}"):
                 continue
@@ -279,7 +270,16 @@ class SlurmScheduler(Scheduler):
         endings: dict[Element, Ending] = {}
         for element, report in ended.items():
             row = accounted.get(element) or controlled.get(element)
-            if row is not None:
+            if row is not None and report is None and row.state == "CANCELLED":
+                # "CANCELLED by 1000" is a user's doing. A restart without the saved state closes the
+                # books like this.
+                endings[element] = Ending(
+                    Cause.LOST,
+                    f"Slurm answers, but does not know job {element} any more, there is no output, and "
+                    "in accounting it is cancelled by nobody: slurmctld was started without its state.",
+                    _SUBMIT_AGAIN,
+                )
+            elif row is not None:
                 endings[element] = _ending(element, row)
             elif report is not None and report.state is State.ENDED:
                 endings[element] = _ending(
@@ -296,11 +296,13 @@ class SlurmScheduler(Scheduler):
                     Cause.LOST,
                     f"Slurm answers, but does not know job {element} any more, and there is no output. "
                     "Its state may have been lost, or the job purged.",
+                    f"{_SUBMIT_AGAIN} slurmctld remembers a job for MinJobAge seconds (slurm.conf) after "
+                    "its end, accounting for longer, where there is any.",
                 )
         return endings
 
     def _accounted(
-        self, ended: Collection[Element], jobs: Mapping[str, str]
+        self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
     ) -> Mapping[Element, AccountedElement]:
         """What accounting says, once it says that they have ended."""
         job_ids = sorted({element.job_id for element in ended})
@@ -314,7 +316,11 @@ class SlurmScheduler(Scheduler):
                     )
                 )
             except SchedulerError:  # not configured, or its daemon is down
-                return {}
+                # slurmctld knows what it has just reported. Of the rest nobody else does.
+                if None not in ended.values() or time.monotonic() >= deadline:
+                    return {}
+                time.sleep(_ACCOUNTING_INTERVAL_S)
+                continue
             found = {
                 element: row
                 for element in ended
@@ -365,19 +371,19 @@ class SlurmScheduler(Scheduler):
 
     # -- cancelling --
 
-    def cancel(self, elements: Collection[Element]) -> None:
+    def cancel(self, elements: Collection[Element], token: str = "") -> None:
         indexes: defaultdict[str, list[int]] = defaultdict(list)
         for element in elements:
             indexes[element.job_id] += [] if element.index is None else [element.index]
         self._start_stop(
-            "", [f"{job}_[{_ranges(some)}]" if some else job for job, some in indexes.items()]
+            token, [f"{job}_[{_ranges(some)}]" if some else job for job, some in indexes.items()]
         )
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
         if "SLURM_JOB_ID" in os.environ:
-            stop_at_once(job_ids, token, self._cluster_arguments)
+            stop_at_once(token, self._cluster_arguments)
         else:
-            self._start_stop(token, job_ids)
+            self._start_stop(token, [])
 
     def _start_stop(self, token: str, ids: Iterable[str]) -> None:
         package_parent = os.path.dirname(

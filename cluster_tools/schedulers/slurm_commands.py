@@ -24,6 +24,8 @@ from cluster_tools.schedulers.base import (
 # slurmctld may answer late: sbatch itself retries for two minutes when the job table is full.
 SBATCH_TIMEOUT_S = 180
 QUERY_TIMEOUT_S = 60
+# Of what a command printed, in a message.
+_MAX_QUOTE = 200
 
 # Options of the tools that would change what they print or whom they act on.
 _TOOL_PREFIXES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
@@ -77,11 +79,14 @@ def _environment(command: str) -> dict[str, str]:
     return environment
 
 
-def run(command: Sequence[str], *, stdin: str = "", timeout_s: float = QUERY_TIMEOUT_S) -> str:
+def run(command: Sequence[str], *, stdin: str = "", timeout_s: float | None = None) -> str:
     """Runs one of Slurm's commands and returns what it prints to stdout.
 
-    Raises: Unreachable, where it does not answer in time; CommandFailed with its own words.
+    `timeout_s`: None for that of a query.
+    Raises: Unreachable, where it is ended before it answers; CommandFailed with its own words.
     """
+    if timeout_s is None:
+        timeout_s = QUERY_TIMEOUT_S
     try:
         done = subprocess.run(
             command,
@@ -103,6 +108,8 @@ def run(command: Sequence[str], *, stdin: str = "", timeout_s: float = QUERY_TIM
         ) from exc
     except OSError as exc:
         raise Unreachable(f"{command[0]} could not be run: {exc}") from exc
+    if done.returncode < 0:
+        raise Unreachable(f"{command[0]} was ended by signal {-done.returncode}")
     if done.returncode:
         words = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
         raise CommandFailed(words)
@@ -176,11 +183,26 @@ class QueueRow:
     name: str
 
 
-SQUEUE_FORMAT = "%i|%T|%r|%j"
+_SQUEUE_FORMAT = "%i|%T|%r|%j"
+# What stands above its rows, and alone where there are none: whatever lacks it is no answer of squeue's.
+SQUEUE_HEADER = "JOBID|STATE|REASON|NAME"
+
+
+def queue(*options: str) -> list[QueueRow]:
+    """All elements of ours that slurmctld knows, `options` permitting. Raises: Unreachable."""
+    try:
+        stdout = query(
+            *("squeue", *options, "--all", "--me", "--array", f"--format={_SQUEUE_FORMAT}")
+        )
+    except CommandFailed as exc:
+        raise Unreachable(str(exc)) from exc
+    if SQUEUE_HEADER not in stdout:
+        raise Unreachable(f"squeue printed no list of jobs but {stdout[:_MAX_QUOTE]!r}")
+    return queue_rows(stdout)
 
 
 def queue_rows(stdout: str) -> list[QueueRow]:
-    """The rows of `squeue -h -r -o SQUEUE_FORMAT`; a line that is none is passed over."""
+    """The rows of `squeue -r -o _SQUEUE_FORMAT`; a line that is none is passed over."""
     rows: list[QueueRow] = []
     for line in stdout.split("\n"):  # only there: a name may have other line ends of Unicode's
         parts = line.split("|", 3)

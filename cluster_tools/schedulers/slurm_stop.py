@@ -2,10 +2,11 @@
 
     python -m cluster_tools.schedulers.slurm_stop TOKEN GRACE_S [CLUSTER_OPTION] < ids, one a line
 
-Without a TOKEN these are elements that are cancelled at once. With one they are whole jobs of the executor
-of that token: those that have not started are cancelled at once; those that run get SIGINT first, with
---full, without which the batch step hears nothing, and are cancelled `GRACE_S` seconds later; and so are
-jobs whose name carries the token, for a submission may have been on its way.
+Only jobs whose names carry the TOKEN, an executor's: a slurmctld that has lost its state gives the ids that
+we know to other jobs. With ids, these are elements that are cancelled at once. Without, all jobs of the
+executor: those that have not started are cancelled at once; those that run get SIGINT first, with --full,
+without which the batch step hears nothing, and are cancelled `GRACE_S` seconds later; and so is what shows
+up after that, for a submission may have been on its way.
 
 Filters such as --state are for whole jobs only: with an element's id, Slurm 22.05 takes the whole pending
 rest of its array. https://slurm.schedmd.com/scancel.html
@@ -19,10 +20,8 @@ from collections.abc import Collection, Sequence
 
 from cluster_tools.schedulers.base import SchedulerError
 from cluster_tools.schedulers.slurm_commands import (
-    SQUEUE_FORMAT,
     CommandFailed,
-    query,
-    queue_rows,
+    queue,
     run,
 )
 
@@ -39,11 +38,7 @@ _MAX_IDS_PER_COMMAND = 20
 
 def _listed_jobs(token: str, cluster_options: Sequence[str]) -> set[str]:
     """The jobs in the queue whose name carries the token. Raises: SchedulerError."""
-    stdout = query(
-        *("squeue", *cluster_options, "--all", "--me", "--noheader", "--array"),
-        f"--format={SQUEUE_FORMAT}",
-    )
-    return {row.job_id for row in queue_rows(stdout) if f".{token}." in row.name}
+    return {row.job_id for row in queue(*cluster_options) if f".{token}." in row.name}
 
 
 def _jobs_of(token: str, cluster_options: Sequence[str]) -> set[str]:
@@ -76,33 +71,35 @@ def _scancel(ids: Collection[str], cluster_options: Sequence[str], *options: str
             time.sleep(_RETRY_INTERVAL_S)
 
 
-def stop_at_once(ids: Collection[str], token: str, cluster_options: Sequence[str]) -> None:
+def stop_at_once(token: str, cluster_options: Sequence[str]) -> None:
     """The same from inside a job, whose end is the end of all its processes: nothing can stay for the rest.
 
     slurmctld itself ends by force what does not heed plain scancel's SIGTERM, after KillWait.
     Raises: SchedulerError, where Slurm does not answer.
     """
-    for some in (lambda: ids, lambda: _listed_jobs(token, cluster_options)):
-        jobs = sorted(some())
-        if jobs:
-            try:
-                run(["scancel", *cluster_options, *jobs], timeout_s=_IN_A_JOB_TIMEOUT_S)
-            except CommandFailed:  # also said of a job that has ended meanwhile
-                continue
+    jobs = sorted(_listed_jobs(token, cluster_options))
+    if jobs:
+        try:
+            run(["scancel", *cluster_options, *jobs], timeout_s=_IN_A_JOB_TIMEOUT_S)
+        except CommandFailed:  # also said of a job that has ended meanwhile
+            pass
 
 
 def main(arguments: Sequence[str]) -> None:
     token, grace_s, *cluster_options = arguments
-    ids = set(sys.stdin.read().split())
-    if not token:
-        _scancel(ids, cluster_options)
+    elements = sys.stdin.read().split()
+    if elements and not token:
+        _scancel(elements, cluster_options)
         return
-    if ids:
-        _scancel(ids, cluster_options, "--state=PENDING")
-        _scancel(ids, cluster_options, "--full", "--signal=INT", "--state=RUNNING")
-    _scancel(_jobs_of(token, cluster_options) - ids, cluster_options)
+    jobs = _jobs_of(token, cluster_options)
+    if elements:
+        ours = [element for element in elements if element.partition("_")[0] in jobs]
+        _scancel(ours, cluster_options)
+        return
+    _scancel(jobs, cluster_options, "--state=PENDING")
+    _scancel(jobs, cluster_options, "--full", "--signal=INT", "--state=RUNNING")
     time.sleep(float(grace_s))
-    _scancel(ids, cluster_options)
+    _scancel(_jobs_of(token, cluster_options), cluster_options)
     time.sleep(_LATE_ARRIVAL_S)
     _scancel(_jobs_of(token, cluster_options), cluster_options)
 

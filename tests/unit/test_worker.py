@@ -300,7 +300,8 @@ def test_a_task_that_nobody_waits_for_is_not_begun(tmp_path: Path) -> None:
     assert code == 0
     assert "nothing was heard of the client (process " in stderr
     assert "client_timeout_s = 60 s" in stderr
-    assert directory.has_left(0, 0)
+    assert directory.has_left(0, 0, "12_0")
+    assert not directory.has_left(0, 0, "13_0")
     assert directory.claims(0) == []
     assert not (tmp_path / "ran").exists()
 
@@ -311,6 +312,12 @@ def test_what_was_left_runs_in_its_next_submission(tmp_path: Path) -> None:
     _run(array)
     directory.beat()
     assert _run(array, submission=1)[0] == 0
+    assert _outcome(directory).value == 9
+
+
+def test_what_is_requeued_may_have_begun_and_does_not_leave(tmp_path: Path) -> None:
+    directory = _silent(tmp_path, 120)
+    assert _run(_write_array(directory, (jobs.square, (3,))), restart=1)[0] == 0
     assert _outcome(directory).value == 9
 
 
