@@ -349,6 +349,14 @@ def test_an_option_that_the_executor_owns_is_refused_by_name(tmp_path: Path, opt
         SLURM.new_executor(tmp_path, job_resources={option: "x"})
 
 
+@pytest.mark.parametrize("seconds", [0, -1, 0.5, float("nan")])
+def test_a_client_timeout_that_nobody_can_keep_is_refused(
+    cluster: Cluster, tmp_path: Path, seconds: float
+) -> None:
+    with pytest.raises(ValueError, match="client_timeout_s"):
+        cluster.new_executor(tmp_path, client_timeout_s=seconds)
+
+
 def test_both_ways_to_set_up_logging_are_refused(cluster: Cluster, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"logging_config.*logging_setup_fn"):
         cluster.new_executor(tmp_path, logging_config={}, logging_setup_fn=print)

@@ -221,3 +221,15 @@ def test_files_are_private_whatever_the_umask(
         gate.touch()
     finally:
         os.umask(umask)
+
+
+def test_an_executors_heart_beats_until_its_end(tmp_path: Path) -> None:
+    before = _threads()
+    executor = LOCAL.new_executor(tmp_path, client_timeout_s=1)
+    (heartbeat,) = tmp_path.glob("run.*/client")
+    first_beat = heartbeat.stat().st_mtime_ns
+    wait_until(lambda: heartbeat.stat().st_mtime_ns > first_beat, "another beat")
+    host, pid, _, seconds = heartbeat.read_text().splitlines()
+    assert (host, pid, seconds) == (os.uname().nodename, str(os.getpid()), "1")
+    executor.shutdown()
+    _wait_for_the_end_of_threads(before)

@@ -85,6 +85,26 @@ def test_calls_go_on_after_a_signal_to_a_client_that_has_asked_for_that(tmp_path
     assert _started(tmp_path) == 4
 
 
+def test_calls_go_on_after_an_exception_of_a_client_that_has_asked_for_that(tmp_path: Path) -> None:
+    body = """\
+    os.environ["SLURM_MAX_RUNNING_SIZE"] = "1"
+    pairs = [(directory / f"started{i}", directory / "gate") for i in range(3)]
+    with new_executor(keep_jobs_on_exit=True) as executor:
+        executor.submit(jobs.touch, directory / "started9").result()
+        results = executor.map(jobs.touch_and_wait, pairs)
+        wait_until(lambda: started() == 2, "the first call of the map")
+        for result in results:
+            raise RuntimeError(jobs.touch(directory / "gate"))
+    """
+    with executor_program(SLURM, tmp_path, body) as program:
+        wait_until(lambda: _started(tmp_path) == 2, "the first call of the map")
+        (tmp_path / "gate").touch()
+        assert program.exit_status() == 1
+        assert "RuntimeError" in program.stderr
+    wait_until(lambda: not SLURM.elements_of(tmp_path), "an empty queue")
+    assert _started(tmp_path) == 4
+
+
 def test_what_was_left_while_the_client_was_stopped_is_submitted_again(tmp_path: Path) -> None:
     with executor_program(SLURM, tmp_path, f"keywords = {{}}\n{_FOUR_CALLS}") as program:
         program.wait_for("waiting")

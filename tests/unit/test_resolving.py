@@ -139,3 +139,16 @@ def test_a_future_whose_end_is_told_twice_ends_once(session: Session) -> None:
         session.on_dead(piece, Element("7"), ending)
     assert "word 0" in str(future.exception(LIMIT_S))
     wait_until(lambda: session.watched.open_tasks == {}, "the end of the array")
+
+
+def test_a_call_that_is_cancelled_while_it_goes_in_again_is_cancelled_there(
+    session: Session, scheduler: _Idle
+) -> None:
+    cancelled, other = session.new_future(), session.new_future()
+    array = _array(session, cancelled, other)
+    session.resolver.post(session.resolver.expect, array)
+    session.on_submitted(Piece(array, 0, 2, 0, session.directory.token), "7")
+    assert cancelled.cancel()
+    wait_until(lambda: array.open == 1, "the array to know of it")
+    session.on_submitted(Piece(array, 0, 1, 1, session.directory.token), "8")
+    wait_until(lambda: Element("8", 0) in scheduler.cancelled, "the cancellation")
