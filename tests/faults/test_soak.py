@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import signal
 import subprocess
 import threading
 import time
@@ -264,6 +265,33 @@ class _KilledClients:
             program.process.kill()
 
 
+class _StoppedClients:
+    """Clients that are stopped for longer than workers wait for them, and go on: they get all their results."""
+
+    def __init__(self, directory: Path, ledger: _Ledger):
+        self._directory = directory
+        self._ledger = ledger
+        self._count = 0
+
+    def __call__(self, dice: random.Random) -> None:
+        self._count += 1
+        directory = self._directory / str(self._count)
+        directory.mkdir(parents=True)
+        body = """\
+        os.environ["SLURM_MAX_RUNNING_SIZE"] = "2"
+        with new_executor(client_timeout_s=2) as executor:
+            print(sum(executor.map(jobs.square_after, range(20), [0.5] * 20)))
+        """
+        with executor_program(SLURM, directory, body) as program:
+            time.sleep(dice.uniform(1, 4))
+            program.send(signal.SIGSTOP)
+            time.sleep(6)
+            program.send(signal.SIGCONT)
+            program.process.wait(_END_LIMIT_S)
+            if program.stdout != "2470\n":
+                self._ledger.troubles.append(f"a stopped client printed {program.stdout}")
+
+
 def _is_over(directory: Path) -> bool:
     return not SLURM.elements_of(directory)
 
@@ -294,7 +322,8 @@ def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "a node cut off": _cut_node_off,
         "slurmdbd stopped and started": _stop_accounting,
         "commands that fail four times of five": commands,
-        "a client killed": _KilledClients(tmp_path / "clients"),
+        "a client killed": _KilledClients(tmp_path / "killed"),
+        "a client stopped and continued": _StoppedClients(tmp_path / "stopped", ledger),
     }
     deadline = time.monotonic() + _SECONDS
     workers = [
