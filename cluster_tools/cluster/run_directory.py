@@ -210,6 +210,8 @@ class RunDirectory:
             shard = self.shard(task)
             if shard not in probed:
                 probed.add(shard)
+                if not os.path.isdir(shard):  # made by a worker, it may be late itself
+                    self._probe(self.path)
                 self._probe(shard)
             for name in (worker.output_name(task), worker.interrupted_name(task)):
                 try:
@@ -220,10 +222,10 @@ class RunDirectory:
         return found
 
     @staticmethod
-    def _probe(shard: str) -> None:
+    def _probe(directory: str) -> None:
         """A change of the directory makes an NFS client drop what it knew of its entries."""
         try:
-            path = os.path.join(shard, f"probe.{os.urandom(4).hex()}")
+            path = os.path.join(directory, f"probe.{os.urandom(4).hex()}")
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             os.unlink(path)
         except OSError:

@@ -279,7 +279,7 @@ class Session:
 
     def cancel_elements(self, elements: Collection[Element]) -> None:
         try:
-            self.scheduler.cancel(elements)
+            self.scheduler.cancel(elements, self.directory.token)
         except (SchedulerError, OSError) as exc:
             some = ", ".join(map(str, list(elements)[:10]))
             _logger.warning("Elements %s could not be cancelled and may run: %s", some, exc)

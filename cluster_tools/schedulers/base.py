@@ -195,9 +195,10 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def cancel(self, elements: Collection[Element]) -> None:
+    def cancel(self, elements: Collection[Element], token: str) -> None:
         """Cancels these elements, which are not known to run.
 
+        `token`: their executor's. A job of that id without it is another's, and stays.
         Raises: Unreachable.
         """
 

@@ -710,7 +710,7 @@ class KubernetesScheduler(Scheduler):
 
     # -- cancelling --
 
-    def cancel(self, elements: Collection[Element]) -> None:
+    def cancel(self, elements: Collection[Element], token: str) -> None:
         indexes: defaultdict[str, list[int]] = defaultdict(list)
         for element in elements:
             if element.job_id in self._jobs:  # else the whole Job is deleted

@@ -179,7 +179,7 @@ class LocalScheduler(Scheduler):
         job = self._jobs.get(element.job_id)
         return None if job is None else job.processes.get(element)
 
-    def cancel(self, elements: Collection[Element]) -> None:
+    def cancel(self, elements: Collection[Element], token: str) -> None:
         with self._queue_changed:
             known = [self._process(element) for element in elements]
             processes = [process for process in known if process is not None]

@@ -371,7 +371,7 @@ class SlurmScheduler(Scheduler):
 
     # -- cancelling --
 
-    def cancel(self, elements: Collection[Element], token: str = "") -> None:
+    def cancel(self, elements: Collection[Element], token: str) -> None:
         indexes: defaultdict[str, list[int]] = defaultdict(list)
         for element in elements:
             indexes[element.job_id] += [] if element.index is None else [element.index]

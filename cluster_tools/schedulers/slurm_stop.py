@@ -88,9 +88,6 @@ def stop_at_once(token: str, cluster_options: Sequence[str]) -> None:
 def main(arguments: Sequence[str]) -> None:
     token, grace_s, *cluster_options = arguments
     elements = sys.stdin.read().split()
-    if elements and not token:
-        _scancel(elements, cluster_options)
-        return
     jobs = _jobs_of(token, cluster_options)
     if elements:
         ours = [element for element in elements if element.partition("_")[0] in jobs]

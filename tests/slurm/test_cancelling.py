@@ -1,4 +1,4 @@
-"""Promises on cancelling, by us and by somebody else."""
+"""Promises on cancelling, by us."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Any
 
 import jobs
 import pytest
-from clusters import SLURM, command, queue
+from clusters import SLURM, queue
 from waiting import LIMIT_S, wait_until
-
-from cluster_tools import RemoteException
-from cluster_tools.errors import RemoteCancelledException
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("one_minute_job")]
 
@@ -109,42 +106,6 @@ def test_shutdown_with_cancel_futures_cancels_all_that_wait(
         "started0",
         f"slurmpy.{job_id}_0.log.stdout",
     }
-
-
-def _assert_was_cancelled(future: Any, index: int, tmp_path: Path) -> None:
-    error = future.exception(LIMIT_S)
-    assert isinstance(error, RemoteCancelledException)
-    assert isinstance(error, RemoteException)
-    element = f"{future.cluster_jobid}_{index}"
-    assert f"Task {index} of 3 of touch_and_wait (job {element})" in str(error)
-    assert "cancelled" in str(error)
-    assert str(tmp_path / f"slurmpy.{element}.log.stdout") in str(error)
-    assert error.job_id == element
-    assert not future.cancelled()
-
-
-@pytest.mark.usefixtures("one_at_a_time")
-def test_scancel_of_a_running_element_by_somebody_else_is_told(
-    new_executor: Callable[..., Any], tmp_path: Path
-) -> None:
-    futures = _start(new_executor(), tmp_path, 3)
-    command("scancel", f"{futures[0].cluster_jobid}_0")
-    _assert_was_cancelled(futures[0], 0, tmp_path)
-    assert "cancelled by 0" in str(futures[0].exception(0))
-    (tmp_path / "gate").touch()
-    assert [future.result(LIMIT_S) for future in futures[1:]] == ["started1", "started2"]
-
-
-@pytest.mark.usefixtures("one_at_a_time")
-def test_scancel_of_a_waiting_element_by_somebody_else_is_told(
-    new_executor: Callable[..., Any], tmp_path: Path
-) -> None:
-    futures = _start(new_executor(), tmp_path, 3)
-    command("scancel", f"{futures[0].cluster_jobid}_1")
-    (tmp_path / "gate").touch()
-    assert [futures[index].result(LIMIT_S) for index in (0, 2)] == ["started0", "started2"]
-    _assert_was_cancelled(futures[1], 1, tmp_path)
-    assert not (tmp_path / "started1").exists()
 
 
 def test_leaving_with_by_an_exception_leaves_no_job(tmp_path: Path) -> None:

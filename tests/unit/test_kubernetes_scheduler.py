@@ -1409,8 +1409,8 @@ def test_what_was_submitted_can_be_cancelled_by_its_indexes(
 ) -> None:
     scheduler = make()
     scheduler.submit(request_of(600))
-    scheduler.cancel([Element(JOB, index) for index in reversed(range(600))])
-    scheduler.cancel([Element("another", 3)])
+    scheduler.cancel([Element(JOB, index) for index in reversed(range(600))], SESSION)
+    scheduler.cancel([Element("another", 3)], SESSION)
     selectors = [seen.query["labelSelector"] for seen in server.seen("deletecollection", PODS)]
     found: list[int] = []
     for selector in selectors:
@@ -1421,7 +1421,7 @@ def test_what_was_submitted_can_be_cancelled_by_its_indexes(
     assert len(selectors) == 2
     server.fail("deletecollection", "/pods", 403)
     with pytest.raises(Unreachable):
-        scheduler.cancel([Element(JOB, 1)])
+        scheduler.cancel([Element(JOB, 1)], SESSION)
 
 
 def test_a_job_that_is_done_is_deleted_with_its_pods(

@@ -51,7 +51,7 @@ class _Idle(Scheduler):
     ) -> Mapping[Element, Ending]:
         return {element: Ending(Cause.LOST, "never asked") for element in ended}
 
-    def cancel(self, elements: Collection[Element]) -> None:
+    def cancel(self, elements: Collection[Element], token: str) -> None:
         self.cancelled += elements
 
     def stop(self, job_ids: Collection[str], token: str) -> None:

@@ -12,9 +12,10 @@ from waiting import wait_until
 
 from cluster_tools.schedulers.base import ArrayRequest, Element, Options
 from cluster_tools.schedulers.slurm import SlurmExecutor, SlurmScheduler
-from cluster_tools.schedulers.slurm_commands import queue_rows
+from cluster_tools.schedulers.slurm_commands import SQUEUE_HEADER, queue_rows
 
-TOKEN = "0a1b2c3d.0.0.0"
+SESSION = "0a1b2c3d"
+TOKEN = f"{SESSION}.0.0.0"
 Words = Callable[[str], list[str]]
 
 
@@ -23,12 +24,17 @@ def words_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Words:
     """Stands for Slurm's commands; tells what the last one of a name was given."""
     directory = tmp_path / "bin"
     directory.mkdir()
-    for name, printed in (("sbatch", "77"), ("squeue", ""), ("sacct", ""), ("scancel", "")):
+    for name, printed in (
+        ("sbatch", "77"),
+        ("squeue", f"{SQUEUE_HEADER}\n77_1|RUNNING|None|call.{TOKEN}"),
+        ("sacct", ""),
+        ("scancel", ""),
+    ):
         program = directory / name
         note = shlex.quote(str(tmp_path / name))
         program.write_text(
             f"#!/bin/sh\nenv > {note}.env\nprintf '%s\\n' \"$@\" > {note}.part\n"
-            f"mv {note}.part {note}\necho {printed}\n"
+            f"mv {note}.part {note}\necho {shlex.quote(printed)}\n"
         )
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(directory), prepend=":")
@@ -101,7 +107,7 @@ def test_all_commands_ask_the_cluster_that_the_job_was_sent_to(
     scheduler = _scheduler()
     _submit(scheduler)
     scheduler.states({"77": TOKEN})
-    scheduler.cancel([Element("77", 1)])
+    scheduler.cancel([Element("77", 1)], SESSION)
     for name in ("sbatch", "squeue", "scancel"):
         assert "--clusters=far" in words_of(name)
     assert not [w for w in words_of("sbatch.env") if w.startswith("SBATCH_CLUSTERS=")]
@@ -114,7 +120,7 @@ def test_a_cluster_among_the_resources_is_asked_by_all_commands(
     scheduler = _scheduler(**{option: "near"})
     _submit(scheduler)
     scheduler.states({"77": TOKEN})
-    scheduler.cancel([Element("77", 1)])
+    scheduler.cancel([Element("77", 1)], SESSION)
     for name in ("sbatch", "squeue", "scancel"):
         assert "--clusters=near" in words_of(name)
 

@@ -22,6 +22,7 @@ from cluster_tools.schedulers.base import (
     Unreachable,
 )
 from cluster_tools.schedulers.slurm import SlurmExecutor, SlurmScheduler
+from cluster_tools.schedulers.slurm_commands import SQUEUE_HEADER
 
 TOKEN = "0a1b2c3d.0.0.0"
 Fake = Callable[..., None]
@@ -37,6 +38,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
         monkeypatch.delenv(name, raising=False)
 
     def install(name: str, stdout: str = "", stderr: str = "", status: int = 0) -> None:
+        if name == "squeue" and "|" in stdout:
+            stdout = f"{SQUEUE_HEADER}\n{stdout}"
         program = directory / name
         program.write_text(
             f"#!{sys.executable}\n"
@@ -131,6 +134,15 @@ def test_a_controller_that_does_not_answer_is_unreachable(fake: Fake) -> None:
     with pytest.raises(Unreachable):
         _scheduler().states({"77": TOKEN})
     with pytest.raises(Unreachable):
+        _scheduler().find(TOKEN)
+
+
+@pytest.mark.parametrize("text", ["", "the queue is not available, come back later\n"])
+def test_what_lacks_squeues_header_is_no_answer_of_squeue(fake: Fake, text: str) -> None:
+    fake("squeue", text)
+    with pytest.raises(Unreachable, match="no list of jobs"):
+        _scheduler().states({"77": TOKEN})
+    with pytest.raises(Unreachable, match="no list of jobs"):
         _scheduler().find(TOKEN)
 
 
