@@ -328,7 +328,12 @@ class SlurmScheduler(Scheduler):
                 and row.name.endswith(f".{jobs.get(element.job_id)}")
                 and row.state.partition(" ")[0] in _ENDED_WORDS
             }
-            if len(found) == len(ended) or time.monotonic() >= deadline:
+            # A failure without a code is written by halves: a slurmdbd that was away for a while gets
+            # the beginning of a job that has ended first.
+            is_whole = all(
+                (row.state, row.exit_code) != ("FAILED", "0:0") for row in found.values()
+            )
+            if (is_whole and len(found) == len(ended)) or time.monotonic() >= deadline:
                 return found
             time.sleep(_ACCOUNTING_INTERVAL_S)
 

@@ -209,7 +209,8 @@ def test_while_slurmdbd_is_down_ends_have_causes(tmp_path: Path) -> None:
             containers.start("slurmdbd")
             wait_until(_accounting_answers, "slurmdbd")
         future = executor.submit(jobs.os_exit)
-        assert_says(future.exception(LIMIT_S), RemoteExitException, future)
+        text = assert_says(future.exception(LIMIT_S), RemoteExitException, future)
+        assert "exit code 3" in text
 
 
 _WITHOUT_ACCOUNTING: dict[str, object] = {
