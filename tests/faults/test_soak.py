@@ -31,6 +31,7 @@ import pytest
 from bad_calls import BAD_CALLS
 from clusters import SLURM, command, queue
 from programs import executor_program
+from waiting import wait_until
 
 from cluster_tools.errors import (
     RemoteCancelledException,
@@ -170,12 +171,19 @@ def _requeue(dice: random.Random) -> None:
         _try("scontrol", "requeue", element)
 
 
-def _hurry_requeued() -> None:
-    """slurmctld holds them back for two minutes each time."""
+def _mend() -> None:
+    """As an operator does: some faults make Slurm drain a node or hold a job, or hold it back for minutes."""
+    for row in command("sinfo", "--noheader", "--Node", "--format=%n|%T"):
+        node, _, state = row.partition("|")
+        if state.startswith("drain"):
+            _try("scontrol", "update", f"nodename={node}", "state=resume")
     for row in queue("%i|%r", "--states=PENDING"):
         element, _, reason = row.partition("|")
         if reason == "BeginTime":
-            _try("scontrol", "update", f"jobid={element}", "starttime=now+2")
+            _try("scontrol", "update", f"jobid={element}", "starttime=now+5")
+        elif reason == "launch failed requeued held":
+            _try("scontrol", "release", element)
+    controller.start()
 
 
 def _hold(dice: random.Random) -> None:
@@ -189,7 +197,15 @@ def _hold(dice: random.Random) -> None:
 def _kill_slurmctld(dice: random.Random) -> None:
     _try("pkill", "-KILL", "-x", "slurmctld")
     time.sleep(dice.uniform(0, 20))
-    controller.start()
+    command("slurmctld")
+    wait_until(_answers, "slurmctld")
+
+
+def _answers() -> bool:
+    ping = subprocess.run(
+        ["scontrol", "ping"], capture_output=True, text=True, timeout=60, check=False
+    )
+    return "is UP" in ping.stdout
 
 
 def _pause_node(dice: random.Random) -> None:
@@ -197,7 +213,6 @@ def _pause_node(dice: random.Random) -> None:
     containers.pause(node)
     time.sleep(dice.uniform(1, 15))
     containers.unpause(node)
-    command("ready")
 
 
 def _kill_node(dice: random.Random) -> None:
@@ -205,7 +220,6 @@ def _kill_node(dice: random.Random) -> None:
     containers.kill(node)
     time.sleep(dice.uniform(0, 30))
     containers.start(node)
-    controller.start()
 
 
 def _cut_node_off(dice: random.Random) -> None:
@@ -213,7 +227,6 @@ def _cut_node_off(dice: random.Random) -> None:
     where = containers.disconnect(node)
     time.sleep(dice.uniform(1, 30))
     containers.connect(node, where)
-    controller.start()
 
 
 def _stop_accounting(dice: random.Random) -> None:
@@ -341,7 +354,7 @@ def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _logger.info("fault: %s", name)
         faults[name](dice)
         ledger.faults[name] += 1
-        _hurry_requeued()
+        _mend()
     for worker in workers:
         worker.join(_LAST_FUTURE_LIMIT_S)
     lost, wrong = ledger.lost(), ledger.wrong()
