@@ -1,4 +1,4 @@
-"""Lets workers know that somebody waits for them: touches a file of the run directory in its own time.
+"""Lets workers know that somebody waits for them: writes a file of the run directory from time to time.
 
 A thread of each executor that does nothing else, so that nothing else holds it up: no callback, no command,
 no other executor's disk.

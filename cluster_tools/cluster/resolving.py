@@ -453,9 +453,8 @@ class Resolver(threading.Thread):
             return  # `expect` will see to it, or it is over
         array.failures.note(None, "")
         self._mark(array, position)
-        array.cancelled.add(
-            position
-        )  # it may be on its way to the scheduler, also for another time
+        # It may be on its way to the scheduler, also for another time.
+        array.cancelled.add(position)
         if piece is not None and piece.job_id is not None:
             self._to_cancel.append(piece.element(position))
         self._close(array, position)

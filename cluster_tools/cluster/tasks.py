@@ -87,7 +87,7 @@ class TaskArray:
     numbers: Sequence[int]
     total: int
     pieces: list[Piece] = field(default_factory=list[Piece])
-    # Tasks that were cancelled before they had a job, by position.
+    # Tasks that were cancelled, by position: a job that comes for one later is cancelled, too.
     cancelled: set[int] = field(default_factory=set[int])
     # Pieces of tasks that the scheduler was given again, or that another job runs: by position, and all.
     again: dict[int, Piece] = field(default_factory=dict[int, Piece])
