@@ -36,7 +36,7 @@ else:
 # -- the format -------------------------------------------------------------------------------------
 
 # Raised with each change of what a manifest has to say.
-FORMAT = 3
+FORMAT = 4
 PICKLE_PROTOCOL = 5
 # One directory lists at most this many tasks: a listing must stay cheap, also on NFS.
 TASKS_PER_SHARD = 1_000
@@ -68,6 +68,9 @@ OWN_EXIT_CODES = (EXIT_NO_PACKAGE, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED, EXIT_N
 # programs do at their exit.
 LINGER_S = 300
 
+# What a call's child or step ends with that was told to end, as `subprocess` and as shells and srun say it.
+_TOLD_TO_END = (-15, 128 + 15)
+
 # The client's heartbeat, a file of four lines: its host, pid, boot id, and after how many seconds without
 # a beat (its modification time) nobody is taken to wait for it any more.
 HEARTBEAT = "client"
@@ -95,6 +98,11 @@ def interrupted_name(task: int) -> str:
 def revoked_name(task: int) -> str:
     """Made by the client: whoever has not started this task must not start it."""
     return f"{task}.revoked"
+
+
+def taken_name(task: int) -> str:
+    """What the client makes of an output that it has taken: a run that comes later has nothing to do."""
+    return f"{task}.taken"
 
 
 def closed_name(task: int, submission: int) -> str:
@@ -163,21 +171,54 @@ class _Stop(Exception):
 
 
 class _Interruption:
-    """Turns the scheduler's signals into exceptions, so that `finally` and `with` of the call run."""
+    """Turns the scheduler's signals into exceptions, so that `finally` and `with` of the call run.
+
+    A pipe hears of them too, whatever handlers the call has set instead of ours.
+    """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self._raised: int | None = None
+        self._pipe, write_end = os.pipe()
+        os.set_blocking(self._pipe, False)
+        os.set_blocking(write_end, False)
+        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        # What the call forks has signals of its own.
+        os.register_at_fork(after_in_child=_forget_wakeup_fd)
         signal.signal(signal.SIGINT, self._raise)
         signal.signal(signal.SIGTERM, self._raise)
 
     def _raise(self, signum: int, frame: FrameType | None) -> None:
         # A shell around the worker passes on what the scheduler has sent to both: once is enough.
-        if self.received == signum:
+        if self._raised == signum:
             return
-        self.received = signum
+        self._raised = signum
         if signum == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit("terminated by SIGTERM")
+
+    def received(self) -> int | None:
+        """The signal that has come, if one has."""
+        if self._raised is not None:
+            return self._raised
+        try:
+            heard = os.read(self._pipe, 4096)
+        except OSError:  # nothing in it
+            return None
+        return next((n for n in heard if n in (signal.SIGINT, signal.SIGTERM)), None)
+
+    def await_signal(self, seconds: float) -> int | None:
+        """The same, once it has come or the time is over."""
+        from select import select
+
+        deadline = time.monotonic() + seconds
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signum, _hear)
+        try:
+            while (came := self.received()) is None and (left := deadline - time.monotonic()) > 0:
+                select([self._pipe], [], [], left)
+            return came
+        finally:
+            self.ignore()
 
     def restore(self) -> None:
         """The output is written; a signal ends what may be left, threads of the call's, say."""
@@ -188,6 +229,26 @@ class _Interruption:
         """From here on the output is being written; the kill that follows a signal is soon enough."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _hear(signum: int, frame: FrameType | None) -> None:
+    """The pipe has it already."""
+
+
+def _forget_wakeup_fd() -> None:
+    signal.set_wakeup_fd(-1)
+
+
+def _was_told_to_end(exc: BaseException | None) -> bool:
+    """Whether a call has failed because a child or a job step of its was ended by SIGTERM."""
+    seen: set[int] = set()
+    while exc is not None and id(exc) not in seen:
+        seen.add(id(exc))
+        state: dict[str, Any] = BaseException.__getattribute__(exc, "__dict__")
+        if state.get("returncode") in _TOLD_TO_END:
+            return True
+        exc = exc.__cause__ or exc.__context__
+    return False
 
 
 class _Array:
@@ -340,6 +401,7 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
     for name, why in (
         (revoked_name(task), "was cancelled before it started"),
         (output_name(task), "already has its output"),
+        (taken_name(task), "already had its output"),
         (closed_name(task, submission), "was given to another job"),
     ):
         if os.path.exists(os.path.join(shard, name)):
@@ -651,6 +713,8 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     keep = None
     result = None
     failure = None
+    manifest = None
+    notice_s = 0.0
     try:
         manifest = array.manifest()
         _enter(manifest)
@@ -672,6 +736,8 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         interruption.ignore()
         _end_forked_copy(pid, 1)
         failure = failure_bytes(exc, frames_to_hide=1)
+        if manifest is not None and _was_told_to_end(exc):
+            notice_s = manifest["notice_s"]
     _flush()
     if failure is None:
         try:
@@ -679,9 +745,17 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
             return
         except Exception as exc:  # it can't be pickled, or there is no room for it
             failure = failure_bytes(exc)
-    elif interruption.received is not None:
-        output.write(interrupted_name(task), lambda file: file.write(failure))
-        raise _Stop(128 + interruption.received, f"task {task} was ended by a signal")
+    else:
+        signum = interruption.received()
+        if signum is None and notice_s:
+            print(
+                f"cluster_tools: the call has lost a child to SIGTERM; if the job is next, it is within {notice_s:g} s",
+                file=sys.stderr,
+            )
+            signum = interruption.await_signal(notice_s)
+        if signum is not None:
+            output.write(interrupted_name(task), lambda file: file.write(failure))
+            raise _Stop(128 + signum, f"task {task} was ended by a signal")
     _deliver_failure(failure, output, output_name(task), keep)
 
 

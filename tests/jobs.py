@@ -190,6 +190,39 @@ def note_pid_and_wait_long(pid: Path) -> None:
     threading.Event().wait(600)
 
 
+def fail_with_a_step(runs: Path) -> int:
+    """In its first run all that it does is a job step's, whose failure is its own."""
+    first = not runs.exists()
+    _note_run(runs)
+    if first:
+        subprocess.run(["srun", "--overlap", "--mem=0", "sleep", "600"], check=True)
+    return len(runs.read_text().splitlines())
+
+
+def check_command(command: list[str]) -> None:
+    subprocess.run(command, check=True)
+
+
+def end_child_at_sigterm(runs: Path) -> int:
+    """In its first run it has a child, which it ends when it is told to end, and fails as the child does."""
+    first = not runs.exists()
+    with subprocess.Popen(["sleep", "600" if first else "0"]) as child:
+
+        def end_child(signum: int, frame: object) -> None:
+            child.terminate()
+
+        signal.signal(signal.SIGTERM, end_child)
+        _note_run(runs)
+        if child.wait():
+            raise RuntimeError(f"the child ended with {child.returncode}")
+    return len(runs.read_text().splitlines())
+
+
+def _note_run(runs: Path) -> None:
+    with runs.open("a") as file:
+        file.write("run\n")
+
+
 # -- ways to fail -----------------------------------------------------------------------------------
 
 

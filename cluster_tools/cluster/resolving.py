@@ -267,7 +267,9 @@ class Resolver(threading.Thread):
         """Outputs that nobody has asked to keep vanish once read."""
         session = self._session
         try:
-            session.directory.delete_outcome(array.first + position, name)
+            # After its last task the array file goes, without which nothing runs.
+            again = array.open > 1 and session.scheduler.may_run_again
+            session.directory.delete_outcome(array.first + position, name, leave_mark=again)
             if array.keys is not None and not array.kept:
                 session.store.delete(array.keys[position])
         except Exception as exc:  # litter, no loss: the run directory is removed as a whole

@@ -60,8 +60,10 @@ def manifest(
     cwd: str,
     logging: tuple[dict[str, Any], Callable[[str], object] | None] | None,
     store: object,
+    *,
+    notice_s: float = 0.0,
 ) -> dict[str, Any]:
-    """What a worker has to know to import what the client imports."""
+    """What a worker has to know: to import what the client imports, and of its scheduler."""
     main = pickling.main_module()
     return {
         "format": worker.FORMAT,
@@ -73,6 +75,7 @@ def manifest(
         "sys_path": [os.path.abspath(os.path.join(cwd, entry)) for entry in sys.path],
         "main": None if main is None else tuple(main),
         "logging": None if logging is None else pickling.dumps(logging),
+        "notice_s": notice_s,
         "output_store": None if store is None else pickling.dumps(store),
     }
 
@@ -154,8 +157,14 @@ class RunDirectory:
                 return Outcome(True, None, None, record)
             return _outcome(file, length, record)
 
-    def delete_outcome(self, task: int, name: str) -> None:
-        os.unlink(os.path.join(self.shard(task), name))
+    def delete_outcome(self, task: int, name: str, *, leave_mark: bool) -> None:
+        """`leave_mark`: a run of this task that begins later sees that there was one."""
+        path = os.path.join(self.shard(task), name)
+        if leave_mark:
+            os.truncate(path, 0)
+            os.rename(path, os.path.join(self.shard(task), worker.taken_name(task)))
+        else:
+            os.unlink(path)
 
     def claims(self, task: int) -> list[str]:
         """The job ids of those who have begun this task, the latest last; "" where one is not written yet.

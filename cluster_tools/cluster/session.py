@@ -195,7 +195,10 @@ class Session:
         total: int | None = None,
     ) -> TaskArray:
         manifest = run_directory.manifest(
-            working_directory, self.settings.logging, self.store if keys is not None else None
+            working_directory,
+            self.settings.logging,
+            self.store if keys is not None else None,
+            notice_s=self.scheduler.notice_s,
         )
         first = writer.finish(manifest)
         return TaskArray(

@@ -153,6 +153,10 @@ class Scheduler(ABC):
     max_interval_s = 30.0
     # It can't take a single element out of a job for good: the run directory tells it not to begin.
     marks_cancelled = False
+    # An element may run again by itself, even after its output was written: its node was lost then, say.
+    may_run_again = False
+    # What ends an element may be told to its child processes so many seconds before it hears of it itself.
+    notice_s = 0.0
     # Calls that follow each other closely are gathered for so many seconds at the most.
     max_gathering_s = 2.0
 

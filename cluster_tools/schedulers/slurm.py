@@ -127,6 +127,10 @@ _ELEMENT_ARGUMENTS = (
 
 class SlurmScheduler(Scheduler):
     prefix = "slurmpy"
+    may_run_again = True
+    # Job steps are told at the beginning of a partition's GraceTime, batch scripts at its end; longer ones
+    # are not waited for. https://slurm.schedmd.com/slurm.conf.html#OPT_GraceTime
+    notice_s = 30.0
 
     def __init__(self, options: Options):
         self._options = options

@@ -143,6 +143,16 @@ def test_a_requeued_job_runs_again_and_counts_once(
     assert called_back == [future]
 
 
+def test_a_failure_of_a_call_that_ends_its_child_for_the_requeue_is_not_believed(
+    new_executor: Callable[..., Any], tmp_path: Path
+) -> None:
+    future = new_executor().submit(jobs.end_child_at_sigterm, tmp_path / "runs")
+    wait_until((tmp_path / "runs").exists, "the first run")
+    command("scontrol", "requeue", future.cluster_jobid)
+    let_run_again(future.cluster_jobid)
+    assert future.result(LIMIT_S) == 2
+
+
 # -- jobs that wait ---------------------------------------------------------------------------------
 
 
@@ -225,16 +235,19 @@ def test_a_job_whose_prolog_fails_is_said_and_runs_once_that_is_mended(
 
 # -- preemption -------------------------------------------------------------------------------------
 
+_GRACE_S = 5
+
 
 @pytest.fixture(scope="module")
 def partitions() -> Iterator[None]:
-    """Partitions whose jobs make room for those of `urgent`: they run again, or never.
+    """Partitions whose jobs make room for those of `urgent`: they run again, or never, or end slowly.
 
     They are not in slurm.conf, so slurmctld forgets them when it starts again.
     """
     tiers = {
         "again": ("PriorityTier=1", "PreemptMode=REQUEUE"),
         "never": ("PriorityTier=1", "PreemptMode=CANCEL"),
+        "slowly": ("PriorityTier=1", "PreemptMode=REQUEUE", f"GraceTime={_GRACE_S}"),
         "urgent": ("PriorityTier=9", "PreemptMode=OFF"),
     }
     with controller.configured(PreemptType="preempt/partition_prio", PreemptMode="REQUEUE"):
@@ -293,3 +306,16 @@ def test_a_preempted_job_that_does_not_run_again_is_an_error(
     assert "The job was preempted on node c" in text
     assert sacct_line(future) in text
     assert _lines(tmp_path / "runs") == 1
+
+
+@pytest.mark.usefixtures("partitions")
+def test_a_failure_because_preemption_ended_a_step_is_not_believed(
+    new_executor: Callable[..., Any], tmp_path: Path
+) -> None:
+    executor = new_executor(job_resources=_resources("slowly"))
+    future = executor.submit(jobs.fail_with_a_step, tmp_path / "runs")
+    wait_until((tmp_path / "runs").exists, "the first run")
+    with _urgent_job():
+        # Steps are told at the beginning of the grace time, the call at its end.
+        let_run_again(future.cluster_jobid)
+    assert future.result(LIMIT_S) == 2

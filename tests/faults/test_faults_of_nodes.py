@@ -6,13 +6,14 @@ Slurm notices after SlurmdTimeout; how long a future may take from then on is LI
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import containers
 import jobs
 import pytest
-from clusters import SLURM, command
+from clusters import SLURM, command, element_of
 from endings import assert_says, let_run_again, sacct_line
 from waiting import LIMIT_S, wait_until
 
@@ -95,28 +96,34 @@ def test_a_call_on_a_node_that_is_cut_off_does_not_count_twice(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     own = tmp_path_factory.mktemp("own")
+    runs, before = tmp_path / "runs", tmp_path / "before"
     called_back: list[Any] = []
     with SLURM.new_executor(own) as executor:
-        future = executor.submit(jobs.stay_on_node, tmp_path)
-        future.add_done_callback(called_back.append)
+        steps = [
+            partial(jobs.note_run_and_wait, runs, before),
+            partial(jobs.stay_on_node, tmp_path),
+        ]
+        early, late = futures = executor.map_to_futures(jobs.run, steps)
+        for future in futures:
+            future.add_done_callback(called_back.append)
         node = _node_of(tmp_path)
-        before = executor.submit(jobs.wait_minutes_for, tmp_path / "before")
-        wait_until(before.running, "the call that ends before Slurm notices")
+        wait_until(runs.exists, "the call that ends before Slurm notices")
         where = containers.disconnect(node)
-        # What comes from there counts at once, and for good: its job is requeued, too.
-        (tmp_path / "before").touch()
-        assert before.result(LIMIT_S) == "before"
+        # What comes from there counts at once, and for good: its element is requeued all the same.
+        before.touch()
+        assert early.result(LIMIT_S) == 1
         _wait_until_lost(node)
-        for job_id in (future.cluster_jobid, before.cluster_jobid):
-            let_run_again(job_id)
+        for future in futures:
+            let_run_again(element_of(future))
         wait_until((tmp_path / f"started.{_other(node)}").exists, "the second copy")
         # Both copies run: the first result counts, whosever it is.
         (tmp_path / f"gate.{node}").touch()
-        assert future.result(LIMIT_S) == node
+        assert late.result(LIMIT_S) == node
         (tmp_path / f"gate.{_other(node)}").touch()
         wait_until((tmp_path / f"finished.{_other(node)}").exists, "the second copy's end")
         containers.connect(node, where)
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
-        assert future.result(0) == node
-    assert called_back == [future]
+        assert (early.result(0), late.result(0)) == (1, node)
+    assert called_back == futures
     assert not _left(own)
+    assert runs.read_text() == "run\n"

@@ -266,6 +266,49 @@ def test_finally_runs_after_a_signal_and_the_failure_counts_as_interrupted(
     assert worker.output_name(0) not in found[0]
 
 
+def _fails_as_interrupted(process: subprocess.Popen[str], directory: RunDirectory) -> None:
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert directory.look_again([0]) == {0: [worker.interrupted_name(0)]}
+
+
+def test_a_signal_is_heard_that_the_call_handles_itself(
+    directory: RunDirectory, tmp_path: Path
+) -> None:
+    process = _start(_write_array(directory, (jobs.end_child_at_sigterm, (tmp_path / "runs",))))
+    wait_until((tmp_path / "runs").exists, "the call")
+    _fails_as_interrupted(process, directory)
+
+
+def test_a_signal_may_come_after_that_for_a_child(directory: RunDirectory) -> None:
+    call = (jobs.check_command, (["sh", "-c", "kill -TERM $$"],))
+    process = _start(_write_array(directory, call, notice_s=LIMIT_S))
+    assert process.stderr is not None
+    assert "lost a child to SIGTERM" in process.stderr.readline()
+    _fails_as_interrupted(process, directory)
+
+
+@pytest.mark.parametrize(("code", "notice_s"), [(143, 0.2), (143, 0), (1, LIMIT_S)])
+def test_a_failing_command_counts_where_no_signal_comes(
+    directory: RunDirectory, code: int, notice_s: float
+) -> None:
+    call = (jobs.check_command, (["sh", "-c", f"exit {code}"],))
+    assert _run(_write_array(directory, call, notice_s=notice_s))[0] == 0
+    assert _outcome(directory).exception[0] is subprocess.CalledProcessError
+
+
+def test_a_task_whose_output_was_taken_does_not_run_again(
+    directory: RunDirectory, tmp_path: Path
+) -> None:
+    array = _write_array(directory, (jobs.note_run_and_wait, (tmp_path / "runs", tmp_path)))
+    assert _run(array)[0] == 0
+    directory.delete_outcome(0, worker.output_name(0), leave_mark=True)
+    assert directory.look_again([0]) == {}
+    assert _run(array, restart=1)[0] == 0
+    assert (tmp_path / "runs").read_text() == "run\n"
+
+
 def test_no_room_for_the_claim_is_said(directory: RunDirectory) -> None:
     if os.geteuid() == 0 and not Path("/dev/full").exists():
         pytest.skip("nothing here that root can't write")
