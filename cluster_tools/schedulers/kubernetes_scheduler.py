@@ -77,9 +77,11 @@ _MAX_LOOK_S = 60.0
 # What takes longer may have left a warning.
 _EVENTS_AFTER_S = 5.0
 _NAME_OF_POD = re.compile(r'^(Error creating: )?pods "[^"]*" is ')
-# While pods are ending, until their processes have; and never more of the time than a part.
+# While pods are ending, until their processes have. A look that took long is not repeated at once, but a
+# server that was slow for once must not hold up the next for ever.
 _ENDING_LOOK_S = 1.0
 _LOOKING_PART = 5.0
+_MAX_LOOK_PAUSE_S = 15.0
 # A warning that has not been said again for so long is over: a node tries to mount every two minutes.
 _WARNING_LASTS_S = 180.0
 # A pod that was told to end and has not so long after its time for that: its node does not answer.
@@ -472,7 +474,7 @@ class KubernetesScheduler(Scheduler):
     def _should_look(self, jobs: Iterable[_Job]) -> bool:
         now = time.monotonic()
         # A long list is not asked for all the time.
-        if now < self._looked_at + max(_ENDING_LOOK_S, _LOOKING_PART * self._look_took_s):
+        if now < self._looked_at + self._look_pause_s():
             return False
         waits = ending = False
         for job in jobs:
@@ -481,6 +483,9 @@ class KubernetesScheduler(Scheduler):
             waits = waits or self._waits(job)
             ending = ending or any(map(job.is_ending, job.pods))
         return ending or (waits and now >= self._look_at)
+
+    def _look_pause_s(self) -> float:
+        return min(_MAX_LOOK_PAUSE_S, max(_ENDING_LOOK_S, _LOOKING_PART * self._look_took_s))
 
     def _waits(self, job: _Job) -> bool:
         """Whether fewer of its pods run than could."""
@@ -621,7 +626,7 @@ class KubernetesScheduler(Scheduler):
         ours = [job for name in jobs if (job := self._jobs.get(name)) is not None]
         try:
             if any(job.explained != self._to_explain(job) for job in ours) or (
-                time.monotonic() - self._looked_at > _LOOKING_PART * max(1.0, self._look_took_s)
+                time.monotonic() - self._looked_at > max(_LOOKING_PART, self._look_pause_s())
             ):
                 self._look(ours)
         except SchedulerError as exc:
