@@ -56,6 +56,8 @@ _CLUSTER_KEYWORDS = frozenset(
         "logging_setup_fn",
         "output_store",
         "pending_timeout_s",
+        "pilot_idle_timeout_s",
+        "pilot_jobs",
         "python_executable",
     }
 )

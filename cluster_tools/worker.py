@@ -162,12 +162,23 @@ def fingerprint(output: bytes) -> tuple[int, int]:
 # -- the worker -------------------------------------------------------------------------------------
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """The element ends here without running its call; says so in the log and exits with `code`."""
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
         self.code = code
+
+
+class Running:
+    """What the call that runs here may know of its element."""
+
+    def __init__(self, run_directory: str, job_id: str):
+        self.run_directory = run_directory
+        self.job_id = job_id
+
+
+running = Running("", "")
 
 
 class _Interruption:
@@ -186,6 +197,8 @@ class _Interruption:
         os.register_at_fork(after_in_child=_forget_wakeup_fd)
         signal.signal(signal.SIGINT, self._raise)
         signal.signal(signal.SIGTERM, self._raise)
+        # A warning that the time is nearly over kills nobody who does not care.
+        signal.signal(signal.SIGUSR1, _hear)
 
     def _raise(self, signum: int, frame: FrameType | None) -> None:
         # A shell around the worker passes on what the scheduler has sent to both: once is enough.
@@ -211,14 +224,9 @@ class _Interruption:
         from select import select
 
         deadline = time.monotonic() + seconds
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, _hear)
-        try:
-            while (came := self.received()) is None and (left := deadline - time.monotonic()) > 0:
-                select([self._pipe], [], [], left)
-            return came
-        finally:
-            self.ignore()
+        while (came := self.received()) is None and (left := deadline - time.monotonic()) > 0:
+            select([self._pipe], [], [], left)
+        return came
 
     def restore(self) -> None:
         """The output is written; a signal ends what may be left, threads of the call's, say."""
@@ -226,13 +234,16 @@ class _Interruption:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def ignore(self) -> None:
-        """From here on the output is being written; the kill that follows a signal is soon enough."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        """From here on the output is being written; the kill that follows a signal is soon enough.
+
+        The pipe still hears of one.
+        """
+        signal.signal(signal.SIGINT, _hear)
+        signal.signal(signal.SIGTERM, _hear)
 
 
 def _hear(signum: int, frame: FrameType | None) -> None:
-    """The pipe has it already."""
+    """Nothing is to be done at once."""
 
 
 def _forget_wakeup_fd() -> None:
@@ -251,39 +262,48 @@ def _was_told_to_end(exc: BaseException | None) -> bool:
     return False
 
 
-class _Array:
-    """An open array file, its manifest and the task's row."""
+class ArrayFile:
+    """An open array file: its manifest, and what there is of the task that was chosen."""
 
-    def __init__(self, path: str, task: int):
+    def __init__(self, path: str):
         try:
             self.fd = os.open(path, os.O_RDONLY)
         except PermissionError as exc:
-            raise _Stop(
+            raise Stop(
                 EXIT_REFUSED, f"{path} belongs to another user than the one this job runs as"
             ) from exc
         except OSError as exc:
-            raise _Stop(
+            raise Stop(
                 EXIT_NO_ARRAY,
-                f"cannot open {path} on node {_node()}: {exc.strerror}. Either its executor has gone, "
+                f"cannot open {path} on node {node_name()}: {exc.strerror}. Either its executor has gone, "
                 "or the run directory is not on a disk that this node shares with the client.",
             ) from exc
         size = os.fstat(self.fd).st_size
         footer = os.pread(self.fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
         if not footer.endswith(ARRAY_MAGIC):
-            raise _Stop(EXIT_NO_ARRAY, f"{path} is cut short or no array file of format {FORMAT}")
-        index, count, manifest, first = unpack_numbers(footer[: -len(ARRAY_MAGIC)])
-        if not 0 <= task - first < count:
-            raise _Stop(EXIT_NO_ARRAY, f"{path} has no task {task}")
-        row = os.pread(self.fd, ROW_BYTES, index + (task - first) * ROW_BYTES)
-        self._row = unpack_numbers(row)
+            raise Stop(EXIT_NO_ARRAY, f"{path} is cut short or no array file of format {FORMAT}")
+        self._path = path
+        self._index, self._count, manifest, self._first = unpack_numbers(
+            footer[: -len(ARRAY_MAGIC)]
+        )
         self._manifest = (manifest, size - FOOTER_BYTES - manifest)
+        self._row: list[int] = []
+
+    def choose(self, task: int) -> None:
+        number = task - self._first
+        if not 0 <= number < self._count:
+            raise Stop(EXIT_NO_ARRAY, f"{self._path} has no task {task}")
+        self._row = unpack_numbers(os.pread(self.fd, ROW_BYTES, self._index + number * ROW_BYTES))
+
+    def close(self) -> None:
+        os.close(self.fd)
 
     def _read(self, offset: int, length: int) -> bytes:
         parts: list[bytes] = []
         while length:  # one read returns at most 2 GiB on Linux
             part = os.pread(self.fd, length, offset)
             if not part:
-                raise _Stop(EXIT_NO_ARRAY, "the array file is cut short")
+                raise Stop(EXIT_NO_ARRAY, "the array file is cut short")
             parts.append(part)
             offset += len(part)
             length -= len(part)
@@ -303,27 +323,27 @@ class _Array:
         return self._read(*self._row[4:6]).decode() if self._row[5] else None
 
 
-def _node() -> str:
+def node_name() -> str:
     return os.uname().nodename
 
 
 def _leave_if_nobody_waits(run_directory: str, task: int, submission: int, job_id: str) -> None:
     """Leaves without a claim, and says so to a client that may come back."""
-    why = _why_nobody_waits(run_directory)
+    why = why_nobody_waits(run_directory)
     if not why:
         return
     shard = shard_path(run_directory, task)
     mark = os.path.join(shard, left_name(task, submission))
     try:
-        _make_shard(shard)
+        make_shard(shard)
         with open(os.open(mark, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-            file.write(f"{job_id}\n{_node()}\n{time.time()}\n")
+            file.write(f"{job_id}\n{node_name()}\n{time.time()}\n")
     except OSError:  # the client could not tell why: the claim will say what is wrong
         return
-    raise _Stop(0, f"{why}: task {task} is not begun")
+    raise Stop(0, f"{why}: task {task} is not begun")
 
 
-def _why_nobody_waits(run_directory: str) -> str:
+def why_nobody_waits(run_directory: str) -> str:
     """Empty where the client's heart beats, or where there is no telling."""
     path = os.path.join(run_directory, HEARTBEAT)
     why = ""
@@ -348,7 +368,7 @@ def _why_nobody_waits(run_directory: str) -> str:
 
 def _time_of_the_file_server(prefix: str) -> float:
     """The modification time of a file that is made there: clocks of nodes may be wrong."""
-    path = f"{prefix}.{_node()}.{os.getpid()}"
+    path = f"{prefix}.{node_name()}.{os.getpid()}"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         return os.fstat(fd).st_mtime
@@ -357,13 +377,13 @@ def _time_of_the_file_server(prefix: str) -> float:
         os.unlink(path)
 
 
-def _make_shard(shard: str) -> None:
+def make_shard(shard: str) -> None:
     try:
         os.mkdir(shard, 0o700)
     except FileExistsError:
         pass
     except FileNotFoundError:
-        raise _Stop(
+        raise Stop(
             EXIT_NO_ARRAY, f"{os.path.dirname(shard)} is gone: its executor has ended"
         ) from None
 
@@ -377,20 +397,20 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
         try:
             fd = os.open(path, flags, 0o600)
         except FileNotFoundError:
-            _make_shard(shard)
+            make_shard(shard)
             fd = os.open(path, flags, 0o600)
     except FileExistsError:
-        raise _Stop(0, f"task {task} was claimed by another copy of this element") from None
+        raise Stop(0, f"task {task} was claimed by another copy of this element") from None
     except OSError as exc:
-        raise _Stop(
+        raise Stop(
             EXIT_OUTPUT_NOT_WRITTEN,
-            f"cannot write {path} on node {_node()}: {exc.strerror}",
+            f"cannot write {path} on node {node_name()}: {exc.strerror}",
         ) from exc
     try:
         owner = os.fstat(fd).st_uid
-        os.write(fd, f"{job_id}\n{_node()}\n{os.getpid()}\n{time.time()}\n".encode())
+        os.write(fd, f"{job_id}\n{node_name()}\n{os.getpid()}\n{time.time()}\n".encode())
     except OSError as exc:
-        raise _Stop(EXIT_OUTPUT_NOT_WRITTEN, f"cannot write {path}: {exc.strerror}") from exc
+        raise Stop(EXIT_OUTPUT_NOT_WRITTEN, f"cannot write {path}: {exc.strerror}") from exc
     finally:
         os.close(fd)
     if restart or submission:  # what an earlier run left is not the cause of this one's end
@@ -405,7 +425,7 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
         (closed_name(task, submission), "was given to another job"),
     ):
         if os.path.exists(os.path.join(shard, name)):
-            raise _Stop(0, f"task {task} {why}")
+            raise Stop(0, f"task {task} {why}")
     return owner
 
 
@@ -413,14 +433,14 @@ def _enter(manifest: dict[str, Any]) -> None:
     """Makes imports in the job find what they find in the client."""
     here, there = sys.version_info[:2], tuple(manifest["python"])
     if here != there:
-        raise _Stop(
+        raise Stop(
             EXIT_REFUSED,
             f"the job runs Python {here[0]}.{here[1]} ({sys.executable}), the client Python "
             f"{there[0]}.{there[1]}: a pickle is good for one minor version only. "
             "Set python_executable (on Kubernetes also the image) to the client's version.",
         )
     if manifest["format"] != FORMAT:
-        raise _Stop(
+        raise Stop(
             EXIT_REFUSED,
             f"the job's cluster_tools is another version than the client's, {manifest.get('version', 'unknown')}: "
             "install that one for the job, or start the client again if it was changed meanwhile",
@@ -438,7 +458,7 @@ def _enter(manifest: dict[str, Any]) -> None:
         ]
 
 
-class _Main:
+class Main:
     """The client's main module, imported here once under its import name."""
 
     def __init__(self, manifest: dict[str, Any]):
@@ -499,7 +519,7 @@ class _Main:
         return Unpickler(BytesIO(data)).load()
 
 
-def _set_up_logging(pickled: bytes | None, main: _Main, log_file: str) -> None:
+def _set_up_logging(pickled: bytes | None, main: Main, log_file: str) -> None:
     if pickled is None:
         return
     config, set_up = main.unpickle(pickled)
@@ -570,7 +590,7 @@ def failure_bytes(exc: BaseException, frames_to_hide: int = 0) -> bytes:
     return pickle.dumps((False, text), PICKLE_PROTOCOL) + _exception_pickle(exc)
 
 
-class _Output:
+class OutputFile:
     """Writes the task's output file: a temporary one, synced and renamed.
 
     Its record says when and where the call ran and how much it used.
@@ -589,7 +609,7 @@ class _Output:
     ) -> None:
         """`stored`: the fingerprint of the output that is in the output store; this file only says so."""
         path = os.path.join(self._shard, name)
-        temporary = f"{path}.{_node()}.{os.getpid()}.tmp"
+        temporary = f"{path}.{node_name()}.{os.getpid()}.tmp"
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with open(fd, "wb") as file:
@@ -620,10 +640,10 @@ def _dump_result(result: object, file: BinaryIO) -> None:
     except Exception:
         file.seek(0)
         file.truncate()
-        file.write(_pickled_result(result))
+        file.write(pickled_result(result))
 
 
-def _pickled_result(result: object) -> bytes:
+def pickled_result(result: object) -> bytes:
     try:
         return _dumps((True, result))
     except Exception as exc:
@@ -634,18 +654,18 @@ def _pickled_result(result: object) -> bytes:
 
 
 def _deliver_result(
-    result: object, output: _Output, name: str, keep: Callable[..., None] | None
+    result: object, output: OutputFile, name: str, keep: Callable[..., None] | None
 ) -> None:
     if keep is None:
         output.write(name, lambda file: _dump_result(result, file))
     else:
-        pickled = _pickled_result(result)
+        pickled = pickled_result(result)
         keep(pickled, success=True)
         output.write(name, lambda file: None, stored=fingerprint(pickled))
 
 
 def _deliver_failure(
-    failure: bytes, output: _Output, name: str, keep: Callable[..., None] | None
+    failure: bytes, output: OutputFile, name: str, keep: Callable[..., None] | None
 ) -> None:
     if keep is not None:
         try:
@@ -691,24 +711,26 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     array_file, first_task, submission, index, restart, job_id, log_file = arguments
     run_directory = os.path.dirname(array_file)
     task = int(first_task) + int(index)
-    array = _Array(array_file, task)
+    array = ArrayFile(array_file)
+    array.choose(task)
     if not int(restart):  # else it may have begun before: that is not left to nobody
         _leave_if_nobody_waits(run_directory, task, int(submission), job_id)
     owner = _claim(run_directory, task, int(submission), int(restart), job_id)
     if not owner == os.fstat(array.fd).st_uid == os.stat(run_directory).st_uid:
-        raise _Stop(
+        raise Stop(
             EXIT_REFUSED,
             f"{array_file} belongs to another user than the one this job runs as: not unpickled",
         )
     shard = shard_path(run_directory, task)
     record: dict[str, Any] = {
         "start": time.time(),
-        "node": _node(),
+        "node": node_name(),
         "job_id": job_id,
         "restart": int(restart),
         "oom_kills_before": _oom_kills(),
     }
-    output = _Output(shard, record)
+    output = OutputFile(shard, record)
+    running.run_directory, running.job_id = run_directory, job_id
     pid = os.getpid()
     keep = None
     result = None
@@ -718,7 +740,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     try:
         manifest = array.manifest()
         _enter(manifest)
-        main = _Main(manifest)
+        main = Main(manifest)
         _set_up_logging(manifest["logging"], main, log_file)
         key = array.key()
         if key is not None:
@@ -729,16 +751,16 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         args, kwargs = main.unpickle(array.call())
         result = function(*args, **kwargs)
         interruption.ignore()
-        _end_forked_copy(pid, 0)
-    except _Stop:
+        end_forked_copy(pid, 0)
+    except Stop:
         raise
     except BaseException as exc:
         interruption.ignore()
-        _end_forked_copy(pid, 1)
+        end_forked_copy(pid, 1)
         failure = failure_bytes(exc, frames_to_hide=1)
         if manifest is not None and _was_told_to_end(exc):
             notice_s = manifest["notice_s"]
-    _flush()
+    flush()
     if failure is None:
         try:
             _deliver_result(result, output, output_name(task), keep)
@@ -755,14 +777,14 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
             signum = interruption.await_signal(notice_s)
         if signum is not None:
             output.write(interrupted_name(task), lambda file: file.write(failure))
-            raise _Stop(128 + signum, f"task {task} was ended by a signal")
+            raise Stop(128 + signum, f"task {task} was ended by a signal")
     _deliver_failure(failure, output, output_name(task), keep)
 
 
-def _end_forked_copy(pid: int, code: int) -> None:
+def end_forked_copy(pid: int, code: int) -> None:
     """A process that the call has forked and that has come back here has no output to write."""
     if os.getpid() != pid:
-        _flush()
+        flush()
         os._exit(code)
 
 
@@ -780,14 +802,14 @@ def _end_soon() -> None:
         print(
             "cluster_tools: what the call has left behind still runs; the job ends", file=sys.stderr
         )
-        _flush()
+        flush()
         os._exit(0)
 
     signal.signal(signal.SIGALRM, end)
     signal.alarm(LINGER_S)
 
 
-def _flush() -> None:
+def flush() -> None:
     """What the call printed is in the log before its future is done."""
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -804,7 +826,7 @@ def main(arguments: list[str]) -> int:
     interruption = _Interruption()
     try:
         _run(arguments, interruption)
-    except _Stop as stop:
+    except Stop as stop:
         print(f"cluster_tools: {stop}", file=sys.stderr)
         return stop.code
     except OSError as exc:

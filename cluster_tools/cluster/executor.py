@@ -69,6 +69,9 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         pending_timeout_s: Give up what has waited in the queue for so long; default: never.
         client_timeout_s: A task that would begin when nothing was heard of this process for so long (it
             was killed, its machine is down) is not begun; default: 30 minutes. None: it always is.
+        pilot_jobs: Run the calls on so many long-lived jobs, which take one after the other, instead of
+            a job for each. For many short calls.
+        pilot_idle_timeout_s: After so long without work such a job leaves; more work makes others.
         keep_jobs_on_exit: Where this process ends by an exception or a signal, its jobs are not
             cancelled, and go on without it. For calls whose outputs are kept.
 
@@ -94,6 +97,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         pending_timeout_s: float | None = None,
         client_timeout_s: float | None = _CLIENT_TIMEOUT_S,
         keep_jobs_on_exit: bool = False,
+        pilot_jobs: int | None = None,
+        pilot_idle_timeout_s: float = 60.0,
     ):
         if getattr(sys.modules.get("__main__"), "__cluster_tools_bootstrapping__", False):
             raise RuntimeError(_NO_GUARD)
@@ -103,6 +108,10 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             raise ValueError(f"job_name {job_name!r} is not one line of text")
         if client_timeout_s is not None and not client_timeout_s >= 1:
             raise ValueError("client_timeout_s must be at least 1")
+        if pilot_jobs is not None and pilot_jobs < 1:
+            raise ValueError("pilot_jobs must be at least 1")
+        if not pilot_idle_timeout_s >= 0:
+            raise ValueError("pilot_idle_timeout_s must not be negative")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")
         if isinstance(additional_setup_lines, str):
@@ -139,6 +148,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             pending_timeout_s=pending_timeout_s,
             client_timeout_s=None if keep_jobs_on_exit else client_timeout_s,
             keep_jobs_on_exit=keep_jobs_on_exit,
+            pilot_jobs=pilot_jobs,
+            pilot_idle_timeout_s=pilot_idle_timeout_s,
             own_outputs=isinstance(self.output_store, FileOutputStore)
             and self.output_store.directory is None,
             store=self.output_store,
@@ -249,7 +260,12 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         path = self._session.log_path_of(future)
         late_s = min(_LATE_LOG_S, self._session.late_files_s)
         with self._session.keeping_logs():
-            logs.follow(path, f"(jid={job_id}) ", fut.done, late_s)
+            pool = self._session.pool
+            if pool is None:
+                logs.follow(path, f"(jid={job_id}) ", fut.done, late_s)
+            else:
+                part = partial(pool.log_part, future)
+                logs.follow(path, f"(jid={job_id}) ", fut.done, late_s, part)
         return fut.result()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

@@ -37,18 +37,28 @@ def own_message(log_tail: str) -> str | None:
     return None
 
 
-def follow(path: str, prefix: str, is_done: Callable[[], bool], late_s: float) -> None:
+def follow(
+    path: str,
+    prefix: str,
+    is_done: Callable[[], bool],
+    late_s: float,
+    part: Callable[[], tuple[int, int | None]] = lambda: (0, None),
+) -> None:
     """Writes what is added to the log to stdout, each piece behind `prefix`, until the call is done.
 
-    `late_s`: how long after that the last of it may come through an NFS client's cache.
+    `late_s`: how long after that the last of it may come through an NFS client's cache. `part`: from where to
+    where the log is the call's; None: there is no telling yet.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    position = 0
+    position = part()[0]
     interval_s = _FIRST_INTERVAL_S
     late_until: float | None = None
     while True:
         done = is_done()
+        end = part()[1]
         piece = _read_from(path, position)
+        if end is not None:
+            piece = piece[: max(0, end - position)]
         if piece:
             position += len(piece)
             interval_s = _FIRST_INTERVAL_S
@@ -58,7 +68,7 @@ def follow(path: str, prefix: str, is_done: Callable[[], bool], late_s: float) -
                 sys.stdout.flush()
         elif done:
             late_until = late_until or time.monotonic() + late_s
-            if time.monotonic() >= late_until:
+            if position == end or time.monotonic() >= late_until:
                 return
         time.sleep(interval_s)
         interval_s = min(_MAX_INTERVAL_S, interval_s * 1.5)

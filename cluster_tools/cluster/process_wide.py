@@ -78,7 +78,8 @@ def join(session: Session) -> None:
             _threads.prober.start()
         _threads.sessions.append(session)
         assert _threads.watcher is not None and _threads.prober is not None
-        _threads.watcher.add(session.watched)
+        for watched in session.all_watched:
+            _threads.watcher.add(watched)
         _threads.prober.add(session)
 
 
@@ -89,7 +90,8 @@ def leave(session: Session) -> None:
         _threads.sessions.remove(session)
         watcher, prober = _threads.watcher, _threads.prober
         assert watcher is not None and prober is not None
-        watcher.remove(session.watched)
+        for watched in session.all_watched:
+            watcher.remove(watched)
         prober.remove(session)
         if _threads.sessions:
             return
@@ -107,7 +109,8 @@ def has_sessions() -> bool:
 def look(session: Session) -> None:
     """The session waits for outputs: look often from now on."""
     watcher = _threads.watcher
-    session.watched.expect()
+    for watched in session.all_watched:
+        watched.expect()
     if watcher is not None:
         watcher.wake()
 

@@ -143,10 +143,14 @@ class Resolver(threading.Thread):
         at = bisect_right(self._firsts, array.first)
         self._firsts.insert(at, array.first)
         self._arrays[array.first] = array
+        pool = self._session.pool
         open_tasks = self._session.watched.open_tasks
-        for task in range(array.first, array.first + array.count):
-            shard = task // worker.TASKS_PER_SHARD
-            open_tasks[shard] = open_tasks.get(shard, 0) + 1
+        if pool is not None and array.on_pilots:
+            pool.expect(array)
+        else:
+            for task in range(array.first, array.first + array.count):
+                shard = task // worker.TASKS_PER_SHARD
+                open_tasks[shard] = open_tasks.get(shard, 0) + 1
         for position, future in enumerate(array.futures):
             if future is not None and future.is_done():
                 self.cancelled(array, position)
@@ -164,7 +168,7 @@ class Resolver(threading.Thread):
             self.flush_cancellations()
             self._session.let_go(piece)
 
-    def _locate(self, task: int) -> tuple[TaskArray, int] | None:
+    def locate(self, task: int) -> tuple[TaskArray, int] | None:
         """The array of an open task and its position there."""
         i = bisect_right(self._firsts, task) - 1
         if i < 0:
@@ -181,12 +185,16 @@ class Resolver(threading.Thread):
             return
         array.futures[position] = None
         array.open -= 1
-        shard = (array.first + position) // worker.TASKS_PER_SHARD
-        open_tasks = self._session.watched.open_tasks
-        open_tasks[shard] -= 1
-        if not open_tasks[shard]:
-            del open_tasks[shard]
-        self._session.submitter.make_room()
+        pool = self._session.pool
+        if pool is not None and array.on_pilots:
+            pool.on_closed(array)
+        else:
+            shard = (array.first + position) // worker.TASKS_PER_SHARD
+            open_tasks = self._session.watched.open_tasks
+            open_tasks[shard] -= 1
+            if not open_tasks[shard]:
+                del open_tasks[shard]
+            self._session.submitter.make_room()
         if not array.open:
             self._firsts.remove(array.first)
             del self._arrays[array.first]
@@ -201,7 +209,7 @@ class Resolver(threading.Thread):
         """These entries of the run directory's shards have appeared."""
         for name in names:
             task = task_of(name)
-            place = None if task is None else self._locate(task)
+            place = None if task is None else self.locate(task)
             if task is None or place is None:
                 continue
             if name == worker.output_name(task):
@@ -213,8 +221,18 @@ class Resolver(threading.Thread):
 
     def _take(self, array: TaskArray, position: int, name: str) -> None:
         """Reads an output and resolves its future; one that can't be opened yet is tried again."""
+        task = array.first + position
+        self.take(array, position, lambda: self._session.directory.outcome(task, name), name)
+
+    def take_output_file(self, array: TaskArray, position: int) -> None:
+        self._take(array, position, worker.output_name(array.first + position))
+
+    def take(
+        self, array: TaskArray, position: int, read: Callable[[], Outcome], name: str = ""
+    ) -> None:
+        """Resolves the future by an output. `name`: its file in the run directory, where it has one."""
         try:
-            outcome = self._read(array, position, name)
+            outcome = self._complete(array, position, read())
             result, exception = outcome.value, None
             if not outcome.success:
                 result, exception = None, self._failure(array, position, outcome)
@@ -234,9 +252,12 @@ class Resolver(threading.Thread):
         self._discard(array, position, name)
         self._resolve(array, position, result, exception)
 
-    def _read(self, array: TaskArray, position: int, name: str) -> Outcome:
-        session = self._session
-        outcome = session.directory.outcome(array.first + position, name)
+    def fail(self, array: TaskArray, position: int, exception: RemoteException) -> None:
+        """The task has no output, and will have none."""
+        self._resolve(array, position, None, exception)
+
+    def _complete(self, array: TaskArray, position: int, outcome: Outcome) -> Outcome:
+        """The outcome, from the output store where it is there."""
         if outcome.record["stored"]:
             assert array.keys is not None
             outcome = self._read_stored(array.keys[position], outcome.record)
@@ -269,7 +290,8 @@ class Resolver(threading.Thread):
         try:
             # After its last task the array file goes, without which nothing runs.
             again = array.open > 1 and session.scheduler.may_run_again
-            session.directory.delete_outcome(array.first + position, name, leave_mark=again)
+            if name:
+                session.directory.delete_outcome(array.first + position, name, leave_mark=again)
             if array.keys is not None and not array.kept:
                 session.store.delete(array.keys[position])
         except Exception as exc:  # litter, no loss: the run directory is removed as a whole
@@ -457,22 +479,23 @@ class Resolver(threading.Thread):
         self._mark(array, position)
         # It may be on its way to the scheduler, also for another time.
         array.cancelled.add(position)
-        if piece is not None and piece.job_id is not None:
+        if piece is not None and piece.job_id is not None and not array.on_pilots:
             self._to_cancel.append(piece.element(position))
         self._close(array, position)
 
     def _mark(self, array: TaskArray, position: int) -> None:
         """Nothing is to run this task any more; the array's last needs no mark, since its file goes."""
-        if array.open > 1 and self._session.scheduler.marks_cancelled:
+        pool = self._session.pool if array.on_pilots else None
+        if array.open > 1 and (pool or self._session.scheduler.marks_cancelled):
             try:
-                self._session.directory.revoke(array.first + position)
+                (pool or self._session.directory).revoke(array.first + position)
             except OSError as exc:
                 _logger.warning("%s may still run: %s", array.describe(position), exc)
 
     def cancel_pending(self) -> None:
         for array in self.arrays():
             for future in array.futures:
-                if future is not None:
+                if future is not None and not array.runs_pilots:
                     end_quietly(future.cancel, array.name)
 
     def abandon(self, array: TaskArray) -> None:
@@ -486,7 +509,7 @@ class Resolver(threading.Thread):
         without_job = self._session.submitter.abandon_rest()
         for array in self.arrays():
             without_job += sum(
-                future is not None and array.piece_of(position) is None
+                future is not None and array.piece_of(position) is None and not array.on_pilots
                 for position, future in enumerate(array.futures)
             )
             self.abandon(array)

@@ -76,6 +76,7 @@ def manifest(
         "main": None if main is None else tuple(main),
         "logging": None if logging is None else pickling.dumps(logging),
         "notice_s": notice_s,
+        "working_directory": cwd,
         "output_store": None if store is None else pickling.dumps(store),
     }
 

@@ -26,6 +26,7 @@ from cluster_tools.cluster import process_wide, run_directory
 from cluster_tools.cluster.file_system import shows_files_at_once
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.heartbeat import Heart
+from cluster_tools.cluster.pilots import PilotPool
 from cluster_tools.cluster.resolving import Resolver
 from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.cluster.submission import Submitter
@@ -61,6 +62,9 @@ class Settings:
     client_timeout_s: float | None = None
     # A client that ends before its futures are done does not cancel them.
     keep_jobs_on_exit: bool = False
+    # Calls run on so many pilots; None: each is an element of its own.
+    pilot_jobs: int | None = None
+    pilot_idle_timeout_s: float = 60.0
     # Outputs go into the run directory unless the caller names a key.
     own_outputs: bool = True
     store: OutputStore = field(kw_only=True)
@@ -90,9 +94,9 @@ class Session:
         self._closed = False
         self._open_futures = 0
         # Reentrant: the end of an executor that is garbage may come in the middle of anything.
-        self._state_lock = threading.RLock()
+        self.state_lock = threading.RLock()
         self._call_numbers = itertools.count()
-        self._all_done = threading.Condition(self._state_lock)
+        self._all_done = threading.Condition(self.state_lock)
         # Notified when a task has got a job, or will get none.
         self._submitted = threading.Condition()
         # What was submitted and is not known to be over: an ordered set, of which only whole-dict
@@ -106,6 +110,11 @@ class Session:
         self.resolver = Resolver(self)
         self.submitter = Submitter(self)
         self.watched = Watched(self.directory.path, self.on_seen)
+        self.pool = (
+            None
+            if settings.pilot_jobs is None
+            else PilotPool(self, settings.pilot_jobs, settings.pilot_idle_timeout_s)
+        )
         self._heart = (
             None
             if settings.client_timeout_s is None
@@ -134,7 +143,7 @@ class Session:
         Raises: RuntimeError, where it takes none any more.
         """
         self.check_open()  # in a forked child the lock may never be free
-        with self._state_lock:
+        with self.state_lock:
             self.check_open()
             self._open_futures += 1
         try:
@@ -142,8 +151,12 @@ class Session:
         finally:
             self.on_done()
 
+    @property
+    def all_watched(self) -> list[Watched]:
+        return [self.watched] if self.pool is None else [self.watched, self.pool.watched]
+
     def new_future(self) -> ClusterFuture[Any]:
-        with self._state_lock:
+        with self.state_lock:
             self._open_futures += 1
         return ClusterFuture(self)
 
@@ -193,6 +206,7 @@ class Session:
         indexed: bool,
         numbers: Sequence[int] | None = None,
         total: int | None = None,
+        runs_pilots: bool = False,
     ) -> TaskArray:
         manifest = run_directory.manifest(
             working_directory,
@@ -213,6 +227,8 @@ class Session:
             working_directory=working_directory,
             numbers=range(len(futures)) if numbers is None else numbers,
             total=len(futures) if total is None else total,
+            on_pilots=self.pool is not None and not runs_pilots,
+            runs_pilots=runs_pilots,
         )
 
     def worker_command(self, piece: Piece) -> list[str]:
@@ -238,7 +254,7 @@ class Session:
         self._pieces[piece] = None
         level = logging.INFO if self.settings.debug else logging.DEBUG
         _logger.log(level, "job %s: %d calls of %s", job_id, piece.count, piece.array.name)
-        self._announce()
+        self.announce()
         self.resolver.post(self.resolver.submitted, piece)
         process_wide.look(self)
         process_wide.ask(self)
@@ -306,9 +322,21 @@ class Session:
             self._open_futures -= 1
             if not self._open_futures:
                 self._all_done.notify_all()
-                if self._closed:
-                    self._begin_end()
-        self._announce()
+            self._end_if_done()
+        self.announce()
+
+    def _end_if_done(self) -> None:
+        """With `state_lock`."""
+        if not self._closed:
+            return
+        if not self._open_futures:
+            self._begin_end()
+        elif self.pool is not None and self.is_idle_but_for(len(self.pool.pilots)):
+            self.resolver.post(self.pool.dismiss)
+
+    def is_idle_but_for(self, count: int) -> bool:
+        """Whether nothing is open but so many futures, and nothing will be. With `state_lock`."""
+        return self._closed and self._open_futures == count
 
     def on_array_done(self, array: TaskArray) -> None:
         for piece in (*array.pieces, *array.later_pieces):
@@ -335,12 +363,12 @@ class Session:
     @contextmanager
     def keeping_logs(self) -> Generator[None]:
         """While somebody reads a log, none is removed."""
-        with self._state_lock:
+        with self.state_lock:
             self._log_followers += 1
         try:
             yield
         finally:
-            with self._state_lock:
+            with self.state_lock:
                 self._log_followers -= 1
 
     def _remove_logs(self) -> None:
@@ -350,17 +378,16 @@ class Session:
             for position in range(piece.start, piece.start + piece.count):
                 _unlink(self.log_path(piece.element(position)))
 
-    def _announce(self) -> None:
+    def announce(self) -> None:
         with self._submitted:
             self._submitted.notify_all()
 
     # -- the end --
 
     def refuse_calls(self) -> None:
-        with self._state_lock:
+        with self.state_lock:
             self._closed = True
-            if not self._open_futures:
-                self._begin_end()
+            self._end_if_done()
 
     def cancel_pending(self) -> None:
         """Cancels all futures that are not known to run."""

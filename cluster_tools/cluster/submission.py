@@ -174,7 +174,8 @@ class Submitter(threading.Thread):
             self._submit_calls(alike)
             if len(alike) > 1 or not self._queue.empty():
                 self._spacing_s = max(_FIRST_SPACING_S, self._spacing_s * 2)
-        self._spacing_s = min(self._session.scheduler.max_gathering_s, self._spacing_s)
+        limit_s = 0.0 if self._session.pool is not None else self._session.scheduler.max_gathering_s
+        self._spacing_s = min(limit_s, self._spacing_s)
         self._next_gathering = time.monotonic() + self._spacing_s
 
     def _submit_calls(self, calls: list[Call]) -> None:
@@ -227,6 +228,9 @@ class Submitter(threading.Thread):
     def _submit_span(self, span: Span) -> None:
         """Submits in pieces, each as large as the limits allow; `span` keeps what is left."""
         session = self._session
+        if session.pool is not None and span.array.on_pilots:
+            session.pool.publish(span.array, span.start, span.end)
+            return
         cutter = Cutter(session.scheduler, session.elements_in_queue)
         while span.start < span.end:
             count = cutter.size(span.end - span.start)
@@ -299,6 +303,7 @@ class Submitter(threading.Thread):
             command=session.worker_command(piece),
             working_directory=piece.array.working_directory,
             run_directory=session.directory.path,
+            runs_pilots=piece.array.runs_pilots,
         )
         uncertain = 0
         while True:

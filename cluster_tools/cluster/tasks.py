@@ -86,6 +86,9 @@ class TaskArray:
     # What the caller counts as each task's position, among `total`.
     numbers: Sequence[int]
     total: int
+    # They run on pilots, or are those.
+    on_pilots: bool = False
+    runs_pilots: bool = False
     pieces: list[Piece] = field(default_factory=list[Piece])
     # Tasks that were cancelled, by position: a job that comes for one later is cancelled, too.
     cancelled: set[int] = field(default_factory=set[int])

@@ -38,6 +38,8 @@ class Watched:
     `post`: takes the names that were not there at the last look.
     """
 
+    min_interval_s = _MIN_INTERVAL_S
+
     def __init__(self, path: str, post: Callable[[list[str]], None]):
         self.path = path
         self.post = post
@@ -53,6 +55,16 @@ class Watched:
 
     def look(self) -> None:
         began = time.monotonic()
+        news = self._news()
+        if news:
+            self._last_news = time.monotonic()
+            self.post(news)
+        now = time.monotonic()
+        interval = min(_MAX_INTERVAL_S, (now - self._last_news) * _INTERVAL_PART)
+        self.next_look = now + max(self.min_interval_s, interval, (now - began) / _MAX_LOAD)
+
+    def _news(self) -> list[str]:
+        news: list[str] = []
         shards = list(self.open_tasks)
         for shard in [shard for shard in self._listed if shard not in self.open_tasks]:
             del self._listed[shard]
@@ -61,14 +73,9 @@ class Watched:
                 names = set(os.listdir(os.path.join(self.path, str(shard))))
             except OSError:  # made by its first worker; a disk that fails now may answer later
                 continue
-            new = names - self._listed.get(shard, set())
+            news += sorted(names - self._listed.get(shard, set()))
             self._listed[shard] = names
-            if new:
-                self._last_news = time.monotonic()
-                self.post(sorted(new))
-        now = time.monotonic()
-        interval = min(_MAX_INTERVAL_S, (now - self._last_news) * _INTERVAL_PART)
-        self.next_look = now + max(_MIN_INTERVAL_S, interval, (now - began) / _MAX_LOAD)
+        return news
 
 
 def task_of(name: str) -> int | None:

@@ -47,6 +47,9 @@ class ArrayRequest:
     working_directory: str
     # The executor's, on the shared disk: for files that elements of this scheduler need. Goes with it.
     run_directory: str
+    # Its elements are pilots: an element is not to run again, and wants SIGUSR1 a while (`pilot.WARNING_S`)
+    # before its time is over, where the scheduler can do that.
+    runs_pilots: bool = False
 
 
 @dataclass(frozen=True, order=True)
@@ -157,6 +160,8 @@ class Scheduler(ABC):
     may_run_again = False
     # What ends an element may be told to its child processes so many seconds before it hears of it itself.
     notice_s = 0.0
+    # Seconds that an element has from its start, where that is known.
+    time_limit_s: float | None = None
     # Calls that follow each other closely are gathered for so many seconds at the most.
     max_gathering_s = 2.0
 

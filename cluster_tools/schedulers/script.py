@@ -43,6 +43,7 @@ cluster_tools_set_up=yes
 worker=$!
 trap 'kill -s INT $worker' INT
 trap 'kill -s TERM $worker' TERM
+trap 'kill -s USR1 $worker' USR1
 wait $worker
 code=$?
 while kill -0 $worker 2>/dev/null; do

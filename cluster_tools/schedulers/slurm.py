@@ -19,6 +19,7 @@ from typing import Any
 
 from cluster_tools.cluster.executor import ClusterExecutor
 from cluster_tools.cluster.file_system import is_on_one_machine_only
+from cluster_tools.pilot import WARNING_S
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -190,7 +191,10 @@ class SlurmScheduler(Scheduler):
             running = _number_from_environment("SLURM_MAX_RUNNING_SIZE")
             at_a_time = f"%{running}" if running else ""
             command.append(f"--array=0-{request.count - 1}{at_a_time}")
-        return [*command, *self._resource_arguments]
+        if not request.runs_pilots:
+            return [*command, *self._resource_arguments]
+        warning = f"--signal=B:USR1@{WARNING_S:.0f}"
+        return [*command, warning, *self._resource_arguments, "--no-requeue"]
 
     def _log_pattern(self, request: ArrayRequest) -> str:
         directory = self._options.log_directory.replace("%", "%%")

@@ -14,7 +14,11 @@ from strategies import STRATEGIES, NewExecutor, Strategy
 
 import cluster_tools
 
-_MARKS = {"slurm": [pytest.mark.slurm], "kubernetes": [pytest.mark.kubernetes]}
+_MARKS = {
+    "slurm": [pytest.mark.slurm],
+    "slurm_pilots": [pytest.mark.slurm],
+    "kubernetes": [pytest.mark.kubernetes],
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -115,11 +115,21 @@ STRATEGIES = {
     "local": Strategy(
         "local", {"max_workers": 2}, narrow={"max_workers": 1}, narrow_width=1, is_cluster=True
     ),
+    "local_pilots": Strategy(
+        "local", {"pilot_jobs": 2}, narrow={"pilot_jobs": 1}, narrow_width=1, is_cluster=True
+    ),
     "slurm": Strategy(
         "slurm",
         {"job_resources": {"mem": "100M"}},
         narrow={"job_resources": {"mem": "100M", "exclusive": True}},
         narrow_width=2,  # of the two nodes of dockered-slurm
+        is_cluster=True,
+    ),
+    "slurm_pilots": Strategy(
+        "slurm",
+        {"job_resources": {"mem": "100M"}, "pilot_jobs": 2},
+        narrow={"pilot_jobs": 1},
+        narrow_width=1,
         is_cluster=True,
     ),
     "kubernetes": Strategy(

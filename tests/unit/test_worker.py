@@ -368,9 +368,9 @@ def test_a_client_that_comes_back_while_the_worker_looks_again_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = _silent(tmp_path, 120)
-    assert "for 12" in worker._why_nobody_waits(directory.path)
+    assert "for 12" in worker.why_nobody_waits(directory.path)
     monkeypatch.setattr("time.sleep", lambda seconds: directory.beat())
-    assert worker._why_nobody_waits(directory.path) == ""
+    assert worker.why_nobody_waits(directory.path) == ""
 
 
 @pytest.mark.parametrize(("silence_s", "client_timeout_s"), [(30, 60), (-3600, 60), (1e6, None)])

@@ -156,7 +156,7 @@ def test_what_interrupted_an_earlier_run_is_not_the_cause_of_a_later_ones_end(
 
 def test_an_element_that_begins_when_its_executor_has_ended_makes_nothing(tmp_path: Path) -> None:
     gone = tmp_path / "run.gone"
-    with pytest.raises(worker._Stop, match="its executor has ended") as stop:
+    with pytest.raises(worker.Stop, match="its executor has ended") as stop:
         worker._claim(str(gone), 0, 0, 0, "12_0")
     assert stop.value.code == worker.EXIT_NO_ARRAY
     assert not gone.exists()

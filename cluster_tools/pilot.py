@@ -1,0 +1,527 @@
+"""A pilot: one long-lived element that takes task after task from the run directory.
+
+    client: todo/ARRAY.BEGIN-END
+                |  rename: a pilot takes the whole range
+                v
+            held/ARRAY.BEGIN-NEXT-END.PILOT ----> unlinked after its last task
+                |  rename before each task, by its pilot: NEXT + 1
+                |  rename by an idle pilot: NEXT to END is its own now
+                |  rename by the client, when the pilot has ended: NEXT to END is to do again
+    client <--- journals/PILOT: what began, what came of it
+
+A range of tasks is one file at any time, and each change of it is a rename, which one process alone can
+win: so no task begins twice, however late or silent a pilot is. What the files are called and what is in a
+journal is defined here; `cluster_tools.cluster.pilots` is the client's side of them. Like the worker this
+knows no scheduler.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import stat
+import struct
+import sys
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any, NamedTuple
+
+from cluster_tools import worker
+from cluster_tools.cluster.file_system import shows_files_at_once
+
+# -- the format -------------------------------------------------------------------------------------
+
+TODO = "pilots.todo"
+HELD = "pilots.held"
+JOURNALS = "pilots.journals"
+# Task numbers of cancelled calls, a line for each.
+REVOKED = "pilots.revoked"
+# In TODO: pilots leave.
+STOP = "stop"
+
+# A record of a journal: magic, length of what follows, its checksum.
+_HEADER = struct.Struct("<8sQI")
+_MAGIC = b"CTpilot1"
+# What follows begins with one of these.
+HELLO = b"H"  # job id, node
+BEGAN = b"B"
+ENDED = b"E"
+_BEGAN = struct.Struct("<cQqd")  # task, offset in the log, time
+_ENDED = struct.Struct("<cQqddc")  # task, offset in the log, times of begin and end, where the output is
+# Where the output is: behind this, in a file of its own, or in the output store (then its fingerprint).
+HERE = b"h"
+IN_FILE = b"f"
+IN_STORE = b"s"
+_FINGERPRINT = struct.Struct("<QQ")
+# A larger output is a file of its own.
+_MAX_RECORD_BYTES = 1 << 20
+
+NO_LOG = -1
+
+
+class Range(NamedTuple):
+    """Tasks `begin` to `end - 1` of an array, of which those before `next` have begun."""
+
+    array: int
+    begin: int
+    next: int
+    end: int
+    # "" where nobody holds it.
+    pilot: str = ""
+
+    def todo_name(self) -> str:
+        return f"{self.array}.{self.next}-{self.end}"
+
+    def held_name(self) -> str:
+        return f"{self.array}.{self.begin}-{self.next}-{self.end}.{self.pilot}"
+
+
+def read_range(name: str) -> Range | None:
+    """What an entry of TODO or HELD says; None of any other name."""
+    try:
+        array, numbers, *pilot = name.split(".")
+        begin, *middle, end = map(int, numbers.split("-"))
+        if bool(middle) != bool(pilot):
+            return None
+        return Range(int(array), begin, middle[0] if middle else begin, end, *pilot)
+    except (ValueError, TypeError):
+        return None
+
+
+class Hello(NamedTuple):
+    job_id: str
+    node: str
+
+
+class Began(NamedTuple):
+    task: int
+    # NO_LOG where the log is no file.
+    log_offset: int
+    time: float
+
+
+class Ended(NamedTuple):
+    task: int
+    log_offset: int
+    began: float
+    ended: float
+    place: bytes
+    # The pickled output (HERE), or its fingerprint in the store (IN_STORE).
+    output: bytes
+
+
+def _record(*parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body)) + body
+
+
+def read_records(journal: bytes, *, final: bool) -> tuple[list[Hello | Began | Ended], int]:
+    """The records at the beginning of a piece of a journal, and how long they are together.
+
+    It ends where one is not whole, or not right: the rest of it may be on its way. `final`: it is not; then
+    such a record costs itself alone, and the next one is looked for.
+    """
+    found: list[Hello | Began | Ended] = []
+    at = 0
+    while len(journal) - at >= _HEADER.size:
+        magic, length, checksum = _HEADER.unpack_from(journal, at)
+        end = at + _HEADER.size + length
+        body = journal[at + _HEADER.size : end]
+        if magic == _MAGIC and end <= len(journal) and zlib.crc32(body) == checksum:
+            found.append(_read_body(body))
+            at = end
+            continue
+        following = journal.find(_MAGIC, at + 1) if final else -1
+        if following < 0:
+            break
+        at = following
+    return found, at
+
+
+def _read_body(body: bytes) -> Hello | Began | Ended:
+    kind = body[:1]
+    if kind == BEGAN:
+        return Began(*_BEGAN.unpack(body)[1:])
+    if kind == ENDED:
+        return Ended(*_ENDED.unpack_from(body)[1:], body[_ENDED.size :])
+    return Hello(*body[1:].decode().split("\n"))
+
+
+def fingerprint_of(ended: Ended) -> tuple[int, int]:
+    first, second = _FINGERPRINT.unpack(ended.output)
+    return first, second
+
+
+# -- the pilot --------------------------------------------------------------------------------------
+
+# All idle pilots of an executor together look at the disk so often a second.
+_LOOKS_PER_S = 45.0
+# While nobody holds what has not begun, the held ranges are looked at with one look of so many.
+_HELD_PART = 6
+# Ranges that were just read are tried one after the other; after so many that others had taken already,
+# it is better to read again.
+_MAX_MISSES = 8
+# A holder that has not begun its next task for so long does not need it as much as an idle pilot.
+_STEAL_AFTER_S = 0.1
+# Between looks whether anybody waits, and whether tasks were cancelled.
+_CLIENT_INTERVAL_S = 30.0
+_REVOKED_INTERVAL_S = 0.01
+# A task that takes less needs no line in the log before it.
+_QUICK_S = 0.01
+# What SIGUSR1 says: so many seconds are left (Slurm: --signal=B:USR1@120).
+WARNING_S = 120.0
+
+
+class _Leave(Exception):
+    """The pilot ends here, and holds nothing."""
+
+
+def _over() -> worker.Stop:
+    return worker.Stop(0, "its executor has ended")
+
+
+def run_pilot(idle_timeout_s: float, count: int, time_limit_s: float | None) -> str:
+    """Runs tasks until there have been none for `idle_timeout_s`; returns why it has left.
+
+    `count`: how many pilots there are. `time_limit_s`: the element's, where it is known.
+    """
+    pilot = _Pilot(worker.running, count, time_limit_s)
+    try:
+        pilot.work(idle_timeout_s)
+    except _Leave as why:
+        return str(why)
+    finally:
+        pilot.close()
+
+
+class _Pilot:
+    def __init__(self, running: worker.Running, count: int, time_limit_s: float | None):
+        directory = self._directory = running.run_directory
+        self._name = os.urandom(6).hex()
+        self._job_id = running.job_id
+        self._todo = os.path.join(directory, TODO)
+        self._held = os.path.join(directory, HELD)
+        self._interval_s = count / _LOOKS_PER_S
+        self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+        self._longest_s = 0.0
+        self._known: deque[Range] = deque()
+        # Of others, what has not begun: since when its name is the same.
+        self._seen_held: dict[str, float] = {}
+        self._looks = 0
+        self._arrays: dict[int, _Tasks] = {}
+        self._revoked: set[int] = set()
+        self._revoked_size = 0
+        self._revoked_look = self._client_look = 0.0
+        self._log_fd = _log_fd()
+        # The scheduler has told us to end: what the task raises is not its own.
+        self._told = False
+        self._listen()
+        # Elsewhere what is written shows up when it is synced, here at once.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        if not shows_files_at_once(directory):
+            flags |= os.O_DSYNC
+        path = os.path.join(directory, JOURNALS, self._name)
+        try:
+            self._journal = os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            raise _over() from None
+        # Written with what follows, or when nothing does.
+        self._unwritten = _record(HELLO, f"{self._job_id}\n{worker.node_name()}".encode())
+        self._write()
+
+    def _listen(self) -> None:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            previous: Any = signal.getsignal(signum)
+
+            def tell(
+                number: int, frame: FrameType | None, previous: Callable[..., object] = previous
+            ) -> None:
+                self._told = True
+                previous(number, frame)
+
+            signal.signal(signum, tell)
+
+        def warn(number: int, frame: FrameType | None) -> None:
+            left = time.monotonic() + WARNING_S
+            self._deadline = left if self._deadline is None else min(left, self._deadline)
+
+        signal.signal(signal.SIGUSR1, warn)
+
+    def close(self) -> None:
+        os.close(self._journal)
+
+    def _write(self) -> None:
+        """Raises: OSError; what was written of it then is cut off by the next reader."""
+        data, self._unwritten = self._unwritten, b""
+        while data:
+            data = data[os.write(self._journal, data) :]
+
+    def work(self, idle_timeout_s: float) -> None:
+        """Raises: _Leave; whatever a signal raises."""
+        idle_since = time.monotonic()
+        # Not all at the same time.
+        time.sleep(random.uniform(0, 0.01))
+        while True:
+            self._check_client()
+            held = self._take()
+            if held is not None:
+                self._run_all(held)
+                idle_since = time.monotonic()
+                continue
+            if time.monotonic() - idle_since > idle_timeout_s:
+                raise _Leave("there was nothing to do")
+            if not self._has_time():
+                raise _Leave("its time is over")
+            time.sleep(self._interval_s * random.uniform(0.8, 1.2))
+
+    def _check_client(self) -> None:
+        if time.monotonic() - self._client_look > _CLIENT_INTERVAL_S:
+            self._client_look = time.monotonic()
+            why = worker.why_nobody_waits(self._directory)
+            if why:
+                raise _Leave(why)
+
+    def _has_time(self) -> bool:
+        """Whether a task that takes twice as long as any before would end before we are ended."""
+        if self._deadline is None:
+            return True
+        return self._deadline - time.monotonic() > 2 * self._longest_s
+
+    # -- taking --
+
+    def _take(self) -> Range | None:
+        """A range that is ours from now on. Raises: _Leave."""
+        misses = 0
+        while self._known and misses < _MAX_MISSES:
+            held = self._claim(self._known.popleft(), self._todo)
+            if held is not None:
+                return held
+            misses += 1
+        names = self._names(self._todo)
+        if STOP in names:
+            raise _over()
+        self._known = deque(sorted(r for name in names if (r := read_range(name)) is not None))
+        while self._known:
+            held = self._claim(self._known.popleft(), self._todo)
+            if held is not None:
+                return held
+        return self._steal()
+
+    @staticmethod
+    def _names(directory: str) -> list[str]:
+        try:
+            return os.listdir(directory)
+        except FileNotFoundError:
+            raise _over() from None
+
+    def _claim(self, free: Range, where: str) -> Range | None:
+        ours = free._replace(begin=free.next, pilot=self._name)
+        name = free.held_name() if free.pilot else free.todo_name()
+        return ours if self._rename(os.path.join(where, name), ours) else None
+
+    def _rename(self, source: str, target: Range) -> bool:
+        """Whether it was still there."""
+        path = os.path.join(self._held, target.held_name())
+        try:
+            os.rename(source, path)
+        except FileNotFoundError:
+            # An NFS server may have done it, and its answer was lost.
+            return os.path.exists(path)
+        return True
+
+    def _steal(self) -> Range | None:
+        """What another pilot holds and does not get round to."""
+        self._looks += 1
+        if not self._seen_held and self._looks % _HELD_PART:
+            return None
+        now = time.monotonic()
+        seen: dict[str, float] = {}
+        for name in self._names(self._held):
+            held = read_range(name)
+            if held is not None and held.next < held.end:
+                seen[name] = self._seen_held.get(name, now)
+        self._seen_held = seen
+        for name, since in sorted(seen.items(), key=lambda item: item[1]):
+            held = read_range(name)
+            if held is not None and now - since >= _STEAL_AFTER_S:
+                ours = self._claim(held, self._held)
+                if ours is not None:
+                    return ours
+        return None
+
+    # -- running --
+
+    def _run_all(self, held: Range) -> None:
+        """Raises: _Leave, where there is no time for the next; whatever a signal raises."""
+        try:
+            tasks = self._tasks_of(held.array)
+        except worker.Stop:  # all its calls are done: somebody has cancelled what was left
+            self._forget(held)
+            return
+        try:
+            while held.next < held.end:
+                if not self._has_time():
+                    self._give_back(held)
+                    raise _Leave("its time is over")
+                begun = held._replace(next=held.next + 1)
+                if not self._rename(os.path.join(self._held, held.held_name()), begun):
+                    return  # another pilot has it
+                task, held = held.next, begun
+                if not self._is_revoked(task):
+                    self._run(tasks, task)
+        finally:
+            self._write()
+        self._forget(held)
+
+    def _forget(self, held: Range) -> None:
+        try:
+            os.unlink(os.path.join(self._held, held.held_name()))
+        except FileNotFoundError:
+            pass
+
+    def _give_back(self, held: Range) -> None:
+        self._write()
+        try:
+            os.rename(
+                os.path.join(self._held, held.held_name()),
+                os.path.join(self._todo, held.todo_name()),
+            )
+        except FileNotFoundError:
+            pass
+
+    def _is_revoked(self, task: int) -> bool:
+        now = time.monotonic()
+        if now - self._revoked_look > _REVOKED_INTERVAL_S:
+            path = os.path.join(self._directory, REVOKED)
+            self._revoked_look = now
+            try:
+                if os.stat(path).st_size != self._revoked_size:
+                    with open(path) as file:
+                        text = file.read()
+                    self._revoked_size = len(text)
+                    whole, _, _ = text.rpartition("\n")
+                    self._revoked = set(map(int, whole.split()))
+            except OSError:  # there is none
+                pass
+        return task in self._revoked
+
+    def _tasks_of(self, array: int) -> _Tasks:
+        """Raises: worker.Stop, where the array is gone."""
+        tasks = self._arrays.get(array)
+        if tasks is None:
+            tasks = _Tasks(os.path.join(self._directory, f"array.{array}"))
+            for old in self._arrays.values():  # most often there is one at a time
+                old.close()
+            self._arrays = {array: tasks}
+        return tasks
+
+    def _run(self, tasks: _Tasks, task: int) -> None:
+        began, offset = time.time(), self._log_size()
+        self._unwritten += _record(_BEGAN.pack(BEGAN, task, offset, began))
+        self._write()
+        output, place = self._output_of(tasks, task)
+        worker.flush()
+        ended = time.time()
+        if place == HERE and len(output) > _MAX_RECORD_BYTES:
+            output, place = self._write_file(task, output)
+        end_offset = self._log_size()
+        if end_offset > offset:
+            self._delimit(task, offset)
+        self._longest_s = max(self._longest_s, ended - began)
+        self._unwritten += _record(
+            _ENDED.pack(ENDED, task, end_offset, began, ended, place), output
+        )
+        if ended - began > _QUICK_S:
+            self._write()
+
+    def _output_of(self, tasks: _Tasks, task: int) -> tuple[bytes, bytes]:
+        """The output, and where it is. Raises: what a signal raises."""
+        pid = os.getpid()
+        keep = None
+        try:
+            os.chdir(tasks.working_directory)
+            call, keep = tasks.call(task)
+            result = call()
+            worker.end_forked_copy(pid, 0)
+            output = worker.pickled_result(result)
+            if keep is not None:
+                keep(output, success=True)
+                return _FINGERPRINT.pack(*worker.fingerprint(output)), IN_STORE
+        except BaseException as exc:
+            worker.end_forked_copy(pid, 1)
+            if self._told:
+                raise
+            output = worker.failure_bytes(exc, frames_to_hide=1)
+            if keep is not None:
+                try:
+                    keep(output, success=False)
+                except Exception as error:  # the failure itself still reaches the client
+                    print(
+                        f"cluster_tools: the store did not take the failure: {error!r}",
+                        file=sys.stderr,
+                    )
+        return output, HERE
+
+    def _write_file(self, task: int, output: bytes) -> tuple[bytes, bytes]:
+        shard = worker.shard_path(self._directory, task)
+        try:
+            worker.make_shard(shard)
+            file = worker.OutputFile(shard, {"node": worker.node_name(), "job_id": self._job_id})
+            file.write(worker.output_name(task), lambda opened: opened.write(output))
+        except OSError as exc:  # there is no room for it
+            return worker.failure_bytes(exc), HERE
+        return b"", IN_FILE
+
+    # -- the log --
+
+    def _log_size(self) -> int:
+        return NO_LOG if self._log_fd is None else os.fstat(self._log_fd).st_size
+
+    def _delimit(self, task: int, offset: int) -> None:
+        assert self._log_fd is not None
+        line = f"cluster_tools: what is above this, from byte {offset} on, is task {task}'s\n"
+        os.write(self._log_fd, line.encode())
+
+
+def _log_fd() -> int | None:
+    """Of stdout, where that is a file that grows."""
+    try:
+        return 1 if stat.S_ISREG(os.fstat(1).st_mode) else None
+    except OSError:
+        return None
+
+
+class _Tasks:
+    """The calls of an array."""
+
+    def __init__(self, path: str):
+        self._file = worker.ArrayFile(path)
+        manifest = self._file.manifest()
+        self.working_directory: str = manifest["working_directory"]
+        self._main = worker.Main(manifest)
+        self._store: bytes | None = manifest["output_store"]
+        self._function_bytes = b""
+        self._function: Callable[..., Any] | None = None
+
+    def close(self) -> None:
+        self._file.close()
+
+    def call(self, task: int) -> tuple[Callable[[], Any], Callable[..., None] | None]:
+        """The call, and what keeps its output where somebody wants that. Raises: whatever unpickling does."""
+        file = self._file
+        file.choose(task)
+        key = file.key()
+        keep = None
+        if key is not None:
+            keep = partial(self._main.unpickle(self._store or b"").write, key)
+        function = file.function()
+        if self._function is None or function != self._function_bytes:
+            self._function = self._main.unpickle(function)
+            self._function_bytes = function
+        args, kwargs = self._main.unpickle(file.call())
+        return partial(self._function, *args, **kwargs), keep
