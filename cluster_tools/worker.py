@@ -211,14 +211,9 @@ class _Interruption:
         from select import select
 
         deadline = time.monotonic() + seconds
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, _hear)
-        try:
-            while (came := self.received()) is None and (left := deadline - time.monotonic()) > 0:
-                select([self._pipe], [], [], left)
-            return came
-        finally:
-            self.ignore()
+        while (came := self.received()) is None and (left := deadline - time.monotonic()) > 0:
+            select([self._pipe], [], [], left)
+        return came
 
     def restore(self) -> None:
         """The output is written; a signal ends what may be left, threads of the call's, say."""
@@ -226,13 +221,16 @@ class _Interruption:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def ignore(self) -> None:
-        """From here on the output is being written; the kill that follows a signal is soon enough."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        """From here on the output is being written; the kill that follows a signal is soon enough.
+
+        The pipe still hears of one.
+        """
+        signal.signal(signal.SIGINT, _hear)
+        signal.signal(signal.SIGTERM, _hear)
 
 
 def _hear(signum: int, frame: FrameType | None) -> None:
-    """The pipe has it already."""
+    """Nothing is to be done at once."""
 
 
 def _forget_wakeup_fd() -> None:
