@@ -238,7 +238,8 @@ def test_a_log_directory_that_the_node_has_not_is_said(unshared_directory: Path)
         future = executor.submit(jobs.square, 1)
         error = future.exception(LIMIT_S)
     assert isinstance(error, RemoteNeverStartedException)
-    assert "log could not be written" in str(error)
+    # Newer versions start the job all the same, and its worker finds no run directory.
+    assert "log could not be written" in str(error) or "has no run directory" in str(error)
     assert f"(job {future.cluster_jobid})" in str(error)
 
 
@@ -297,6 +298,9 @@ def test_what_slurm_takes_but_cannot_run_is_said_and_given_up_after_the_limit(
     with SLURM.new_executor(tmp_path, job_resources=resources, pending_timeout_s=4) as executor:
         future = executor.submit(jobs.square, 1)
         error = future.exception(LIMIT_S)
+    if isinstance(error, SubmissionException):  # newer versions refuse it at once
+        assert "sbatch says:" in str(error)
+        return
     assert isinstance(error, RemoteNeverStartedException)
     assert reason in str(error)
     assert "pending_timeout_s = 4" in str(error)

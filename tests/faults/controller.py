@@ -16,6 +16,8 @@ from pathlib import Path
 from clusters import command
 from waiting import wait_until
 
+# Its process, as `pgrep -x` and `pkill -x` find it: newer Debians call it by its file's name.
+PROCESS = "slurmctld(-wlm)?"
 _LIMIT_S = 110  # for a restart: `ready` has a limit of its own
 _CONFIGURATION = Path("/etc/slurm/slurm.conf")
 _STATE = Path("/var/lib/slurm/slurmctld")
@@ -26,7 +28,7 @@ def _run(*words: str) -> None:
 
 
 def _is_running() -> bool:
-    return subprocess.run(["pgrep", "-x", "slurmctld"], capture_output=True).returncode == 0
+    return subprocess.run(["pgrep", "-x", PROCESS], capture_output=True).returncode == 0
 
 
 def stop() -> None:

@@ -196,7 +196,7 @@ def _hold(dice: random.Random) -> None:
 
 
 def _kill_slurmctld(dice: random.Random) -> None:
-    _try("pkill", "-KILL", "-x", "slurmctld")
+    _try("pkill", "-KILL", "-x", controller.PROCESS)
     time.sleep(dice.uniform(0, 20))
     command("slurmctld")
     wait_until(_answers, "slurmctld")
