@@ -18,6 +18,7 @@ knows no scheduler.
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import stat
@@ -25,6 +26,7 @@ import struct
 import sys
 import time
 import zlib
+from array import array
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -52,7 +54,7 @@ HELLO = b"H"  # job id, node
 BEGAN = b"B"
 ENDED = b"E"
 _BEGAN = struct.Struct("<cQqd")  # task, offset in the log, time
-_ENDED = struct.Struct("<cQqddc")  # task, offset in the log, times of begin and end, where the output is
+_ENDED = struct.Struct("<cQqqddc")  # task, offsets in the log, times of begin and end, where the output is
 # Where the output is: behind this, in a file of its own, or in the output store (then its fingerprint).
 HERE = b"h"
 IN_FILE = b"f"
@@ -107,7 +109,8 @@ class Began(NamedTuple):
 
 class Ended(NamedTuple):
     task: int
-    log_offset: int
+    log_begin: int
+    log_end: int
     began: float
     ended: float
     place: bytes
@@ -173,6 +176,8 @@ _CLIENT_INTERVAL_S = 30.0
 _REVOKED_INTERVAL_S = 0.01
 # A task that takes less needs no line in the log before it.
 _QUICK_S = 0.01
+# What is read of an array file at a time.
+_WINDOW_BYTES = 1 << 16
 # What SIGUSR1 says: so many seconds are left (Slurm: --signal=B:USR1@120).
 WARNING_S = 120.0
 
@@ -360,6 +365,7 @@ class _Pilot:
         """Raises: _Leave, where there is no time for the next; whatever a signal raises."""
         try:
             tasks = self._tasks_of(held.array)
+            tasks.choose(held.next, held.end)
         except worker.Stop:  # all its calls are done: somebody has cancelled what was left
             self._forget(held)
             return
@@ -434,7 +440,7 @@ class _Pilot:
             self._delimit(task, offset)
         self._longest_s = max(self._longest_s, ended - began)
         self._unwritten += _record(
-            _ENDED.pack(ENDED, task, end_offset, began, ended, place), output
+            _ENDED.pack(ENDED, task, offset, end_offset, began, ended, place), output
         )
         if ended - began > _QUICK_S:
             self._write()
@@ -505,23 +511,48 @@ class _Tasks:
         self.working_directory: str = manifest["working_directory"]
         self._main = worker.Main(manifest)
         self._store: bytes | None = manifest["output_store"]
-        self._function_bytes = b""
+        self._function_place = (-1, -1)
         self._function: Callable[..., Any] | None = None
+        # The rows of the tasks that were chosen, from `_first` on, and a part of the file.
+        self._first = 0
+        self._rows = array("Q")
+        self._window, self._window_at = b"", 0
 
     def close(self) -> None:
         self._file.close()
 
+    def choose(self, first: int, last: int) -> None:
+        """Raises: worker.Stop."""
+        self._first = first
+        self._rows = array("Q", self._file.rows(first, last - first))
+        if sys.byteorder != "little":
+            self._rows.byteswap()
+
+    def _read(self, offset: int, length: int) -> bytes:
+        at = offset - self._window_at
+        if at < 0 or at + length > len(self._window):
+            if length > _WINDOW_BYTES:
+                return self._file.read(offset, length)
+            self._window, self._window_at = os.pread(self._file.fd, _WINDOW_BYTES, offset), offset
+            at = 0
+        return self._window[at : at + length]
+
+    def _unpickle(self, pickled: bytes) -> Any:
+        if b"main__" in pickled:  # it may name the client's main module
+            return self._main.unpickle(pickled)
+        return pickle.loads(pickled)
+
     def call(self, task: int) -> tuple[Callable[[], Any], Callable[..., None] | None]:
         """The call, and what keeps its output where somebody wants that. Raises: whatever unpickling does."""
-        file = self._file
-        file.choose(task)
-        key = file.key()
+        at = worker.ROW_NUMBERS * (task - self._first)
+        row = self._rows[at : at + worker.ROW_NUMBERS]
         keep = None
-        if key is not None:
-            keep = partial(self._main.unpickle(self._store or b"").write, key)
-        function = file.function()
-        if self._function is None or function != self._function_bytes:
-            self._function = self._main.unpickle(function)
-            self._function_bytes = function
-        args, kwargs = self._main.unpickle(file.call())
+        if row[5]:
+            key = self._read(row[4], row[5]).decode()
+            keep = partial(self._unpickle(self._store or b"").write, key)
+        place = (row[0], row[1])
+        if self._function is None or place != self._function_place:
+            self._function = self._unpickle(self._read(*place))
+            self._function_place = place
+        args, kwargs = self._unpickle(self._read(row[2], row[3]))
         return partial(self._function, *args, **kwargs), keep

@@ -290,15 +290,19 @@ class ArrayFile:
         self._row: list[int] = []
 
     def choose(self, task: int) -> None:
+        self._row = unpack_numbers(self.rows(task, 1))
+
+    def rows(self, task: int, count: int) -> bytes:
+        """Of so many tasks. Raises: Stop."""
         number = task - self._first
-        if not 0 <= number < self._count:
+        if not 0 <= number <= number + count <= self._count:
             raise Stop(EXIT_NO_ARRAY, f"{self._path} has no task {task}")
-        self._row = unpack_numbers(os.pread(self.fd, ROW_BYTES, self._index + number * ROW_BYTES))
+        return self.read(self._index + number * ROW_BYTES, count * ROW_BYTES)
 
     def close(self) -> None:
         os.close(self.fd)
 
-    def _read(self, offset: int, length: int) -> bytes:
+    def read(self, offset: int, length: int) -> bytes:
         parts: list[bytes] = []
         while length:  # one read returns at most 2 GiB on Linux
             part = os.pread(self.fd, length, offset)
@@ -310,17 +314,17 @@ class ArrayFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def manifest(self) -> dict[str, Any]:
-        return pickle.loads(self._read(*self._manifest))
+        return pickle.loads(self.read(*self._manifest))
 
     def function(self) -> bytes:
-        return self._read(*self._row[0:2])
+        return self.read(*self._row[0:2])
 
     def call(self) -> bytes:
-        return self._read(*self._row[2:4])
+        return self.read(*self._row[2:4])
 
     def key(self) -> str | None:
         """The task's key in the output store, or None where its output goes into the run directory."""
-        return self._read(*self._row[4:6]).decode() if self._row[5] else None
+        return self.read(*self._row[4:6]).decode() if self._row[5] else None
 
 
 def node_name() -> str:

@@ -270,8 +270,16 @@ class PilotPool:
                 return
             records, length = pilot.read_records(piece, final=final)
             incarnation.offset += length
-            for record in records:
-                self._take(incarnation, record)
+            for record, following in zip(records, [*records[1:], None]):
+                # Most tasks are over when it is seen that they began.
+                if not (
+                    isinstance(record, pilot.Began)
+                    and isinstance(following, pilot.Ended)
+                    and following.task == record.task
+                ):
+                    self._take(incarnation, record)
+                elif incarnation.running is not None:
+                    self._on_began(incarnation, record)
             if len(piece) < size:
                 break
             size = _READ_BYTES if length else 2 * size
@@ -306,29 +314,35 @@ class PilotPool:
         if place is None:
             return
         array, position = place
-        piece = incarnation.places.get(array.number)
-        if piece is None:
-            job_id, _, index = incarnation.element.rpartition("_")
-            piece = _OnPilot(array, Element(job_id, int(index)))
-            incarnation.places[array.number] = piece
-        array.again[position] = piece
+        self._put(incarnation, array, position)
         if record.log_offset != pilot.NO_LOG:
             self._parts[record.task] = (record.log_offset, None)
         future = array.futures[position]
         if future is not None:
             future.start()
 
+    @staticmethod
+    def _put(incarnation: _Incarnation, array: TaskArray, position: int) -> None:
+        piece = incarnation.places.get(array.number)
+        if piece is None:
+            job_id, _, index = incarnation.element.rpartition("_")
+            piece = _OnPilot(array, Element(job_id, int(index)))
+            incarnation.places[array.number] = piece
+        array.again[position] = piece
+
     def _on_ended(self, incarnation: _Incarnation, record: pilot.Ended) -> None:
         incarnation.done += 1
         self._failures = 0
         if incarnation.running is not None and incarnation.running.task == record.task:
             incarnation.running = None
-        begin, _ = self._parts.pop(record.task, (pilot.NO_LOG, None))
-        if begin != pilot.NO_LOG and record.log_offset > begin:
-            self._parts[record.task] = (begin, record.log_offset)
+        if record.log_end > record.log_begin:
+            self._parts[record.task] = (record.log_begin, record.log_end)
+        else:
+            self._parts.pop(record.task, None)
         place = self._place(record.task)
         if place is None:
             return
+        self._put(incarnation, *place)
         resolver = self._session.resolver
         of_run: dict[str, Any] = {"node": incarnation.node, "stored": None}
         if record.place == pilot.IN_FILE:

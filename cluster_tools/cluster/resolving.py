@@ -301,7 +301,7 @@ class Resolver(threading.Thread):
         self, array: TaskArray, position: int, result: Any, exception: BaseException | None
     ) -> None:
         future = array.futures[position]
-        where = self._where(array, position)
+        where = "" if exception is None else self._where(array, position)
         self._close(array, position)
         if future is None:
             return

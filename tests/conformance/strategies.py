@@ -56,6 +56,11 @@ class Strategy:
         return not self.is_cluster
 
     @property
+    def is_cluster_of_elements(self) -> bool:
+        """Each task is an element of its own."""
+        return self.is_cluster and "pilot_jobs" not in self.keywords
+
+    @property
     def is_the_pool(self) -> bool:
         return self.environment.startswith("multiprocessing")
 

@@ -218,7 +218,7 @@ def test_forward_log_prefixes_the_log_with_the_job(
     assert "printed word" in written
 
 
-@pytest.mark.holds_for("is_cluster")
+@pytest.mark.holds_for("is_cluster_of_elements")
 def test_a_future_knows_its_job_and_an_array_its_index(executor: Any) -> None:
     future = executor.submit(calls.square, 1)
     assert isinstance(future.cluster_jobid, str)

@@ -184,7 +184,6 @@ def _mend() -> None:
             _try("scontrol", "update", f"jobid={element}", "starttime=now+5")
         elif reason == "launch failed requeued held":
             _try("scontrol", "release", element)
-    controller.start()
 
 
 def _hold(dice: random.Random) -> None:
