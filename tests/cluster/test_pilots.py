@@ -1,0 +1,216 @@
+"""Promises on pilots: a few long-lived jobs that take task after task."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import wait
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from clusters import LOCAL, Cluster, element_of, log_of
+from waiting import LIMIT_S, wait_until
+
+import cluster_tools
+from cluster_tools.errors import RemoteExitException, RemoteNeverStartedException
+
+NewExecutor = Callable[..., Any]
+
+
+def note_and_square(directory: Path, number: int) -> int:
+    """Leaves a line for each time that it runs."""
+    with (directory / str(number % 10)).open("a") as file:
+        file.write(f"{number}\n")
+    return number * number
+
+
+def note_pid_and_wait(pid: Path, gate: Path) -> int:
+    pid.with_suffix(".tmp").write_text(str(os.getpid()))
+    pid.with_suffix(".tmp").rename(pid)
+    wait_until(gate.exists, str(gate))
+    return os.getpid()
+
+
+def stop_itself(directory: Path) -> str:
+    """Stands still until somebody lets it go on; returns what others have done until then."""
+    (directory / "pid").write_text(str(os.getpid()))
+    os.kill(os.getpid(), signal.SIGSTOP)
+    return " ".join(sorted(path.name for path in directory.glob("done*")))
+
+
+def _runs(directory: Path) -> Counter[int]:
+    return Counter(
+        int(line) for path in directory.iterdir() for line in path.read_text().splitlines()
+    )
+
+
+def test_many_calls_run_on_few_jobs_and_each_once(
+    new_executor: NewExecutor, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    executor = new_executor(pilot_jobs=2)
+    numbers = range(500)
+    futures = executor.map_to_futures(partial(note_and_square, notes), numbers)
+    assert [future.result(LIMIT_S) for future in futures] == [n * n for n in numbers]
+    assert len({element_of(future) for future in futures}) <= 2
+    assert _runs(notes) == dict.fromkeys(numbers, 1)
+
+
+def test_no_more_pilots_are_made_than_there_are_calls(
+    new_executor: NewExecutor, cluster: Cluster, tmp_path: Path
+) -> None:
+    with new_executor(pilot_jobs=4) as executor:
+        gate = tmp_path / "gate"
+        future = executor.submit(jobs.wait_for, gate)
+        wait_until(future.running, "the call")
+        assert len(cluster.elements_of(tmp_path)) == 1
+        gate.touch()
+        assert future.result(LIMIT_S) == "gate"
+    wait_until(lambda: not cluster.elements_of(tmp_path), "the end of its job")
+
+
+def test_an_idle_pilot_takes_the_next_call(new_executor: NewExecutor) -> None:
+    executor = new_executor(pilot_jobs=1)
+    pids = {executor.submit(os.getpid).result(LIMIT_S) for _ in range(5)}
+    assert len(pids) == 1
+
+
+def test_a_pilot_leaves_when_there_is_nothing_to_do_and_another_comes(
+    new_executor: NewExecutor, cluster: Cluster, tmp_path: Path
+) -> None:
+    executor = new_executor(pilot_jobs=1, pilot_idle_timeout_s=0.2)
+    first = executor.submit(os.getpid)
+    first.result(LIMIT_S)
+    wait_until(lambda: not cluster.elements_of(tmp_path), "the end of its job")
+    second = executor.submit(os.getpid)
+    second.result(LIMIT_S)
+    assert first.cluster_jobid != second.cluster_jobid
+
+
+def test_a_pilot_that_dies_takes_one_call_with_it(
+    new_executor: NewExecutor, cluster: Cluster, tmp_path: Path
+) -> None:
+    executor = new_executor(pilot_jobs=2)
+    steps = [partial(jobs.square, n) for n in range(40)]
+    steps[13] = jobs.kill_itself
+    futures = executor.map_to_futures(jobs.run, steps)
+    errors = {n: error for n, f in enumerate(futures) if (error := f.exception(LIMIT_S))}
+    assert list(errors) == [13]
+    error = errors[13]
+    assert isinstance(error, RemoteExitException)
+    assert "Task 13 of 40 of run" in str(error)
+    assert str(log_of(tmp_path, cluster, element_of(futures[13]))) in str(error)
+    assert error.job_id == element_of(futures[13])
+    assert [f.result() for n, f in enumerate(futures) if n != 13] == [
+        n * n for n in range(40) if n != 13
+    ]
+    assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+
+
+def test_short_calls_do_not_wait_behind_a_long_one(
+    new_executor: NewExecutor, tmp_path: Path
+) -> None:
+    executor = new_executor(pilot_jobs=2)
+    gate = tmp_path / "gate"
+    steps = [partial(jobs.wait_minutes_for, gate), *(partial(jobs.square, n) for n in range(20))]
+    long, *short = executor.map_to_futures(jobs.run, steps)
+    assert [future.result(LIMIT_S) for future in short] == [n * n for n in range(20)]
+    assert not long.done()
+    gate.touch()
+    assert long.result(LIMIT_S) == "gate"
+
+
+def test_a_stopped_pilot_keeps_the_call_that_it_runs_and_no_other(tmp_path: Path) -> None:
+    with LOCAL.new_executor(tmp_path, pilot_jobs=2) as executor:
+        steps = [
+            partial(stop_itself, tmp_path),
+            *(partial(jobs.touch, tmp_path / f"done{n}") for n in range(8)),
+        ]
+        stopped, *others = executor.map_to_futures(jobs.run, steps)
+        assert not wait(others, LIMIT_S).not_done
+        assert not stopped.done()
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGCONT)
+        assert stopped.result(LIMIT_S) == " ".join(f"done{n}" for n in range(8))
+
+
+def test_cancelled_calls_do_not_begin(new_executor: NewExecutor, tmp_path: Path) -> None:
+    executor = new_executor(pilot_jobs=1)
+    gate = tmp_path / "gate"
+    first = executor.submit(jobs.wait_for, gate)
+    wait_until(first.running, "the first call")
+    others = executor.map_to_futures(jobs.touch, [tmp_path / f"ran{n}" for n in range(5)])
+    single = executor.submit(jobs.touch, tmp_path / "ran")
+    for future in [*others[1:], single]:
+        assert future.cancel()
+    gate.touch()
+    assert others[0].result(LIMIT_S)
+    assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
+    assert [path.name for path in tmp_path.glob("ran*")] == ["ran0"]
+
+
+def test_a_log_is_forwarded_in_its_part_alone(
+    new_executor: NewExecutor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = new_executor(pilot_jobs=1)
+    before, future, after = (executor.submit(jobs.say, f"word{n}") for n in range(3))
+    for each in (before, future, after):
+        each.result(LIMIT_S)
+    assert executor.forward_log(future) == "word1"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"(jid={future.cluster_jobid}) word1"]
+
+
+def test_outputs_are_kept_and_large_ones_arrive(new_executor: NewExecutor, tmp_path: Path) -> None:
+    executor = new_executor(pilot_jobs=1)
+    key = tmp_path / "kept.pickle"
+    options = {"output_key": str(key)}
+    kept = executor.submit(jobs.square, 5, __cfut_options=options)
+    assert kept.result(LIMIT_S) == 25
+    assert key.exists()
+    large = executor.submit(jobs.return_bytes, 5_000_000)
+    assert len(large.result(LIMIT_S)) == 5_000_000
+
+
+def test_pilots_that_cannot_begin_fail_the_calls(tmp_path: Path) -> None:
+    executor = LOCAL.new_executor(
+        tmp_path, pilot_jobs=2, additional_setup_lines=["echo no luck; exit 3"]
+    )
+    with executor:
+        futures = executor.map_to_futures(jobs.square, range(10))
+        for future in futures:
+            error = future.exception(LIMIT_S)
+            assert isinstance(error, RemoteNeverStartedException), error
+            assert "was not begun" in str(error)
+            assert "exit code 3" in str(error)
+
+
+@pytest.mark.slurm
+def test_pilots_that_are_refused_fail_the_calls(tmp_path: Path) -> None:
+    resources = {"partition": "nowhere"}
+    with cluster_tools.get_executor(
+        "slurm", cfut_dir=str(tmp_path), job_resources=resources, pilot_jobs=2
+    ) as executor:
+        error = executor.submit(jobs.square, 1).exception(LIMIT_S)
+    assert isinstance(error, cluster_tools.SubmissionException)
+    assert "invalid partition" in str(error)
+
+
+def test_no_file_is_left_but_logs(new_executor: NewExecutor, tmp_path: Path) -> None:
+    directory = tmp_path / "cfut"
+    with new_executor(pilot_jobs=2, cfut_dir=str(directory)) as executor:
+        assert len(list(executor.map(jobs.square, range(100)))) == 100
+    assert all(path.name.endswith(".log.stdout") for path in directory.iterdir())
+
+
+@pytest.mark.parametrize(
+    "settings", [{"pilot_jobs": 0}, {"pilot_jobs": 1, "pilot_idle_timeout_s": -1}]
+)
+def test_settings_that_make_no_sense_are_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="pilot_"):
+        LOCAL.new_executor(tmp_path, **settings)
