@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from cluster_tools import worker
 from cluster_tools.cluster.file_system import shows_files_at_once
@@ -50,11 +50,13 @@ STOP = "stop"
 _HEADER = struct.Struct("<8sQI")
 _MAGIC = b"CTpilot1"
 # What follows begins with one of these.
-HELLO = b"H"  # job id, node
-BEGAN = b"B"
-ENDED = b"E"
-_BEGAN = struct.Struct("<cQqd")  # task, offset in the log, time
-_ENDED = struct.Struct("<cQqqddc")  # task, offsets in the log, times of begin and end, where the output is
+_HELLO = b"H"  # job id, node
+_BEGAN = b"B"
+_ENDED = b"E"
+_BEGAN_BODY = struct.Struct("<cQqd")  # task, offset in the log, time
+_ENDED_BODY = struct.Struct(
+    "<cQqqddc"
+)  # task, offsets in the log, times of begin and end, where the output is
 # Where the output is: behind this, in a file of its own, or in the output store (then its fingerprint).
 HERE = b"h"
 IN_FILE = b"f"
@@ -88,9 +90,11 @@ def read_range(name: str) -> Range | None:
     try:
         array, numbers, *pilot = name.split(".")
         begin, *middle, end = map(int, numbers.split("-"))
-        if bool(middle) != bool(pilot):
+        if len(middle) != len(pilot) or len(pilot) > 1:
             return None
-        return Range(int(array), begin, middle[0] if middle else begin, end, *pilot)
+        if not pilot:
+            return Range(int(array), begin, begin, end)
+        return Range(int(array), begin, middle[0], end, pilot[0])
     except (ValueError, TypeError):
         return None
 
@@ -123,6 +127,20 @@ def _record(*parts: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body)) + body
 
 
+def hello_record(job_id: str, node: str) -> bytes:
+    return _record(_HELLO, f"{job_id}\n{node}".encode())
+
+
+def began_record(task: int, log_offset: int, at: float) -> bytes:
+    return _record(_BEGAN_BODY.pack(_BEGAN, task, log_offset, at))
+
+
+def ended_record(
+    task: int, log_part: tuple[int, int], times: tuple[float, float], place: bytes, output: bytes
+) -> bytes:
+    return _record(_ENDED_BODY.pack(_ENDED, task, *log_part, *times, place), output)
+
+
 def read_records(journal: bytes, *, final: bool) -> tuple[list[Hello | Began | Ended], int]:
     """The records at the beginning of a piece of a journal, and how long they are together.
 
@@ -148,10 +166,11 @@ def read_records(journal: bytes, *, final: bool) -> tuple[list[Hello | Began | E
 
 def _read_body(body: bytes) -> Hello | Began | Ended:
     kind = body[:1]
-    if kind == BEGAN:
-        return Began(*_BEGAN.unpack(body)[1:])
-    if kind == ENDED:
-        return Ended(*_ENDED.unpack_from(body)[1:], body[_ENDED.size :])
+    if kind == _BEGAN:
+        return Began(*_BEGAN_BODY.unpack(body)[1:])
+    if kind == _ENDED:
+        _, task, log_begin, log_end, began, ended, place = _ENDED_BODY.unpack_from(body)
+        return Ended(task, log_begin, log_end, began, ended, place, body[_ENDED_BODY.size :])
     return Hello(*body[1:].decode().split("\n"))
 
 
@@ -204,19 +223,117 @@ def run_pilot(idle_timeout_s: float, count: int, time_limit_s: float | None) -> 
         pilot.close()
 
 
+class Claimer:
+    """Takes ranges of tasks for the pilot of this name.
+
+    Every change is a rename, so that it happens once whoever tries. An NFS server may have made one whose
+    answer was lost: then its target is there.
+    """
+
+    def __init__(self, todo: str, held: str, name: str):
+        self._todo = todo
+        self._held = held
+        self._name = name
+        self._known: deque[Range] = deque()
+        # Of others, what has not begun: since when its name is the same.
+        self._seen_held: dict[str, float] = {}
+
+    def take(self) -> Range | None:
+        """What nobody holds, the oldest first. Raises: worker.Stop, where the executor has ended."""
+        misses = 0
+        while self._known and misses < _MAX_MISSES:
+            held = self._claim(self._known.popleft())
+            if held is not None:
+                return held
+            misses += 1
+        names = _names(self._todo)
+        if STOP in names:
+            raise _over()
+        self._known = deque(sorted(r for name in names if (r := read_range(name)) is not None))
+        while self._known:
+            held = self._claim(self._known.popleft())
+            if held is not None:
+                return held
+        return None
+
+    def steal(self, after_s: float) -> Range | None:
+        """What another pilot holds and has not got round to for so long. Raises: worker.Stop."""
+        now = time.monotonic()
+        seen: dict[str, float] = {}
+        for name in _names(self._held):
+            held = read_range(name)
+            if held is not None and held.next < held.end and held.pilot != self._name:
+                seen[name] = self._seen_held.get(name, now)
+        self._seen_held = seen
+        for name, since in sorted(seen.items(), key=lambda item: item[1]):
+            held = read_range(name)
+            if held is not None and now - since >= after_s:
+                ours = self._claim(held)
+                if ours is not None:
+                    return ours
+        return None
+
+    @property
+    def sees_more(self) -> bool:
+        """Whether others held what had not begun at the last look."""
+        return bool(self._seen_held)
+
+    def _claim(self, tasks: Range) -> Range | None:
+        ours = tasks._replace(begin=tasks.next, pilot=self._name)
+        if tasks.pilot:
+            source = os.path.join(self._held, tasks.held_name())
+        else:
+            source = os.path.join(self._todo, tasks.todo_name())
+        return ours if self._rename(source, ours) else None
+
+    def _rename(self, source: str, target: Range) -> bool:
+        path = os.path.join(self._held, target.held_name())
+        try:
+            os.rename(source, path)
+        except FileNotFoundError:
+            return os.path.exists(path)
+        return True
+
+    def advance(self, held: Range) -> Range | None:
+        """The same with its next task begun; None where another pilot has it now."""
+        begun = held._replace(next=held.next + 1)
+        return begun if self._rename(os.path.join(self._held, held.held_name()), begun) else None
+
+    def forget(self, held: Range) -> None:
+        """All of it has been done, or is not to be."""
+        try:
+            os.unlink(os.path.join(self._held, held.held_name()))
+        except FileNotFoundError:
+            pass
+
+    def give_back(self, held: Range) -> None:
+        try:
+            os.rename(
+                os.path.join(self._held, held.held_name()),
+                os.path.join(self._todo, held.todo_name()),
+            )
+        except FileNotFoundError:
+            pass
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        raise _over() from None
+
+
 class _Pilot:
     def __init__(self, running: worker.Running, count: int, time_limit_s: float | None):
         directory = self._directory = running.run_directory
         self._name = os.urandom(6).hex()
         self._job_id = running.job_id
-        self._todo = os.path.join(directory, TODO)
-        self._held = os.path.join(directory, HELD)
+        self._claimer = Claimer(
+            os.path.join(directory, TODO), os.path.join(directory, HELD), self._name
+        )
         self._interval_s = count / _LOOKS_PER_S
         self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
         self._longest_s = 0.0
-        self._known: deque[Range] = deque()
-        # Of others, what has not begun: since when its name is the same.
-        self._seen_held: dict[str, float] = {}
         self._looks = 0
         self._arrays: dict[int, _Tasks] = {}
         self._revoked: set[int] = set()
@@ -236,7 +353,7 @@ class _Pilot:
         except FileNotFoundError:
             raise _over() from None
         # Written with what follows, or when nothing does.
-        self._unwritten = _record(HELLO, f"{self._job_id}\n{worker.node_name()}".encode())
+        self._unwritten = hello_record(self._job_id, worker.node_name())
         self._write()
 
     def _listen(self) -> None:
@@ -266,14 +383,14 @@ class _Pilot:
         while data:
             data = data[os.write(self._journal, data) :]
 
-    def work(self, idle_timeout_s: float) -> None:
+    def work(self, idle_timeout_s: float) -> NoReturn:
         """Raises: _Leave; whatever a signal raises."""
         idle_since = time.monotonic()
         # Not all at the same time.
         time.sleep(random.uniform(0, 0.01))
         while True:
             self._check_client()
-            held = self._take()
+            held = self._claimer.take() or self._steal()
             if held is not None:
                 self._run_all(held)
                 idle_since = time.monotonic()
@@ -283,6 +400,12 @@ class _Pilot:
             if not self._has_time():
                 raise _Leave("its time is over")
             time.sleep(self._interval_s * random.uniform(0.8, 1.2))
+
+    def _steal(self) -> Range | None:
+        self._looks += 1
+        if self._claimer.sees_more or self._looks % _HELD_PART == 0:
+            return self._claimer.steal(_STEAL_AFTER_S)
+        return None
 
     def _check_client(self) -> None:
         if time.monotonic() - self._client_look > _CLIENT_INTERVAL_S:
@@ -297,68 +420,6 @@ class _Pilot:
             return True
         return self._deadline - time.monotonic() > 2 * self._longest_s
 
-    # -- taking --
-
-    def _take(self) -> Range | None:
-        """A range that is ours from now on. Raises: _Leave."""
-        misses = 0
-        while self._known and misses < _MAX_MISSES:
-            held = self._claim(self._known.popleft(), self._todo)
-            if held is not None:
-                return held
-            misses += 1
-        names = self._names(self._todo)
-        if STOP in names:
-            raise _over()
-        self._known = deque(sorted(r for name in names if (r := read_range(name)) is not None))
-        while self._known:
-            held = self._claim(self._known.popleft(), self._todo)
-            if held is not None:
-                return held
-        return self._steal()
-
-    @staticmethod
-    def _names(directory: str) -> list[str]:
-        try:
-            return os.listdir(directory)
-        except FileNotFoundError:
-            raise _over() from None
-
-    def _claim(self, free: Range, where: str) -> Range | None:
-        ours = free._replace(begin=free.next, pilot=self._name)
-        name = free.held_name() if free.pilot else free.todo_name()
-        return ours if self._rename(os.path.join(where, name), ours) else None
-
-    def _rename(self, source: str, target: Range) -> bool:
-        """Whether it was still there."""
-        path = os.path.join(self._held, target.held_name())
-        try:
-            os.rename(source, path)
-        except FileNotFoundError:
-            # An NFS server may have done it, and its answer was lost.
-            return os.path.exists(path)
-        return True
-
-    def _steal(self) -> Range | None:
-        """What another pilot holds and does not get round to."""
-        self._looks += 1
-        if not self._seen_held and self._looks % _HELD_PART:
-            return None
-        now = time.monotonic()
-        seen: dict[str, float] = {}
-        for name in self._names(self._held):
-            held = read_range(name)
-            if held is not None and held.next < held.end:
-                seen[name] = self._seen_held.get(name, now)
-        self._seen_held = seen
-        for name, since in sorted(seen.items(), key=lambda item: item[1]):
-            held = read_range(name)
-            if held is not None and now - since >= _STEAL_AFTER_S:
-                ours = self._claim(held, self._held)
-                if ours is not None:
-                    return ours
-        return None
-
     # -- running --
 
     def _run_all(self, held: Range) -> None:
@@ -367,38 +428,23 @@ class _Pilot:
             tasks = self._tasks_of(held.array)
             tasks.choose(held.next, held.end)
         except worker.Stop:  # all its calls are done: somebody has cancelled what was left
-            self._forget(held)
+            self._claimer.forget(held)
             return
         try:
             while held.next < held.end:
                 if not self._has_time():
-                    self._give_back(held)
+                    self._write()
+                    self._claimer.give_back(held)
                     raise _Leave("its time is over")
-                begun = held._replace(next=held.next + 1)
-                if not self._rename(os.path.join(self._held, held.held_name()), begun):
-                    return  # another pilot has it
+                begun = self._claimer.advance(held)
+                if begun is None:
+                    return
                 task, held = held.next, begun
                 if not self._is_revoked(task):
                     self._run(tasks, task)
         finally:
             self._write()
-        self._forget(held)
-
-    def _forget(self, held: Range) -> None:
-        try:
-            os.unlink(os.path.join(self._held, held.held_name()))
-        except FileNotFoundError:
-            pass
-
-    def _give_back(self, held: Range) -> None:
-        self._write()
-        try:
-            os.rename(
-                os.path.join(self._held, held.held_name()),
-                os.path.join(self._todo, held.todo_name()),
-            )
-        except FileNotFoundError:
-            pass
+        self._claimer.forget(held)
 
     def _is_revoked(self, task: int) -> bool:
         now = time.monotonic()
@@ -428,7 +474,7 @@ class _Pilot:
 
     def _run(self, tasks: _Tasks, task: int) -> None:
         began, offset = time.time(), self._log_size()
-        self._unwritten += _record(_BEGAN.pack(BEGAN, task, offset, began))
+        self._unwritten += began_record(task, offset, began)
         self._write()
         output, place = self._output_of(tasks, task)
         worker.flush()
@@ -439,9 +485,8 @@ class _Pilot:
         if end_offset > offset:
             self._delimit(task, offset)
         self._longest_s = max(self._longest_s, ended - began)
-        self._unwritten += _record(
-            _ENDED.pack(ENDED, task, offset, end_offset, began, ended, place), output
-        )
+        log_part = (offset, end_offset)
+        self._unwritten += ended_record(task, log_part, (began, ended), place, output)
         if ended - began > _QUICK_S:
             self._write()
 
@@ -512,7 +557,7 @@ class _Tasks:
         self._main = worker.Main(manifest)
         self._store: bytes | None = manifest["output_store"]
         self._function_place = (-1, -1)
-        self._function: Callable[..., Any] | None = None
+        self._function: Any = None
         # The rows of the tasks that were chosen, from `_first` on, and a part of the file.
         self._first = 0
         self._rows = array("Q")
@@ -551,8 +596,9 @@ class _Tasks:
             key = self._read(row[4], row[5]).decode()
             keep = partial(self._unpickle(self._store or b"").write, key)
         place = (row[0], row[1])
-        if self._function is None or place != self._function_place:
-            self._function = self._unpickle(self._read(*place))
+        function = self._function
+        if function is None or place != self._function_place:
+            function = self._function = self._unpickle(self._read(*place))
             self._function_place = place
         args, kwargs = self._unpickle(self._read(row[2], row[3]))
-        return partial(self._function, *args, **kwargs), keep
+        return partial(function, *args, **kwargs), keep

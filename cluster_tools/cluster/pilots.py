@@ -83,6 +83,8 @@ class Journals(Watched):
     def __init__(self, path: str, post: Any):
         super().__init__(path, post)
         self._sizes: dict[str, int] = {}
+        # Those whose last record is not whole, or not right: they are looked at again all the same.
+        self.unsettled: set[str] = set()
 
     def _news(self) -> list[str]:
         news: list[str] = []
@@ -96,7 +98,7 @@ class Journals(Watched):
                 size = os.fstat(fd).st_size
             finally:
                 os.close(fd)
-            if size != self._sizes.get(name):
+            if size != self._sizes.get(name) or name in self.unsettled:
                 self._sizes[name] = size
                 news.append(name)
         return news
@@ -192,7 +194,8 @@ class PilotPool:
         session = self._session
         limit_s = session.scheduler.time_limit_s
         function = pickling.dumps(pilot.run_pilot)
-        call = pickling.dumps(((self._idle_timeout_s, self._count, limit_s), {}))
+        no_keywords: dict[str, Any] = {}
+        call = pickling.dumps(((self._idle_timeout_s, self._count, limit_s), no_keywords))
         writer = session.directory.begin_array()
         try:
             for _ in futures:
@@ -287,8 +290,14 @@ class PilotPool:
             incarnation.stuck_since = None
         elif length or stuck is None:
             incarnation.stuck_since = time.monotonic()
+        if incarnation.stuck_since is None or final:
+            self.watched.unsettled.discard(incarnation.name)
+        else:
+            self.watched.unsettled.add(incarnation.name)
 
-    def _take(self, incarnation: _Incarnation, record: pilot.Hello | pilot.Began | pilot.Ended) -> None:
+    def _take(
+        self, incarnation: _Incarnation, record: pilot.Hello | pilot.Began | pilot.Ended
+    ) -> None:
         if isinstance(record, pilot.Ended):
             self._on_ended(incarnation, record)
         elif isinstance(record, pilot.Began):
@@ -296,7 +305,11 @@ class PilotPool:
         else:
             incarnation.element, incarnation.node = record.job_id, record.node
             for other in list(self._incarnations.values()):
-                if other.element == record.job_id and other is not incarnation and not other.is_over:
+                if (
+                    other.element == record.job_id
+                    and other is not incarnation
+                    and not other.is_over
+                ):
                     text = f"The job {record.job_id} of its pilot was requeued."
                     self._take_over(other, RemoteException(text, record.job_id))
 
@@ -308,7 +321,9 @@ class PilotPool:
         incarnation.running = record
         if lost is not None and lost.task != record.task:
             self._fail(
-                incarnation, lost.task, RemoteException("Its output was damaged.", incarnation.element)
+                incarnation,
+                lost.task,
+                RemoteException("Its output was damaged.", incarnation.element),
             )
         place = self._place(record.task)
         if place is None:
@@ -367,7 +382,9 @@ class PilotPool:
         error = future.exception(0)
         array = future.array
         piece = None if array is None else array.piece_of(future.position)
-        element = "" if piece is None or piece.job_id is None else str(piece.element(future.position))
+        element = (
+            "" if piece is None or piece.job_id is None else str(piece.element(future.position))
+        )
         done = 0
         for name in _listed(self._journals):
             incarnation = self._incarnations.setdefault(name, _Incarnation(name))

@@ -17,7 +17,11 @@ from clusters import LOCAL, Cluster, element_of, log_of
 from waiting import LIMIT_S, wait_until
 
 import cluster_tools
-from cluster_tools.errors import RemoteExitException, RemoteNeverStartedException
+from cluster_tools.errors import (
+    RemoteExitException,
+    RemoteNeverStartedException,
+    SubmissionException,
+)
 
 NewExecutor = Callable[..., Any]
 
@@ -197,7 +201,7 @@ def test_pilots_that_are_refused_fail_the_calls(tmp_path: Path) -> None:
         "slurm", cfut_dir=str(tmp_path), job_resources=resources, pilot_jobs=2
     ) as executor:
         error = executor.submit(jobs.square, 1).exception(LIMIT_S)
-    assert isinstance(error, cluster_tools.SubmissionException)
+    assert isinstance(error, SubmissionException)
     assert "invalid partition" in str(error)
 
 
