@@ -182,7 +182,7 @@ def fingerprint_of(ended: Ended) -> tuple[int, int]:
 # -- the pilot --------------------------------------------------------------------------------------
 
 # All idle pilots of an executor together look at the disk so often a second.
-_LOOKS_PER_S = 45.0
+_LOOKS_PER_S = 42.0
 # While nobody holds what has not begun, the held ranges are looked at with one look of so many.
 _HELD_PART = 6
 # Ranges that were just read are tried one after the other; after so many that others had taken already,
@@ -389,7 +389,9 @@ class _Pilot:
         # Not all at the same time.
         time.sleep(random.uniform(0, 0.01))
         while True:
-            self._check_client()
+            why = self._why_to_leave()
+            if why:
+                raise _Leave(why)
             held = self._claimer.take() or self._steal()
             if held is not None:
                 self._run_all(held)
@@ -397,8 +399,6 @@ class _Pilot:
                 continue
             if time.monotonic() - idle_since > idle_timeout_s:
                 raise _Leave("there was nothing to do")
-            if not self._has_time():
-                raise _Leave("its time is over")
             time.sleep(self._interval_s * random.uniform(0.8, 1.2))
 
     def _steal(self) -> Range | None:
@@ -407,23 +407,21 @@ class _Pilot:
             return self._claimer.steal(_STEAL_AFTER_S)
         return None
 
-    def _check_client(self) -> None:
-        if time.monotonic() - self._client_look > _CLIENT_INTERVAL_S:
-            self._client_look = time.monotonic()
-            why = worker.why_nobody_waits(self._directory)
-            if why:
-                raise _Leave(why)
-
-    def _has_time(self) -> bool:
-        """Whether a task that takes twice as long as any before would end before we are ended."""
-        if self._deadline is None:
-            return True
-        return self._deadline - time.monotonic() > 2 * self._longest_s
+    def _why_to_leave(self) -> str:
+        """Empty where another task may begin."""
+        now = time.monotonic()
+        # One may take twice as long as any before.
+        if self._deadline is not None and self._deadline - now <= 2 * self._longest_s:
+            return "its time is nearly over"
+        if now - self._client_look > _CLIENT_INTERVAL_S:
+            self._client_look = now
+            return worker.why_nobody_waits(self._directory)
+        return ""
 
     # -- running --
 
     def _run_all(self, held: Range) -> None:
-        """Raises: _Leave, where there is no time for the next; whatever a signal raises."""
+        """Raises: _Leave, where the next is not to begin; whatever a signal raises."""
         try:
             tasks = self._tasks_of(held.array)
             tasks.choose(held.next, held.end)
@@ -432,10 +430,11 @@ class _Pilot:
             return
         try:
             while held.next < held.end:
-                if not self._has_time():
+                why = self._why_to_leave()
+                if why:
                     self._write()
                     self._claimer.give_back(held)
-                    raise _Leave("its time is over")
+                    raise _Leave(why)
                 begun = self._claimer.advance(held)
                 if begun is None:
                     return
@@ -540,9 +539,9 @@ class _Pilot:
 
 
 def _log_fd() -> int | None:
-    """Of stdout, where that is a file that grows."""
+    """Of stdout, where that is a file that grows. Our own: calls may do with theirs what they like."""
     try:
-        return 1 if stat.S_ISREG(os.fstat(1).st_mode) else None
+        return os.dup(1) if stat.S_ISREG(os.fstat(1).st_mode) else None
     except OSError:
         return None
 

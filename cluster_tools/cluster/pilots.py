@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cluster_tools.cluster.session import Session
 
 _NAME = "pilot"
-# Pilots that end one after the other without having done a task: then there is no hope for the rest.
+# Pilots that end one after the other without having begun a task: then there is no hope for the rest.
 _MAX_FAILURES = 4
 _READ_BYTES = 4 << 20
 # What is not right in a journal may be on its way for so long.
@@ -71,6 +71,7 @@ class _Incarnation:
     stuck_since: float | None = None
     running: pilot.Began | None = None
     done: int = 0
+    began: bool = False
     is_over: bool = False
     places: dict[int, _OnPilot] = field(default_factory=dict[int, _OnPilot])
 
@@ -123,7 +124,7 @@ class PilotPool:
         # The futures of those who are in the queue or there. Only whole-dict operations.
         self.pilots: dict[ClusterFuture[Any], None] = {}
         self._incarnations: dict[str, _Incarnation] = {}
-        # Pilots that have ended since the last task was done.
+        # Pilots that have ended since the last task was begun.
         self._failures = 0
         # Tasks that a pilot's time limit has ended once.
         self._second_chances: set[int] = set()
@@ -319,6 +320,7 @@ class PilotPool:
     def _on_began(self, incarnation: _Incarnation, record: pilot.Began) -> None:
         lost = incarnation.running
         incarnation.running = record
+        incarnation.began = True
         if lost is not None and lost.task != record.task:
             self._fail(
                 incarnation,
@@ -347,6 +349,7 @@ class PilotPool:
 
     def _on_ended(self, incarnation: _Incarnation, record: pilot.Ended) -> None:
         incarnation.done += 1
+        incarnation.began = True
         self._failures = 0
         if incarnation.running is not None and incarnation.running.task == record.task:
             incarnation.running = None
@@ -385,15 +388,15 @@ class PilotPool:
         element = (
             "" if piece is None or piece.job_id is None else str(piece.element(future.position))
         )
-        done = 0
+        began = False
         for name in _listed(self._journals):
             incarnation = self._incarnations.setdefault(name, _Incarnation(name))
             self._read(incarnation)
         for incarnation in list(self._incarnations.values()):
             if incarnation.element == element and not incarnation.is_over:
                 self._take_over(incarnation, error)
-                done += incarnation.done
-        if error is not None and not done:
+                began = began or incarnation.began
+        if error is not None and not began:
             self._failures += 1
         if error is not None and (
             isinstance(error, SubmissionException) or self._failures >= _MAX_FAILURES

@@ -172,6 +172,7 @@ class KubernetesScheduler(Scheduler):
         if options.keep_jobs_on_exit:
             resources = replace(resources, client_lease_s=None)
         self._resources = resources
+        self.time_limit_s = resources.time_limit_s
         self._server = ApiServer(resources.context)
         self._jobs_path = f"/apis/batch/v1/namespaces/{resources.namespace}/jobs"
         self._pods_path = f"/api/v1/namespaces/{resources.namespace}/pods"

@@ -117,6 +117,14 @@ def test_a_pilot_that_dies_takes_one_call_with_it(
     assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
 
 
+def test_calls_that_kill_their_pilots_do_not_fail_the_others(new_executor: NewExecutor) -> None:
+    executor = new_executor(pilot_jobs=1)
+    steps = [jobs.kill_itself] * 6 + [partial(jobs.square, 3)]
+    futures = executor.map_to_futures(jobs.run, steps)
+    assert futures[-1].result(LIMIT_S) == 9
+    assert all(isinstance(f.exception(LIMIT_S), RemoteExitException) for f in futures[:-1])
+
+
 def test_short_calls_do_not_wait_behind_a_long_one(
     new_executor: NewExecutor, tmp_path: Path
 ) -> None:
