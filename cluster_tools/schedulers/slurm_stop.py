@@ -25,7 +25,7 @@ from cluster_tools.schedulers.slurm_commands import (
     run,
 )
 
-# How long to wait for a slurmctld that does not answer.
+# How long to wait in all for a slurmctld that does not answer.
 _PATIENCE_S = 600.0
 _RETRY_INTERVAL_S = 5.0
 # A job that is being cancelled itself has SIGTERM_WAIT_IN_S left, then KillWait.
@@ -41,9 +41,8 @@ def _listed_jobs(token: str, cluster_options: Sequence[str]) -> set[str]:
     return {row.job_id for row in queue(*cluster_options) if f".{token}." in row.name}
 
 
-def _jobs_of(token: str, cluster_options: Sequence[str]) -> set[str]:
-    """The same, waiting for a slurmctld that does not answer; empty where it does not for too long."""
-    deadline = time.monotonic() + _PATIENCE_S
+def _jobs_of(token: str, cluster_options: Sequence[str], deadline: float) -> set[str]:
+    """The same, waiting for a slurmctld that does not answer; empty where it does not until the deadline."""
     while True:
         try:
             return _listed_jobs(token, cluster_options)
@@ -53,11 +52,12 @@ def _jobs_of(token: str, cluster_options: Sequence[str]) -> set[str]:
             time.sleep(_RETRY_INTERVAL_S)
 
 
-def _scancel(ids: Collection[str], cluster_options: Sequence[str], *options: str) -> None:
+def _scancel(
+    ids: Collection[str], cluster_options: Sequence[str], deadline: float, *options: str
+) -> None:
     ordered = sorted(ids)
     for start in range(0, len(ordered), _MAX_IDS_PER_COMMAND):
         some = ordered[start : start + _MAX_IDS_PER_COMMAND]
-        deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
                 run(["scancel", *cluster_options, *options, *some])
@@ -88,17 +88,18 @@ def stop_at_once(token: str, cluster_options: Sequence[str]) -> None:
 def main(arguments: Sequence[str]) -> None:
     token, grace_s, *cluster_options = arguments
     elements = sys.stdin.read().split()
-    jobs = _jobs_of(token, cluster_options)
+    deadline = time.monotonic() + _PATIENCE_S
+    jobs = _jobs_of(token, cluster_options, deadline)
     if elements:
         ours = [element for element in elements if element.partition("_")[0] in jobs]
-        _scancel(ours, cluster_options)
+        _scancel(ours, cluster_options, deadline)
         return
-    _scancel(jobs, cluster_options, "--state=PENDING")
-    _scancel(jobs, cluster_options, "--full", "--signal=INT", "--state=RUNNING")
+    _scancel(jobs, cluster_options, deadline, "--state=PENDING")
+    _scancel(jobs, cluster_options, deadline, "--full", "--signal=INT", "--state=RUNNING")
     time.sleep(float(grace_s))
-    _scancel(_jobs_of(token, cluster_options), cluster_options)
+    _scancel(_jobs_of(token, cluster_options, deadline), cluster_options, deadline)
     time.sleep(_LATE_ARRIVAL_S)
-    _scancel(_jobs_of(token, cluster_options), cluster_options)
+    _scancel(_jobs_of(token, cluster_options, deadline), cluster_options, deadline)
 
 
 if __name__ == "__main__":
