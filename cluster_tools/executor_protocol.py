@@ -44,7 +44,8 @@ class Executor(Protocol):
             fn: Called once per tuple of arguments.
             iterables: Zipped, so the shortest one decides how many calls there are.
             timeout: Seconds from the call of `map` in which all results have to be there.
-            chunksize: Calls that a worker process takes at once, where there are such.
+            chunksize: Calls that a worker process takes at once, where there are such. Not given,
+                that is decided from how long calls take, and makes no difference but speed.
             buffersize: At most so many calls are submitted ahead of what was yielded; without
                 it all are submitted before `map` returns.
 

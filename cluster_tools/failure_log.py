@@ -40,13 +40,20 @@ class FailureLog:
             where: Names the call and its job, at the beginning of a sentence.
         """
         is_failure = exception is not None and not isinstance(exception, CancelledError)
+        self._count_ends(1, exception if is_failure else None, where)
+
+    def note_successes(self, count: int) -> None:
+        """Like so many calls of `note` without an exception."""
+        self._count_ends(count, None, "")
+
+    def _count_ends(self, count: int, failure: BaseException | None, where: str) -> None:
         with self._counts_lock:
-            self._finished += 1
-            self._failed += is_failure
-            failed, is_last = self._failed, self._finished == self._count
+            self._finished += count
+            self._failed += failure is not None
+            failed, is_last = self._failed, count > 0 and self._finished == self._count
         try:
-            if exception is not None and is_failure and failed <= _MAX_LINES_PER_ARRAY:
-                _logger.error("%s failed: %s", where, first_line(exception))
+            if failure is not None and failed <= _MAX_LINES_PER_ARRAY:
+                _logger.error("%s failed: %s", where, first_line(failure))
             if is_last and failed > _MAX_LINES_PER_ARRAY:
                 _logger.error(
                     "%d of %d calls failed; the first %d are listed above",

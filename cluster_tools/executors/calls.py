@@ -14,13 +14,16 @@ from typing import Any, TypeVar
 from cluster_tools import pickling
 from cluster_tools.errors import RemoteTraceback, exception_from_parts
 from cluster_tools.function_name import function_name
-from cluster_tools.output_store import OutputStore
 from cluster_tools.worker import exception_state
+
+TYPE_CHECKING = False  # as in cluster_tools/__init__.py
+if TYPE_CHECKING:
+    from cluster_tools.output_store import OutputStore
 
 _T = TypeVar("_T")
 
 Dumps = Callable[[object], bytes]
-KeptOutput = tuple[OutputStore, str]
+KeptOutput = tuple["OutputStore", str]
 """A store, and the key under which the output of a call is kept there."""
 
 
@@ -113,10 +116,10 @@ def run_packed_call(call: bytes, dumps: Dumps, keep: KeptOutput | None) -> tuple
         store.write(key, outcome, success=True)
         return True, outcome
     except BaseException as error:
-        return False, _pack_exception(error)
+        return False, pack_exception(error)
 
 
-def _pack_exception(error: BaseException) -> bytes:
+def pack_exception(error: BaseException) -> bytes:
     """Pickles an exception and its traceback's text, by whichever way brings it back."""
     frames = error.__traceback__
     try:
@@ -147,6 +150,14 @@ def _is_picklable(value: object) -> bool:
     except Exception:
         return False
     return True
+
+
+def unpack_outcome(success: bool, outcome: bytes) -> tuple[Any, BaseException | None]:
+    """The result, or None and the exception, of what `run_packed_call` returned."""
+    try:
+        return (unpack_result(outcome), None) if success else (None, unpack_exception(outcome))
+    except BaseException as unpickling_error:
+        return None, unpickling_error
 
 
 def unpack_exception(outcome: bytes) -> BaseException:

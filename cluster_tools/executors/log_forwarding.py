@@ -2,7 +2,7 @@
 
     worker process (each)                    parent process
     +--------------------------------+       +------------------------------------------+
-    | logger -> root: QueueHandler ----pipe----> thread: getLogger(name).handle(record) |
+    | logger -> root: _SendingHandler --pipe----> thread: getLogger(name).handle(record) |
     +--------------------------------+       +------------------------------------------+
 
 A record is in the pipe before the logging call returns, so it is never behind a result. Knows
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import logging.handlers
 import os
 import pickle
 import sys
@@ -134,10 +133,25 @@ class RecordSender:
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
         # What the script's import has set up would write each record a second time.
-        queue: Any = self  # a QueueHandler asks for put_nowait only
-        logging.getLogger().handlers[:] = [logging.handlers.QueueHandler(queue)]
+        logging.getLogger().handlers[:] = [_SendingHandler(self)]
 
     def put_nowait(self, record: logging.LogRecord) -> None:
         pickled = pickle.dumps(record)
         with self._writer_lock:
             self._writer.send_bytes(pickled)
+
+
+class _SendingHandler(logging.Handler):
+    """A QueueHandler that is not imported before the first record: most workers have none."""
+
+    def __init__(self, sender: RecordSender) -> None:
+        super().__init__()
+        self._queue: Any = sender  # a QueueHandler asks for put_nowait only
+        self._queue_handler: logging.Handler | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._queue_handler is None:
+            from logging.handlers import QueueHandler
+
+            self._queue_handler = QueueHandler(self._queue)
+        self._queue_handler.emit(record)

@@ -3,6 +3,7 @@
     caller                         pool's thread (standard library)       worker process
     submit: packs the call ------> waits in the pool's queue ------------> run_packed_call
     _CallFuture <--- unpacks ----- the pool's future of two values <------ packed outcome
+    map: see chunks.py
 
 Calls and outcomes cross as bytes that are made and read here: an object that refuses is then the
 error of its call, where the pool would break. (The name has a `_` since it is not the standard
@@ -12,7 +13,6 @@ library's module.)
 from __future__ import annotations
 
 import concurrent.futures
-import io
 import multiprocessing
 import os
 import sys
@@ -21,23 +21,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import partial
 from itertools import islice
 from multiprocessing.context import BaseContext
-from multiprocessing.reduction import ForkingPickler
 from os import PathLike
 from typing import Any, TypeVar
 
 from typing_extensions import ParamSpec
 
-from cluster_tools import pickling
-from cluster_tools.executors.calls import (
-    Dumps,
-    pack_call,
-    run_packed_call,
-    unpack_exception,
-    unpack_result,
-)
-from cluster_tools.executors.log_forwarding import LogForwarding, RecordSender
+from cluster_tools.executors.calls import Dumps, pack_call, run_packed_call, unpack_outcome
+from cluster_tools.executors.chunks import ChunkedMap, WorkQueue
+from cluster_tools.executors.log_forwarding import LogForwarding
+from cluster_tools.executors.pool_worker import dumps_for_relatives, start_worker
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
@@ -48,6 +43,7 @@ _P = ParamSpec("_P")
 _S = TypeVar("_S")
 _T = TypeVar("_T")
 
+_CLOSED_MESSAGE = "cannot schedule new futures after shutdown"
 _MISSING_GUARD_MESSAGE = """
     A MultiprocessingExecutor was made before the
     current process has finished its bootstrapping phase.
@@ -58,19 +54,6 @@ _MISSING_GUARD_MESSAGE = """
 
         if __name__ == "__main__":
 """
-
-
-def _dumps_for_relatives(obj: object) -> bytes:
-    """Pickles in the way of multiprocessing, which knows how to share connections and the like."""
-    buffer = io.BytesIO()
-    try:
-        ForkingPickler(buffer, 5).dump(obj)
-    except Exception:
-        return pickling.dumps(obj)
-    pickled = buffer.getvalue()
-    if b"__main__" in pickled and pickling.main_module() is None:
-        return pickling.dumps(obj)  # by value: a worker has no file to import it from
-    return pickled
 
 
 class MultiprocessingExecutor(ProcessPoolExecutor):
@@ -97,7 +80,7 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         RuntimeError: The script that made it has no `if __name__ == "__main__"`.
     """
 
-    _dumps: Dumps = staticmethod(_dumps_for_relatives)
+    _dumps: Dumps = staticmethod(dumps_for_relatives)
 
     def __init__(
         self,
@@ -129,22 +112,22 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         self._unfinished: set[Future[Any]] = set()
         self._closing_thread: threading.Thread | None = None
         self._log_forwarding: LogForwarding | None = None
+        sender = None
         if not is_forked:
             self._log_forwarding = LogForwarding(mp_context)
-            initargs = (self._log_forwarding.sender(), initializer, initargs)
-            initializer = _start_worker
+            sender = self._log_forwarding.sender()
         try:
             super().__init__(
-                max_workers,
-                mp_context,
-                initializer,
-                initargs,
-                **_max_tasks_keyword(max_tasks_per_child),
+                max_workers, mp_context, start_worker, **_max_tasks_keyword(max_tasks_per_child)
             )
         except BaseException:
             if self._log_forwarding is not None:
                 self._log_forwarding.close()
             raise
+        self._makes_chunks = max_tasks_per_child is None
+        pool: Any = self
+        pool._initargs = (pool._result_queue, sender, initializer, initargs)
+        self._work_queue = pool._work_ids = WorkQueue(pool._pending_work_items)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Has `fn(*args, **kwargs)` called in a worker. It is pickled before this returns.
@@ -164,8 +147,20 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         chunksize: int | None = None,
         buffersize: int | None = None,
     ) -> Iterator[_T]:
-        """See `cluster_tools.Executor.map`. `chunksize` is 1 where not given."""
+        """See `cluster_tools.Executor.map`.
+
+        Where `chunksize` is not given, workers get several calls at once, as many as they make in
+        a few hundredths of a second. That differs from `chunksize=1` by the clock only: a call
+        that takes longer delays no other, nor its result. But where a worker dies, what it has
+        done in the last 0.1 s is lost, too. Such chunks are not made with `buffersize` or
+        `max_tasks_per_child`.
+
+        An exception of one call is that of all its chunk where `chunksize` is given, as in the
+        standard library.
+        """
         check_map_arguments(chunksize=chunksize, buffersize=buffersize)
+        if chunksize is None and buffersize is None and self._makes_chunks:
+            return self._map_in_chunks(fn, iterables, timeout)
         calls = iter(zip(*iterables))
         if chunksize is None or chunksize == 1:
             return self._map(fn, calls, timeout, buffersize)
@@ -214,6 +209,7 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         """Cancels the futures of all calls that have not started."""
         for future in list(self._unfinished):
             future.cancel()
+        self._work_queue.cancel_maps()
 
     def _close_later(self) -> None:
         # Somebody has to wait: the log's pipe is closed after the last worker, and the standard
@@ -259,6 +255,18 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
             futures.append(future)
         return iterate_results(futures, timeout=timeout, submit_next=submit_next)
 
+    def _map_in_chunks(
+        self, fn: Callable[..., _T], iterables: tuple[Iterable[Any], ...], timeout: float | None
+    ) -> Iterator[_T]:
+        pool: Any = self
+        chunked = ChunkedMap(fn, iterables, pool._max_workers, self._dumps)
+        if chunked.waiting_count:
+            if self._is_closed:
+                raise RuntimeError(_CLOSED_MESSAGE)
+            place: Any = chunked
+            self._work_queue.follow(chunked, self._submit_to_pool(place))
+        return chunked.results(timeout, partial(self._work_queue.cancel, chunked))
+
     def _submit_all(
         self, fn: Callable[..., _T], calls: list[tuple[Any, ...]], keys: Iterable[str | None]
     ) -> list[Future[_T]]:
@@ -279,7 +287,7 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         key: str | None,
     ) -> Future[Any]:
         if self._is_closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise RuntimeError(_CLOSED_MESSAGE)
         future = _CallFuture[Any]()
         try:
             call = pack_call(fn, args, kwargs, dumps=self._dumps)
@@ -292,24 +300,27 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
-        pool_future = super().submit(run_packed_call, call, self._dumps, keep)
-        # The pool's thread outlives an executor that is dropped, and the workers need the log's lock.
-        pool: Any = self
-        pool._executor_manager_thread.log_forwarding = self._log_forwarding
+        pool_future = self._submit_to_pool(run_packed_call, call, self._dumps, keep)
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
         future.follow(pool_future)
         return future
 
+    def _submit_to_pool(self, fn: Callable[..., _T], *args: Any) -> Future[_T]:
+        pool_future = super().submit(fn, *args)
+        # The pool's thread outlives an executor that is dropped, and the workers need the log's lock.
+        pool: Any = self
+        pool._executor_manager_thread.log_forwarding = self._log_forwarding
+        return pool_future
+
     def _adjust_process_count(self) -> None:
         pool: Any = self
-        standard_pool: Any = super()
         count = len(pool._processes)
-        # Where workers are replaced, the standard library counts one that has just left as idle,
-        # starts no other, and waits for ever (https://github.com/python/cpython/issues/115634).
-        if getattr(self, "_max_tasks_per_child", None) is None:
-            standard_pool._adjust_process_count()
-        elif count < pool._max_workers:
+        # The standard library counts idle workers, by what was submitted and answered: chunks are not
+        # submitted, and where workers are replaced, it counts one that has just left, and waits for
+        # ever (https://github.com/python/cpython/issues/115634).
+        wanted = min(pool._max_workers, self._work_queue.unfinished_count)
+        for _ in range(count, wanted):
             pool._spawn_process()
         if len(pool._processes) > count:
             # `submit` has woken the pool's thread before there was this worker; unless it looks
@@ -339,14 +350,6 @@ def _max_tasks_keyword(max_tasks_per_child: int | None) -> dict[str, Any]:
     if sys.version_info < (3, 11):
         raise NotImplementedError("max_tasks_per_child needs Python 3.11 or newer")
     return {"max_tasks_per_child": max_tasks_per_child}
-
-
-def _start_worker(
-    sender: RecordSender, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
-) -> None:
-    sender.install()
-    if initializer is not None:
-        initializer(*initargs)
 
 
 class _CallEach:
@@ -416,8 +419,4 @@ class _CallFuture(Future[_T]):
 def _unpacked(pool_future: Future[tuple[bool, bytes]]) -> tuple[Any, BaseException | None]:
     if (error := pool_future.exception()) is not None:  # the pool's own, such as a dead worker
         return None, error
-    success, outcome = pool_future.result()
-    try:
-        return (unpack_result(outcome), None) if success else (None, unpack_exception(outcome))
-    except BaseException as unpickling_error:
-        return None, unpickling_error
+    return unpack_outcome(*pool_future.result())

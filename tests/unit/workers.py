@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +61,101 @@ def die(code: int = 3) -> None:
 
 def send(connection: Any, message: str) -> None:
     connection.send(message)
+
+
+def modules(_: object = None) -> list[str]:
+    return list(sys.modules)
+
+
+def append_line(path: str, number: int) -> int:
+    """Writes a line; each call is one that can be counted."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{number}\n".encode())
+    os.close(file)
+    return number
+
+
+def append_line_and_fail_at_sevens(path: str, number: int) -> int:
+    append_line(path, number)
+    if number % 7 == 0:
+        raise SystemExit(number) if number % 2 else ValueError(number)
+    return number
+
+
+def append_line_and_wait_at(waiting: int, gate: str, path: str, number: int) -> int:
+    append_line(path, number)
+    if number == waiting:
+        wait_for(Path(gate))
+    return number
+
+
+def open_and_wait(opens: int, waits: int, gate: str, number: int) -> int:
+    """The call `opens` opens the gate at which the call `waits` waits."""
+    if number == opens:
+        Path(gate).touch()
+    if number == waits:
+        wait_for(Path(gate))
+    return number
+
+
+def append_line_slowly(path: str, number: int) -> int:
+    time.sleep(0.001)
+    return append_line(path, number)
+
+
+def append_to(numbers: list[int]) -> int:
+    numbers.append(1)
+    return len(numbers)
+
+
+_returned: list[int] = []
+
+
+def grow(number: int) -> list[int]:
+    """Returns the same list each time, one longer."""
+    _returned.append(number)
+    return _returned
+
+
+def list_length(numbers: list[int]) -> int:
+    return len(numbers)
+
+
+class Counter:
+    """A function with a state."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, _: object) -> int:
+        self._count += 1
+        return self._count
+
+
+class OneWay:
+    """Can be pickled, and not unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[], Any], tuple[()]]:
+        return _refuse_to_return, ()
+
+
+def _refuse_to_return() -> None:
+    raise ValueError("this pickle does not load")
+
+
+def odd_result(number: int) -> Any:
+    """At 5 what refuses to be pickled, at 9 what refuses to be unpickled."""
+    return {5: threading.Lock, 9: OneWay}.get(number, int)()
+
+
+def refuse_from(first: int, number: int) -> int:
+    if number >= first:
+        raise ValueError(number)
+    return number
+
+
+def wait_and_die_at(last: int, gate: Path, number: int) -> int:
+    if number == last:
+        wait_for(gate)
+        die()
+    return number

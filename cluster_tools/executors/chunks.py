@@ -1,0 +1,371 @@
+"""A `map` without `chunksize`: calls go to the pool in chunks, and nobody can tell but by the clock.
+
+    caller                  pool's thread (standard library)                worker process
+    map: packs the calls    asks WorkQueue for the next id whenever a
+    ChunkedMap -----------> worker can take one; a ChunkedMap in the
+                            queue makes a chunk of its next calls --------> run_chunk
+    results <-- outcomes <- _answered <------------------------------------ ChunkAnswer: outcomes,
+                            calls that a worker has returned                after 0.1 s in any case
+                            are a ChunkedMap's next again
+
+A ChunkedMap keeps its place in the queue until its last call was given out, so that calls begin in
+the order in which they were submitted, and the pool holds only what its workers are about to run.
+As the pool's thread feeds itself, it needs no reader, and no executor that still takes calls. Knows
+the pool's tables of work; what runs in a worker is in `pool_worker`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import queue
+import threading
+import time
+from bisect import insort
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import _WorkItem  # pyright: ignore[reportPrivateUsage]
+from functools import partial
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Generic, TypeVar, cast
+
+from cluster_tools.executors.calls import Dumps, pack_call, unpack_outcome
+from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
+from cluster_tools.failure_log import FailureLog
+from cluster_tools.function_name import function_name
+
+_T = TypeVar("_T")
+
+# How long a chunk should take: long beside what it costs to send it, short beside the 0.1 s after which
+# it is taken apart.
+_CHUNK_S = 0.02
+
+
+class _Failure:
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class ChunkedMap(Generic[_T]):
+    """The calls of one `map` and their outcomes.
+
+    Arguments:
+        fn: The function.
+        iterables: As `map` gets them. All calls are packed before this returns.
+        worker_count: How many workers there can be.
+        dumps: Pickles calls and results.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., _T],
+        iterables: tuple[Iterable[Any], ...],
+        worker_count: int,
+        dumps: Dumps,
+    ) -> None:
+        self._name = function_name(fn)
+        self._worker_count = worker_count
+        self._dumps = dumps
+        # The values of each argument: one list is quicker to make and to pickle than a tuple a call.
+        columns: list[Any] = (
+            [list(iterables[0])] if len(iterables) == 1 else list(zip(*zip(*iterables)))
+        )
+        self._count = len(columns[0]) if columns else 0
+        self._failure_log = FailureLog(self._count)
+        # Outcomes that nobody has read, by their first call; each list begins where another ends.
+        self._outcomes: dict[int, list[Any]] = {}
+        self._outcomes_changed = threading.Condition()
+        self._seconds_per_call: float | None = None
+        # Ranges of calls that no chunk has, in order. The WorkQueue's lock guards it and what follows.
+        self._waiting: list[tuple[int, int]] = []
+        self._chunk_count = 0
+        # What ends the calls that have not begun.
+        self.given_up: BaseException | None = None
+        self._packed_fn = _packed_global(fn, columns, dumps)
+        # Columns where the function is packed, else packed calls.
+        self._calls: list[Any] = columns
+        begin = 0
+        if self._packed_fn is None:
+            self._calls = []
+            for index, call in enumerate(zip(*columns)):
+                try:
+                    self._calls.append(pack_call(fn, call, {}, dumps=dumps))
+                except Exception as error:
+                    self._calls.append(None)
+                    self.fail(index, index + 1, error)
+                    if begin < index:
+                        self._waiting.append((begin, index))
+                    begin = index + 1
+        if begin < self._count:
+            self._waiting.append((begin, self._count))
+
+    @property
+    def waiting_count(self) -> int:
+        """How many calls no chunk has."""
+        return sum(stop - start for start, stop in self._waiting)
+
+    @property
+    def is_given_out(self) -> bool:
+        """No call waits, and none can be returned."""
+        return not self._waiting and not self._chunk_count
+
+    @property
+    def has_only_worker(self) -> bool:
+        """The one worker has a chunk. What it hands back comes before all that is behind it."""
+        return self._worker_count == 1 and self._chunk_count > 0
+
+    def results(self, timeout: float | None, cancel: Callable[[], None]) -> Iterator[_T]:
+        """As `mapping.iterate_results`.
+
+        Arguments:
+            timeout: Seconds from now in which all results have to be there.
+            cancel: Cancels what has not begun; for an iterator that ends early.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+
+        # A generator of its own, so that the clock starts now and not with the first next().
+        def results() -> Iterator[_T]:
+            start = 0
+            try:
+                while start < self._count:
+                    outcomes = self._wait_for_outcomes(start, deadline)
+                    start += len(outcomes)
+                    outcomes.reverse()
+                    while outcomes:  # keeps no reference to what was yielded
+                        if type(outcomes[-1]) is _Failure:
+                            raise outcomes.pop().error
+                        yield outcomes.pop()
+            finally:
+                cancel()
+
+        return results()
+
+    def next_chunk(self) -> tuple[int, int] | None:
+        """Takes the next of the calls that wait: returns the first, and the one behind the last."""
+        if self.has_only_worker:
+            return None
+        waiting, self._waiting = self._waiting, []  # cancel() may come in between, in this thread
+        if not waiting:
+            return None
+        seconds = self._seconds_per_call
+        size = 1
+        if seconds is not None:
+            # Never so much of what is left that the others wait for this worker at the end; but a
+            # small part of all is no wait.
+            left = sum(stop - start for start, stop in waiting)
+            share = max(left // (3 * self._worker_count), waiting[0][0] // 32)
+            size = max(1, min(int(_CHUNK_S / seconds), share))
+        start, stop = waiting.pop(0)
+        if start + size < stop:
+            waiting.insert(0, (start + size, stop))
+            stop = start + size
+        self._waiting = waiting
+        self._chunk_count += 1
+        return start, stop
+
+    def arguments(self, chunk_id: int, start: int, stop: int) -> tuple[Any, ...]:
+        """Those of `run_chunk`."""
+        if self._packed_fn is None:
+            calls = self._calls[start:stop]
+        else:
+            calls = [column[start:stop] for column in self._calls]
+        return chunk_id, self._packed_fn, calls, self._dumps
+
+    def take_back(self, start: int, stop: int) -> None:
+        """Puts calls that a worker has returned to their place among those that wait."""
+        insort(self._waiting, (start, stop))
+
+    def end_chunk(self) -> None:
+        """Its worker has given its last answer."""
+        self._chunk_count -= 1
+
+    def give_up(self, error: BaseException) -> list[tuple[int, int]]:
+        """The ranges that wait, and will not be called. Nor will those that come back: `given_up`."""
+        self.given_up = self.given_up or error
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def record(self, start: int, outcomes: list[Any], seconds_per_call: float) -> None:
+        """Takes a worker's outcomes of the calls from `start` on."""
+        self._seconds_per_call = max(seconds_per_call, 1e-9)
+        count = len(outcomes)
+        failures: list[tuple[int, BaseException]] = []
+        if tuple in set(map(type, outcomes)):
+            for index, outcome in enumerate(outcomes):
+                if type(outcome) is tuple:
+                    outcomes[index], error = unpack_outcome(*cast("tuple[bool, bytes]", outcome))
+                    if error is not None:
+                        outcomes[index] = _Failure(error)
+                        failures.append((start + index, error))
+        self._publish(start, outcomes)
+        self._failure_log.note_successes(count - len(failures))
+        for index, error in failures:
+            self._failure_log.note(error, f"Call {index} of {self._name}")
+
+    def fail(self, start: int, stop: int, error: BaseException) -> None:
+        """Makes `error` the outcome of the calls from `start` to `stop`."""
+        if start == stop:
+            return
+        self._publish(start, [_Failure(error)] * (stop - start))
+        for index in range(start, stop):
+            self._failure_log.note(error, f"Call {index} of {self._name}")
+
+    def _publish(self, start: int, outcomes: list[Any]) -> None:
+        if self._packed_fn is None:
+            self._calls[start : start + len(outcomes)] = [None] * len(outcomes)
+        with self._outcomes_changed:
+            self._outcomes[start] = outcomes
+            self._outcomes_changed.notify_all()
+
+    def _wait_for_outcomes(self, start: int, deadline: float | None) -> list[Any]:
+        with self._outcomes_changed:
+            timeout = None if deadline is None else deadline - time.monotonic()
+            if not self._outcomes_changed.wait_for(lambda: start in self._outcomes, timeout):
+                raise FutureTimeoutError
+            return self._outcomes.pop(start)
+
+
+class WorkQueue:
+    """The pool's queue of the ids of its work, of which some are ids of a ChunkedMap.
+
+    `put` and the two `get`s are those of `queue.Queue` that the pool uses. Instead of a
+    ChunkedMap's own id, `get` returns one of a chunk, until the map is given out; then it
+    returns the map's, as cancelled, and the pool forgets it.
+
+    Arguments:
+        pending: The pool's table of work, by id.
+    """
+
+    def __init__(self, pending: dict[int, Any]) -> None:
+        self._pending = pending
+        self._ids: deque[int] = deque()
+        # The pool counts from 0 upwards.
+        self._chunk_ids = itertools.count(-1, -1)
+        # Reentrant: an iterator that is collected cancels, in any thread at any time.
+        self._order_lock = threading.RLock()
+        self._waiting_beyond_pending = 0
+
+    @property
+    def unfinished_count(self) -> int:
+        """How many workers could have something to do."""
+        return len(self._pending) + self._waiting_beyond_pending
+
+    def put(self, work_id: int) -> None:
+        with self._order_lock:
+            self._ids.append(work_id)
+            if (chunked := self._chunked_map(work_id)) is not None:
+                count = chunked.waiting_count - 1  # itself is in the table
+                self._waiting_beyond_pending += count
+
+    def get(self, block: bool = True) -> int:
+        """Never blocks. Raises `queue.Empty` where nothing can be given out now."""
+        with self._order_lock:
+            for place, work_id in enumerate(self._ids):
+                chunked = self._chunked_map(work_id)
+                if chunked is not None and chunked.is_given_out:
+                    self._waiting_beyond_pending += 1
+                    self._pending[work_id].future.cancel()
+                    chunked = None
+                if chunked is None:
+                    del self._ids[place]
+                    return work_id
+                if (calls := chunked.next_chunk()) is not None:
+                    start, stop = calls
+                    self._waiting_beyond_pending -= stop - start
+                    chunk_id = next(self._chunk_ids)
+                    arguments = chunked.arguments(chunk_id, start, stop)
+                    self._expect_answer(chunk_id, chunked, start, stop, *arguments)
+                    return chunk_id
+                if chunked.has_only_worker:
+                    break
+            raise queue.Empty
+
+    def get_nowait(self) -> int:
+        return self.get(block=False)
+
+    def cancel_maps(self) -> None:
+        """Cancels the calls of all ChunkedMaps that have not begun."""
+        with self._order_lock:
+            found = [self._chunked_map(work_id) for work_id in self._ids]
+        for chunked in found:
+            if chunked is not None:
+                self.cancel(chunked)
+
+    def cancel(self, chunked: ChunkedMap[Any]) -> None:
+        """Cancels the calls of a ChunkedMap that have not begun."""
+        self._fail_waiting(chunked, CancelledError())
+
+    def follow(self, chunked: ChunkedMap[Any], place: Future[Any]) -> None:
+        """Has what waits fail when `place` does, which the pool holds for the map."""
+
+        def fail_with_pool(place: Future[Any]) -> None:
+            if not place.cancelled() and (error := place.exception()) is not None:
+                self._fail_waiting(chunked, error)
+
+        place.add_done_callback(fail_with_pool)
+
+    def _fail_waiting(self, chunked: ChunkedMap[Any], error: BaseException) -> None:
+        with self._order_lock:
+            ranges = chunked.give_up(error)
+            count = sum(stop - start for start, stop in ranges)
+            self._waiting_beyond_pending -= count
+        for start, stop in ranges:
+            chunked.fail(start, stop, error)
+
+    def _chunked_map(self, work_id: int) -> ChunkedMap[Any] | None:
+        work_item = self._pending.get(work_id)
+        fn = None if work_item is None else work_item.fn
+        return cast("ChunkedMap[Any]", fn) if isinstance(fn, ChunkedMap) else None
+
+    def _expect_answer(
+        self, chunk_id: int, chunked: ChunkedMap[Any], start: int, stop: int, *arguments: Any
+    ) -> None:
+        future = Future[ChunkAnswer]()
+        future.add_done_callback(partial(self._answered, chunk_id, chunked, start, stop))
+        self._pending[chunk_id] = _WorkItem(future, run_chunk, arguments, {})
+
+    def _answered(
+        self,
+        chunk_id: int,
+        chunked: ChunkedMap[Any],
+        start: int,
+        stop: int,
+        future: Future[ChunkAnswer],
+    ) -> None:
+        # In the pool's thread, which next looks for what it can give out.
+        error = future.exception()
+        answer = ChunkAnswer([], 0, 0.0, goes_on=False) if error else future.result()
+        returned_from = stop - answer.returned
+        with self._order_lock:
+            given_up = chunked.given_up
+            if answer.returned and not given_up:
+                chunked.take_back(returned_from, stop)
+                self._waiting_beyond_pending += answer.returned
+            if answer.goes_on:
+                self._expect_answer(chunk_id, chunked, start + len(answer.outcomes), returned_from)
+            else:
+                chunked.end_chunk()
+        if error is not None:
+            chunked.fail(start, stop, error)
+        elif answer.outcomes:
+            chunked.record(start, answer.outcomes, answer.seconds_per_call)
+        if answer.returned and given_up:
+            chunked.fail(returned_from, stop, given_up)
+
+
+def _packed_global(fn: Callable[..., Any], columns: list[Any], dumps: Dumps) -> bytes | None:
+    """The pickle of `fn`, where it is all that a worker has to know beside plain arguments.
+
+    None where it has something of its own that a call could change, or an argument has.
+    """
+    if not isinstance(fn, (FunctionType, BuiltinFunctionType, type)):
+        return None
+    try:
+        if not PLAIN_TYPES.issuperset(map(type, itertools.chain.from_iterable(columns))):
+            return None
+        packed = dumps(fn)
+        return packed if pickle.loads(packed) is fn else None
+    except Exception:
+        return None  # each call says why
