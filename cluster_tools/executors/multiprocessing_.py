@@ -13,6 +13,7 @@ library's module.)
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -20,7 +21,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor
 from functools import partial
 from itertools import islice
 from multiprocessing.context import BaseContext
@@ -308,6 +309,7 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
 
     def _submit_to_pool(self, fn: Callable[..., _T], *args: Any) -> Future[_T]:
         pool_future = super().submit(fn, *args)
+        pool_future.__class__ = _PoolFuture
         # The pool's thread outlives an executor that is dropped, and the workers need the log's lock.
         pool: Any = self
         pool._executor_manager_thread.log_forwarding = self._log_forwarding
@@ -369,6 +371,16 @@ def _flattened(chunks: Iterator[list[_T]]) -> Iterator[_T]:
         chunk.reverse()
         while chunk:
             yield chunk.pop()
+
+
+class _PoolFuture(Future[_T]):
+    """The pool's future. Where the pool breaks, its thread fails them all, and before Python 3.13 dies itself of
+    one that was cancelled: the others would never be done.
+    """
+
+    def set_exception(self, exception: BaseException | None) -> None:
+        with contextlib.suppress(InvalidStateError):
+            super().set_exception(exception)
 
 
 class _CallFuture(Future[_T]):

@@ -132,6 +132,19 @@ def test_a_dead_worker_breaks_the_pool_for_all() -> None:
             executor.submit(workers.process_id)
 
 
+def test_a_cancelled_call_does_not_keep_the_others_from_breaking(tmp_path: Path) -> None:
+    with MultiprocessingExecutor(1) as executor:
+        first = executor.submit(workers.wait_and_die_at, 0, tmp_path / "gate", 0)
+        wait_until(first.running, "the first call")
+        others = [executor.submit(workers.process_id) for _ in range(6)]
+        assert others[4].cancel()
+        (tmp_path / "gate").touch()
+        for future in [first, *others[:4], others[5]]:
+            with pytest.raises(BrokenProcessPool):
+                future.result(LIMIT_S)
+        assert others[4].cancelled()
+
+
 @pytest.mark.parametrize("attempt", range(3))  # the one that dies may be any of the workers
 def test_the_death_of_one_worker_among_busy_ones_is_noticed(tmp_path: Path, attempt: int) -> None:
     with MultiprocessingExecutor(3) as executor:
