@@ -71,4 +71,11 @@ def counted_rpcs() -> Iterator[None]:
 
 
 def drive(*rows: Callable[[], None]) -> None:
-    {row.__name__: row for row in rows}[sys.argv[1]]()
+    """Runs the row that the command line names; with `about`, tells what the driver says of itself."""
+    driver = sys.modules["__main__"]
+    by_name = {row.__name__: row for row in rows}
+    if sys.argv[1] == "about":
+        left_out = getattr(driver, "LEFT_OUT", {})
+        print(json.dumps({"about": driver.__doc__, "rows": list(by_name), "left_out": left_out}))
+    else:
+        by_name[sys.argv[1]]()

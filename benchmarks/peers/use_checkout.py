@@ -71,4 +71,4 @@ def pool() -> None:
 
 
 if __name__ == "__main__":
-    drive(one, elements, pilots, warm, rpcs, pool)
+    drive(one, elements, pilots, rpcs, pool)  # and warm
