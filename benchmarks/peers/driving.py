@@ -8,9 +8,11 @@ its peer, and nothing of the other drivers or of what becomes of its figures.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -77,5 +79,10 @@ def drive(*rows: Callable[[], None]) -> None:
     if sys.argv[1] == "about":
         left_out = getattr(driver, "LEFT_OUT", {})
         print(json.dumps({"about": driver.__doc__, "rows": list(by_name), "left_out": left_out}))
-    else:
+        return
+    try:
         by_name[sys.argv[1]]()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # without waiting for what a peer's threads may never see

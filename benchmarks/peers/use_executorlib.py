@@ -4,6 +4,8 @@ node: a job per task, by sbatch, with pysqa's own template. `pilots` and `warm` 
 workers as pilots.
 """
 
+import subprocess
+
 from driving import (
     ELEMENTS,
     PILOTS,
@@ -22,12 +24,21 @@ FEWER_TASKS = 5_000  # 100,000 would take minutes
 LEFT_OUT = {"pool": "not what it is for"}
 
 
+def partition() -> str:
+    """Slurm's default one: pysqa's template has to be given one."""
+    command = ["sinfo", "--noheader", "--format=%P"]
+    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return next(name for name in names if name.endswith("*")).rstrip("*")
+
+
 def make_executor() -> SlurmClusterExecutor:
-    return SlurmClusterExecutor(cache_directory="cache")
+    return SlurmClusterExecutor(cache_directory="cache", resource_dict={"partition": partition()})
 
 
 def make_blocks(workers: int) -> SlurmClusterExecutor:
-    return SlurmClusterExecutor(max_workers=workers, block_allocation=True)
+    return SlurmClusterExecutor(
+        max_workers=workers, block_allocation=True, resource_dict={"partition": partition()}
+    )
 
 
 def one() -> None:
