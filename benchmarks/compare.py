@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).parent / "peers"
-_RUN_LIMIT_S = 240
+_RUN_LIMIT_S = 150
 _QUIET_LIMIT_S = 60
 
 
@@ -46,7 +46,7 @@ CONTENDERS = (
     Contender("standard library", "use_standard_library", ()),
 )
 # How often each is measured in a row.
-ROUNDS = {"one": 7, "elements": 5, "pilots": 3, "warm": 3, "rpcs": 3, "pool": 5}
+ROUNDS = {"one": 7, "elements": 5, "pilots": 3, "warm": 3, "rpcs": 3, "pool": 3}
 
 
 class Place:
@@ -105,9 +105,7 @@ def install(contender: Contender, place: Place) -> None:
     """Its environment, made again if its pins have changed, and always for this checkout."""
     wheels = Path(place.directory, "wheels", contender.driver)
     stamp = ROOT / place.directory / "environments" / f"{contender.driver}.pins"
-    version = place.output(
-        place.python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"
-    )
+    version = place.output(place.python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])")
     wanted = " ".join((version, *contender.pins))
     if stamp.exists() and stamp.read_text() == wanted and contender.driver != "use_checkout":
         return
@@ -201,7 +199,11 @@ def main() -> None:
     for contender in contenders:
         install(contender, place)
         about = subprocess.run(
-            command(contender, place, "about"), cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+            command(contender, place, "about"),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         )
         abouts[contender.name] = {**json.loads(about.stdout), "pins": contender.pins}
     records: list[dict[str, Any]] = []
@@ -229,7 +231,9 @@ def report(directory: Path, target: Path) -> None:
     python = directory / "environments" / "report" / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(python.parent.parent)], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", ".[benchmarks]"], cwd=ROOT, check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", ".[benchmarks]"], cwd=ROOT, check=True
+        )
     words = [python, "-m", "benchmarks.report", directory / "results.json", target]
     subprocess.run(words, cwd=ROOT, check=True, env={**os.environ, "MPLCONFIGDIR": str(directory)})
 

@@ -53,7 +53,9 @@ def time_round_trips(call: Callable[[], object]) -> None:
 
 def rpcs() -> int:
     """How many requests slurmctld has had so far, by sdiag's count per message type."""
-    lines = subprocess.run(["sdiag"], capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(
+        ["sdiag"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     first = next(number for number, line in enumerate(lines) if "by message type" in line)
     total = 0
     for line in lines[first + 1 :]:

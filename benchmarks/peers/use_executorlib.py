@@ -20,7 +20,7 @@ from driving import (
 from executorlib import SlurmClusterExecutor
 from peer_tasks import nothing, pause
 
-FEWER_TASKS = 5_000  # 100,000 would take minutes
+FEWER_TASKS = 1_000  # 100,000 would take minutes
 LEFT_OUT = {"pool": "not what it is for"}
 
 

@@ -21,7 +21,7 @@ from parsl.executors import HighThroughputExecutor
 from parsl.providers import SlurmProvider
 from peer_tasks import nothing, pause
 
-FEWER_TASKS = 20_000  # 100,000 would take minutes
+FEWER_TASKS = 10_000  # 100,000 would take minutes
 LEFT_OUT = {
     "elements": "its jobs take task after task: see `pilots`",
     "pool": "not what HighThroughputExecutor over Slurm is for",
