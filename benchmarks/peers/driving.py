@@ -24,6 +24,7 @@ SLOW_TASKS = 64  # of the row `rpcs`
 SLOW_TASK_S = 2.0
 RPC_PILOTS = 8  # of those that need some in the row `rpcs`
 POOL_WORKERS = 2
+_TRAILING_S = 3.0  # until slurmctld has heard of the last job's end too
 
 
 def tell(variant: str = "", **figures: float) -> None:
@@ -71,6 +72,7 @@ def counted_rpcs() -> Iterator[None]:
     began = time.perf_counter()
     yield
     seconds = time.perf_counter() - began
+    time.sleep(_TRAILING_S)
     tell(rpcs=rpcs() - before - 1, seconds=seconds)  # less one of the two sdiag
 
 

@@ -3,7 +3,6 @@
 `pilots`: `batching` with four batches. `pool`: `map` without a chunk size.
 """
 
-import cluster_tools
 from driving import (
     ELEMENTS,
     PILOTS,
@@ -18,6 +17,8 @@ from driving import (
     timed,
 )
 from peer_tasks import nothing, pause
+
+import cluster_tools
 
 SLURM = {"cfut_dir": "cfut", "keep_logs": False}
 # With pilot jobs: "pilot_jobs=4": ("slurm", {**SLURM, "pilot_jobs": PILOTS}), and LEFT_OUT goes.

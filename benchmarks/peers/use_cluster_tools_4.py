@@ -3,7 +3,6 @@
 `pilots` is `batching` with four batches.
 """
 
-import cluster_tools
 from driving import (
     ELEMENTS,
     PILOTS,
@@ -17,6 +16,8 @@ from driving import (
     timed,
 )
 from peer_tasks import nothing, pause
+
+import cluster_tools
 
 SLURM = {"cfut_dir": "cfut", "keep_logs": False}
 LEFT_OUT = {"warm": "has no jobs that take task after task"}

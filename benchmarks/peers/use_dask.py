@@ -26,7 +26,7 @@ LEFT_OUT = {
     "pool": "not what dask-jobqueue is for",
 }
 PARTITIONS = 100
-FEWER_TASKS = 10_000  # by Client.map 100,000 would take minutes
+FEWER_TASKS = 5_000  # by Client.map 100,000 would take minutes
 
 
 def make_client(jobs: int) -> Client:
