@@ -67,13 +67,13 @@ def rpcs() -> int:
 
 
 @contextmanager
-def counted_rpcs() -> Iterator[None]:
+def counted_rpcs(variant: str = "") -> Iterator[None]:
     before = rpcs()
     began = time.perf_counter()
     yield
     seconds = time.perf_counter() - began
     time.sleep(_TRAILING_S)
-    tell(rpcs=rpcs() - before - 1, seconds=seconds)  # less one of the two sdiag
+    tell(variant, rpcs=rpcs() - before - 1, seconds=seconds)  # less one of the two sdiag
 
 
 def drive(*rows: Callable[[], None]) -> None:
