@@ -108,7 +108,8 @@ def markdown_table(table: Table, lines: Sequence[Line]) -> list[str]:
         cells = [f"{value:.{table.digits}f}" for value in (low, median, high)]
         if with_percentile:
             cells.insert(2, f"{percentile(line.values, 99):.{table.digits}f}")
-        cells.append(f"{cost(line) / floor:.3g}" if floor else "")
+        ratio = cost(line) / floor if floor else 0.0
+        cells.append(f"{ratio:.2f}" if ratio < 100 else f"{ratio:,.0f}")
         cells.append(str(len(line.values)))
         if with_tasks:
             cells.append(f"{line.tasks:,}" if line.tasks else "")
@@ -132,14 +133,17 @@ def missing(row: str, results: dict[str, Any]) -> list[str]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    facts = ", ".join(f"{name}: {fact}" for name, fact in results["machine"].items())
+    facts = [f"- {name}: {fact}" for name, fact in results["machine"].items()]
     written = [
         "# Results",
         "",
-        "Written by `benchmarks/run`: this package and its peers, in turns, on one machine and one Slurm.",
-        f"{facts}. It took {results['minutes']:.0f} minutes. All processes of the cluster share these",
-        "processors. The floor is the work without any package; lines are ordered by their medians, of one",
-        "task where not all had as many.",
+        "Written by `benchmarks/run`: this package and its peers, in turns, in one run on one machine and",
+        "one Slurm. All of the cluster shares its processors. The floor is the same work without any package.",
+        "Lines are ordered by their medians; where peers had fewer tasks, since more would take minutes, by",
+        "those of one task, and so is the ratio to the floor.",
+        "",
+        *facts,
+        f"- duration: {results['minutes']:.0f} minutes",
     ]
     last_row = ""
     for table in TABLES:
@@ -150,7 +154,7 @@ def markdown(results: dict[str, Any]) -> str:
         last_row = table.row
         written += ["", f"## {table.title}"]
         if table.goal:
-            written.append(f"To reach: {table.goal}.")
+            written += ["", f"To reach: {table.goal}."]
         if lines:
             written += ["", *markdown_table(table, lines), "", f"![]({plot_name(table)})"]
         if notes:

@@ -54,7 +54,7 @@ def elements() -> None:
 def pilots() -> None:
     with timed("cold_s", tasks=TASKS):
         until_ended(f"--array=0-{PILOTS - 1}", f"--wrap={sys.executable} -c '{LOOP}'")
-    with timed("warm_s"):
+    with timed("warm_s", tasks=TASKS // PILOTS):
         check(map(nothing, range(TASKS // PILOTS)), TASKS // PILOTS)
 
 
@@ -79,7 +79,7 @@ def rpcs() -> None:
 
 
 def pool() -> None:
-    with timed("seconds"):
+    with timed("seconds", tasks=TASKS):
         check(map(nothing, range(TASKS)), TASKS)
 
 

@@ -35,7 +35,7 @@ def table(row: str) -> report.Table:
 
 def test_a_line_has_minimum_median_maximum_and_the_ratio_to_the_floor() -> None:
     lines = report.markdown_table(table("one"), report.lines_of(table("one"), RECORDS))
-    assert "| **cluster_tools** | 0.50 | 0.60 | 0.70 | 1.5 | 3 |" in lines
+    assert "| **cluster_tools** | 0.50 | 0.60 | 0.70 | 1.50 | 3 |" in lines
 
 
 def test_the_floor_comes_first_then_the_fastest() -> None:
