@@ -46,7 +46,7 @@ CONTENDERS = (
     Contender("standard library", "use_standard_library", ()),
 )
 # How often each is measured in a row.
-ROUNDS = {"one": 7, "elements": 5, "pilots": 3, "warm": 3, "rpcs": 3, "pool": 3}
+ROUNDS = {"one": 7, "elements": 3, "pilots": 3, "warm": 3, "rpcs": 3, "pool": 3}
 
 
 class Place:

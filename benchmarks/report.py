@@ -140,7 +140,7 @@ def markdown(results: dict[str, Any]) -> str:
         "Written by `benchmarks/run`: this package and its peers, in turns, in one run on one machine and",
         "one Slurm. All of the cluster shares its processors. The floor is the same work without any package.",
         "Lines are ordered by their medians; where peers had fewer tasks, since more would take minutes, by",
-        "those of one task, and so is the ratio to the floor.",
+        "those of one task, and so is the ratio to the floor: there a cold start weighs more.",
         "",
         *facts,
         f"- duration: {results['minutes']:.0f} minutes",
@@ -204,7 +204,12 @@ def plot(table: Table, lines: Sequence[Line], path: Path) -> None:
         color=[colors.get(line.name.split(", ")[0], "tab:blue") for line in lines],
         error_kw={"ecolor": "0.2", "capsize": 3, "linewidth": 1},
     )
-    axes.bar_label(bars, [f" {median:.3g}" for median in medians], padding=3, fontsize=8)
+    axes.bar_label(
+        bars,
+        [f" {median:,.0f}" if median >= 100 else f" {median:.3g}" for median in medians],
+        padding=3,
+        fontsize=8,
+    )
     axes.invert_yaxis()
     if max(medians) > _LOG_FROM_RATIO * min(medians):
         axes.set_xscale("log")
