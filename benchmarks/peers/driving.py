@@ -1,0 +1,92 @@
+"""What all drivers share: the sizes of the rows, timing, and figures as lines of JSON on stdout.
+
+A driver is a script with a function per row that it takes part in, named after the row, and says in
+its docstring how the peer is set up and who advises that. `LEFT_OUT` says why it lacks a row. It knows
+its peer, and nothing of the other drivers or of what becomes of its figures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+ELEMENTS = 100  # of the row `elements`
+PILOTS = 4
+TASKS = 100_000  # of the rows `pilots` and `pool`; of fewer, a driver says how many
+ROUND_TRIPS = 200  # of the row `warm`
+SLOW_TASKS = 64  # of the row `rpcs`
+SLOW_TASK_S = 2.0
+RPC_PILOTS = 8  # of those that need some in the row `rpcs`
+POOL_WORKERS = 2
+_TRAILING_S = 3.0  # until slurmctld has heard of the last job's end too
+
+
+def tell(variant: str = "", **figures: float) -> None:
+    print(json.dumps({"variant": variant, **figures}), flush=True)
+
+
+@contextmanager
+def timed(figure: str, variant: str = "", **also: float) -> Iterator[None]:
+    """Seconds of the block, and other figures with it. Nothing is told of a block that raises."""
+    began = time.perf_counter()
+    yield
+    tell(variant, **{figure: time.perf_counter() - began}, **also)
+
+
+def check(results: Iterable[object], count: int) -> None:
+    """Reads the results: they have to be the first `count` numbers."""
+    assert list(results) == list(range(count)), f"not the {count} numbers in order"
+
+
+def time_round_trips(call: Callable[[], object]) -> None:
+    """Of each of many calls, one after another."""
+    call()
+    for _ in range(ROUND_TRIPS):
+        with timed("round_trip_s"):
+            call()
+
+
+def rpcs() -> int:
+    """How many requests slurmctld has had so far, by sdiag's count per message type."""
+    lines = subprocess.run(
+        ["sdiag"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if "by message type" in line)
+    total = 0
+    for line in lines[first + 1 :]:
+        if "count:" not in line:
+            break
+        total += int(line.split("count:")[1].split()[0])
+    return total
+
+
+@contextmanager
+def counted_rpcs(variant: str = "") -> Iterator[None]:
+    before = rpcs()
+    began = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - began
+    time.sleep(_TRAILING_S)
+    tell(variant, rpcs=rpcs() - before - 1, seconds=seconds)  # less one of the two sdiag
+
+
+def drive(*rows: Callable[[], None]) -> None:
+    """Runs the row that the command line names; with `about`, tells what the driver says of itself."""
+    driver = sys.modules["__main__"]
+    by_name = {row.__name__: row for row in rows}
+    if sys.argv[1] == "about":
+        left_out = getattr(driver, "LEFT_OUT", {})
+        print(json.dumps({"about": driver.__doc__, "rows": list(by_name), "left_out": left_out}))
+        return
+    try:
+        by_name[sys.argv[1]]()
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # without waiting for what a peer's threads may never see

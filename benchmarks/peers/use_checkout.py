@@ -1,0 +1,75 @@
+"""cluster_tools, built from this checkout. Nothing is set but where files go.
+
+`pilots`: `batching` with four batches. `pool`: `map` without a chunk size.
+"""
+
+from driving import (
+    ELEMENTS,
+    PILOTS,
+    POOL_WORKERS,
+    SLOW_TASK_S,
+    SLOW_TASKS,
+    TASKS,
+    check,
+    counted_rpcs,
+    drive,
+    time_round_trips,
+    timed,
+)
+from peer_tasks import nothing, pause
+
+import cluster_tools
+
+SLURM = {"cfut_dir": "cfut", "keep_logs": False}
+# With pilot jobs: "pilot_jobs=4": ("slurm", {**SLURM, "pilot_jobs": PILOTS}), and LEFT_OUT goes.
+ON_PILOTS = {
+    "batching": ("batching", {"executor": {"name": "slurm", **SLURM}, "target_job_count": PILOTS})
+}
+LEFT_OUT = {"warm": "no pilot jobs yet"}
+
+
+def one() -> None:
+    with timed("seconds"):
+        executor = cluster_tools.get_executor("slurm", **SLURM)
+        executor.submit(nothing).result()
+    executor.shutdown()
+
+
+def elements() -> None:
+    with timed("seconds"):
+        executor = cluster_tools.get_executor("slurm", **SLURM)
+        check(executor.map(nothing, range(ELEMENTS)), ELEMENTS)
+    executor.shutdown()
+
+
+def pilots() -> None:
+    for variant, (strategy, keywords) in ON_PILOTS.items():
+        with timed("cold_s", variant, tasks=TASKS):
+            executor = cluster_tools.get_executor(strategy, **keywords)
+            check(executor.map(nothing, range(TASKS)), TASKS)
+        with timed("warm_s", variant, tasks=TASKS):
+            check(executor.map(nothing, range(TASKS)), TASKS)
+        executor.shutdown()
+
+
+def warm() -> None:
+    with cluster_tools.get_executor("slurm", **SLURM, pilot_jobs=1) as executor:
+        time_round_trips(lambda: executor.submit(nothing).result())
+
+
+def rpcs() -> None:
+    executor = cluster_tools.get_executor("slurm", **SLURM)
+    with counted_rpcs():
+        list(executor.map(pause, [SLOW_TASK_S] * SLOW_TASKS))
+        executor.shutdown()
+
+
+def pool() -> None:
+    with cluster_tools.get_executor("multiprocessing", max_workers=POOL_WORKERS) as executor:
+        list(executor.map(nothing, range(POOL_WORKERS)))  # its processes start
+        with timed("seconds", tasks=TASKS):
+            check(executor.map(nothing, range(TASKS)), TASKS)
+
+
+if __name__ == "__main__":
+    drive(one, elements, pilots, rpcs, pool)  # and warm

@@ -1,0 +1,21 @@
+"""joblib: `Parallel` with the backend loky, its default, which chooses batches by itself
+(`batch_size="auto"`), in its `with`, which keeps the workers, as its page Embarrassingly parallel
+for loops advises.
+"""
+
+from driving import POOL_WORKERS, TASKS, check, drive, timed
+from joblib import Parallel, delayed
+from peer_tasks import nothing
+
+LEFT_OUT = dict.fromkeys(("one", "elements", "pilots", "warm", "rpcs"), "runs on one machine")
+
+
+def pool() -> None:
+    with Parallel(n_jobs=POOL_WORKERS) as parallel:
+        parallel(delayed(nothing)(n) for n in range(POOL_WORKERS))  # its processes start
+        with timed("seconds", tasks=TASKS):
+            check(parallel(delayed(nothing)(n) for n in range(TASKS)), TASKS)
+
+
+if __name__ == "__main__":
+    drive(pool)
