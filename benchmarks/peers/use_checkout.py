@@ -1,6 +1,7 @@
 """cluster_tools, built from this checkout. Nothing is set but where files go.
 
-`pilots`: `batching` with four batches. `pool`: `map` without a chunk size.
+`pilots`: pilot jobs; beside them `batching` with four batches. `warm`: one pilot job. `pool`: `map` without a
+chunk size.
 """
 
 from driving import (
@@ -21,11 +22,10 @@ from peer_tasks import nothing, pause
 import cluster_tools
 
 SLURM = {"cfut_dir": "cfut", "keep_logs": False}
-# With pilot jobs: "pilot_jobs=4": ("slurm", {**SLURM, "pilot_jobs": PILOTS}), and LEFT_OUT goes.
 ON_PILOTS = {
-    "batching": ("batching", {"executor": {"name": "slurm", **SLURM}, "target_job_count": PILOTS})
+    f"pilot_jobs={PILOTS}": ("slurm", {**SLURM, "pilot_jobs": PILOTS}),
+    "batching": ("batching", {"executor": {"name": "slurm", **SLURM}, "target_job_count": PILOTS}),
 }
-LEFT_OUT = {"warm": "no pilot jobs yet"}
 
 
 def one() -> None:
@@ -72,4 +72,4 @@ def pool() -> None:
 
 
 if __name__ == "__main__":
-    drive(one, elements, pilots, rpcs, pool)  # and warm
+    drive(one, elements, pilots, warm, rpcs, pool)
