@@ -190,9 +190,8 @@ _HELD_PART = 6
 _MAX_MISSES = 8
 # A holder that has not begun its next task for so long does not need it as much as an idle pilot.
 _STEAL_AFTER_S = 0.1
-# Between looks whether anybody waits, and whether tasks were cancelled.
+# Between looks whether anybody waits.
 _CLIENT_INTERVAL_S = 30.0
-_REVOKED_INTERVAL_S = 0.01
 # A task that takes less needs no line in the log before it.
 _QUICK_S = 0.01
 # What is read of an array file at a time.
@@ -338,7 +337,8 @@ class _Pilot:
         self._arrays: dict[int, _Tasks] = {}
         self._revoked: set[int] = set()
         self._revoked_size = 0
-        self._revoked_look = self._client_look = 0.0
+        self._revoked_path = os.path.join(directory, REVOKED)
+        self._client_look = 0.0
         self._log_fd = _log_fd()
         # The scheduler has told us to end: what the task raises is not its own.
         self._told = False
@@ -446,19 +446,15 @@ class _Pilot:
         self._claimer.forget(held)
 
     def _is_revoked(self, task: int) -> bool:
-        now = time.monotonic()
-        if now - self._revoked_look > _REVOKED_INTERVAL_S:
-            path = os.path.join(self._directory, REVOKED)
-            self._revoked_look = now
-            try:
-                if os.stat(path).st_size != self._revoked_size:
-                    with open(path) as file:
-                        text = file.read()
-                    self._revoked_size = len(text)
-                    whole, _, _ = text.rpartition("\n")
-                    self._revoked = set(map(int, whole.split()))
-            except OSError:  # there is none
-                pass
+        try:
+            if os.stat(self._revoked_path).st_size != self._revoked_size:
+                with open(self._revoked_path) as file:
+                    text = file.read()
+                self._revoked_size = len(text)
+                whole, _, _ = text.rpartition("\n")
+                self._revoked = set(map(int, whole.split()))
+        except OSError:  # there is none
+            pass
         return task in self._revoked
 
     def _tasks_of(self, array: int) -> _Tasks:

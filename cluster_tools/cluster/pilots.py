@@ -8,7 +8,7 @@
                    |   when the future of one is done its element has ended, and
                    +-- bury: what it held and had not begun is to do again, what it was running fails
 
-The files and their rules are those of `cluster_tools.pilot`. All but `publish` runs in the resolver's thread.
+The files and their rules are those of `cluster_tools.pilot`. All but `publish` and `revoke` runs in the resolver's thread.
 """
 
 from __future__ import annotations
@@ -160,13 +160,16 @@ class PilotPool:
             self._arrays.pop(array.number, None)
 
     def revoke(self, task: int) -> None:
-        """Nobody is to begin this task. Raises: OSError."""
+        """Nobody is to begin this task. In the thread that cancels: who is told so may rely on it."""
         path = os.path.join(self._session.directory.path, pilot.REVOKED)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
-            os.write(fd, f"{task}\n".encode())
-        finally:
-            os.close(fd)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                os.write(fd, f"{task}\n".encode())
+            finally:
+                os.close(fd)
+        except OSError as exc:
+            _logger.warning("The cancelled task %d may still run: %s", task, exc)
 
     # -- pilots --
 

@@ -490,10 +490,9 @@ class Resolver(threading.Thread):
 
     def _mark(self, array: TaskArray, position: int) -> None:
         """Nothing is to run this task any more; the array's last needs no mark, since its file goes."""
-        pool = self._session.pool if array.on_pilots else None
-        if array.open > 1 and (pool or self._session.scheduler.marks_cancelled):
+        if array.open > 1 and self._session.scheduler.marks_cancelled and not array.on_pilots:
             try:
-                (pool or self._session.directory).revoke(array.first + position)
+                self._session.directory.revoke(array.first + position)
             except OSError as exc:
                 _logger.warning("%s may still run: %s", array.describe(position), exc)
 
