@@ -45,18 +45,17 @@ JOURNALS = "pilots.journals"
 REVOKED = "pilots.revoked"
 # In TODO: pilots leave.
 STOP = "stop"
+# In TODO, with a number behind it: so many pilots are there.
+ALIVE = "alive."
 
 # A record of a journal: magic, length of what follows, its checksum.
 _HEADER = struct.Struct("<8sQI")
 _MAGIC = b"CTpilot1"
 # What follows begins with one of these.
-_HELLO = b"H"  # job id, node
 _BEGAN = b"B"
 _ENDED = b"E"
-_BEGAN_BODY = struct.Struct("<cQqd")  # task, offset in the log, time
-_ENDED_BODY = struct.Struct(
-    "<cQqqddc"
-)  # task, offsets in the log, times of begin and end, where the output is
+_BEGAN_BODY = struct.Struct("<cQq")  # task, offset in the log
+_ENDED_BODY = struct.Struct("<cQqqc")  # task, offsets in the log, where the output is
 # Where the output is: behind this, in a file of its own, or in the output store (then its fingerprint).
 HERE = b"h"
 IN_FILE = b"f"
@@ -99,24 +98,36 @@ def read_range(name: str) -> Range | None:
         return None
 
 
-class Hello(NamedTuple):
-    job_id: str
+class Journal(NamedTuple):
+    """Whose a journal is, as its name says: of one run of one element."""
+
+    # As in the names of what it holds.
+    pilot: str
+    restart: int
     node: str
+    job_id: str
+
+    def name(self) -> str:
+        return ",".join(map(str, self))
+
+
+def read_journal_name(name: str) -> Journal | None:
+    pilot, _, rest = name.partition(",")
+    restart, _, rest = rest.partition(",")
+    node, _, job_id = rest.partition(",")
+    return Journal(pilot, int(restart), node, job_id) if restart.isdigit() and job_id else None
 
 
 class Began(NamedTuple):
     task: int
     # NO_LOG where the log is no file.
     log_offset: int
-    time: float
 
 
 class Ended(NamedTuple):
     task: int
     log_begin: int
     log_end: int
-    began: float
-    ended: float
     place: bytes
     # The pickled output (HERE), or its fingerprint in the store (IN_STORE).
     output: bytes
@@ -127,27 +138,21 @@ def _record(*parts: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body)) + body
 
 
-def hello_record(job_id: str, node: str) -> bytes:
-    return _record(_HELLO, f"{job_id}\n{node}".encode())
+def began_record(task: int, log_offset: int) -> bytes:
+    return _record(_BEGAN_BODY.pack(_BEGAN, task, log_offset))
 
 
-def began_record(task: int, log_offset: int, at: float) -> bytes:
-    return _record(_BEGAN_BODY.pack(_BEGAN, task, log_offset, at))
+def ended_record(task: int, log_part: tuple[int, int], place: bytes, output: bytes) -> bytes:
+    return _record(_ENDED_BODY.pack(_ENDED, task, *log_part, place), output)
 
 
-def ended_record(
-    task: int, log_part: tuple[int, int], times: tuple[float, float], place: bytes, output: bytes
-) -> bytes:
-    return _record(_ENDED_BODY.pack(_ENDED, task, *log_part, *times, place), output)
-
-
-def read_records(journal: bytes, *, final: bool) -> tuple[list[Hello | Began | Ended], int]:
+def read_records(journal: bytes, *, final: bool) -> tuple[list[Began | Ended], int]:
     """The records at the beginning of a piece of a journal, and how long they are together.
 
     It ends where one is not whole, or not right: the rest of it may be on its way. `final`: it is not; then
     such a record costs itself alone, and the next one is looked for.
     """
-    found: list[Hello | Began | Ended] = []
+    found: list[Began | Ended] = []
     at = 0
     while len(journal) - at >= _HEADER.size:
         magic, length, checksum = _HEADER.unpack_from(journal, at)
@@ -164,14 +169,11 @@ def read_records(journal: bytes, *, final: bool) -> tuple[list[Hello | Began | E
     return found, at
 
 
-def _read_body(body: bytes) -> Hello | Began | Ended:
-    kind = body[:1]
-    if kind == _BEGAN:
+def _read_body(body: bytes) -> Began | Ended:
+    if body[:1] == _BEGAN:
         return Began(*_BEGAN_BODY.unpack(body)[1:])
-    if kind == _ENDED:
-        _, task, log_begin, log_end, began, ended, place = _ENDED_BODY.unpack_from(body)
-        return Ended(task, log_begin, log_end, began, ended, place, body[_ENDED_BODY.size :])
-    return Hello(*body[1:].decode().split("\n"))
+    _, task, log_begin, log_end, place = _ENDED_BODY.unpack_from(body)
+    return Ended(task, log_begin, log_end, place, body[_ENDED_BODY.size :])
 
 
 def fingerprint_of(ended: Ended) -> tuple[int, int]:
@@ -192,7 +194,7 @@ _MAX_MISSES = 8
 _STEAL_AFTER_S = 0.1
 # Between looks whether anybody waits.
 _CLIENT_INTERVAL_S = 30.0
-# A task that takes less needs no line in the log before it.
+# The end of a task that took less is written with the beginning of the next.
 _QUICK_S = 0.01
 # What is read of an array file at a time.
 _WINDOW_BYTES = 1 << 16
@@ -208,12 +210,12 @@ def _over() -> worker.Stop:
     return worker.Stop(0, "its executor has ended")
 
 
-def run_pilot(idle_timeout_s: float, count: int, time_limit_s: float | None) -> str:
+def run_pilot(idle_timeout_s: float, time_limit_s: float | None) -> str:
     """Runs tasks until there have been none for `idle_timeout_s`; returns why it has left.
 
-    `count`: how many pilots there are. `time_limit_s`: the element's, where it is known.
+    `time_limit_s`: the element's, where it is known.
     """
-    pilot = _Pilot(worker.running, count, time_limit_s)
+    pilot = _Pilot(worker.running, time_limit_s)
     try:
         pilot.work(idle_timeout_s)
     except _Leave as why:
@@ -236,6 +238,8 @@ class Claimer:
         self._known: deque[Range] = deque()
         # Of others, what has not begun: since when its name is the same.
         self._seen_held: dict[str, float] = {}
+        # How many pilots there are.
+        self.alive = 1
 
     def take(self) -> Range | None:
         """What nobody holds, the oldest first. Raises: worker.Stop, where the executor has ended."""
@@ -248,6 +252,10 @@ class Claimer:
         names = _names(self._todo)
         if STOP in names:
             raise _over()
+        self.alive = max(
+            [int(name[len(ALIVE) :]) for name in names if name.startswith(ALIVE)],
+            default=self.alive,
+        )
         self._known = deque(sorted(r for name in names if (r := read_range(name)) is not None))
         while self._known:
             held = self._claim(self._known.popleft())
@@ -323,14 +331,13 @@ def _names(directory: str) -> list[str]:
 
 
 class _Pilot:
-    def __init__(self, running: worker.Running, count: int, time_limit_s: float | None):
+    def __init__(self, running: worker.Running, time_limit_s: float | None):
         directory = self._directory = running.run_directory
         self._name = os.urandom(6).hex()
         self._job_id = running.job_id
         self._claimer = Claimer(
             os.path.join(directory, TODO), os.path.join(directory, HELD), self._name
         )
-        self._interval_s = count / _LOOKS_PER_S
         self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
         self._longest_s = 0.0
         self._looks = 0
@@ -343,18 +350,17 @@ class _Pilot:
         # The scheduler has told us to end: what the task raises is not its own.
         self._told = False
         self._listen()
+        name = Journal(self._name, running.restart, worker.node_name(), self._job_id).name()
         # Elsewhere what is written shows up when it is synced, here at once.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-        if not shows_files_at_once(directory):
-            flags |= os.O_DSYNC
-        path = os.path.join(directory, JOURNALS, self._name)
+        sync = 0 if shows_files_at_once(directory) else os.O_DSYNC
         try:
-            self._journal = os.open(path, flags, 0o600)
+            self._journal = _OwnFile(
+                os.path.join(directory, JOURNALS, name), os.O_WRONLY | os.O_APPEND | sync
+            )
         except FileNotFoundError:
             raise _over() from None
         # Written with what follows, or when nothing does.
-        self._unwritten = hello_record(self._job_id, worker.node_name())
-        self._write()
+        self._unwritten = b""
 
     def _listen(self) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):
@@ -375,13 +381,13 @@ class _Pilot:
         signal.signal(signal.SIGUSR1, warn)
 
     def close(self) -> None:
-        os.close(self._journal)
+        self._journal.close()
 
     def _write(self) -> None:
         """Raises: OSError; what was written of it then is cut off by the next reader."""
         data, self._unwritten = self._unwritten, b""
         while data:
-            data = data[os.write(self._journal, data) :]
+            data = data[os.write(self._journal.fd(), data) :]
 
     def work(self, idle_timeout_s: float) -> NoReturn:
         """Raises: _Leave; whatever a signal raises."""
@@ -399,7 +405,7 @@ class _Pilot:
                 continue
             if time.monotonic() - idle_since > idle_timeout_s:
                 raise _Leave("there was nothing to do")
-            time.sleep(self._interval_s * random.uniform(0.8, 1.2))
+            time.sleep(self._claimer.alive / _LOOKS_PER_S * random.uniform(0.8, 1.2))
 
     def _steal(self) -> Range | None:
         self._looks += 1
@@ -410,6 +416,8 @@ class _Pilot:
     def _why_to_leave(self) -> str:
         """Empty where another task may begin."""
         now = time.monotonic()
+        if self._told:  # and a call has made nothing of it
+            return "it was told to end"
         # One may take twice as long as any before.
         if self._deadline is not None and self._deadline - now <= 2 * self._longest_s:
             return "its time is nearly over"
@@ -425,9 +433,12 @@ class _Pilot:
         try:
             tasks = self._tasks_of(held.array)
             tasks.choose(held.next, held.end)
-        except worker.Stop:  # all its calls are done: somebody has cancelled what was left
-            self._claimer.forget(held)
-            return
+        except worker.Stop:
+            if not os.path.exists(self._array_path(held.array)):
+                self._claimer.forget(held)  # all its calls are done: what was left is cancelled
+                return
+            self._claimer.give_back(held)
+            raise
         try:
             while held.next < held.end:
                 why = self._why_to_leave()
@@ -457,32 +468,35 @@ class _Pilot:
             pass
         return task in self._revoked
 
+    def _array_path(self, array: int) -> str:
+        return os.path.join(self._directory, f"array.{array}")
+
     def _tasks_of(self, array: int) -> _Tasks:
         """Raises: worker.Stop, where the array is gone."""
         tasks = self._arrays.get(array)
         if tasks is None:
-            tasks = _Tasks(os.path.join(self._directory, f"array.{array}"))
+            tasks = _Tasks(self._array_path(array))
             for old in self._arrays.values():  # most often there is one at a time
                 old.close()
             self._arrays = {array: tasks}
         return tasks
 
     def _run(self, tasks: _Tasks, task: int) -> None:
-        began, offset = time.time(), self._log_size()
-        self._unwritten += began_record(task, offset, began)
+        offset = self._log_size()
+        self._unwritten += began_record(task, offset)
         self._write()
+        began = time.monotonic()
         output, place = self._output_of(tasks, task)
         worker.flush()
-        ended = time.time()
+        took = time.monotonic() - began
         if place == HERE and len(output) > _MAX_RECORD_BYTES:
             output, place = self._write_file(task, output)
         end_offset = self._log_size()
         if end_offset > offset:
             self._delimit(task, offset)
-        self._longest_s = max(self._longest_s, ended - began)
-        log_part = (offset, end_offset)
-        self._unwritten += ended_record(task, log_part, (began, ended), place, output)
-        if ended - began > _QUICK_S:
+        self._longest_s = max(self._longest_s, took)
+        self._unwritten += ended_record(task, (offset, end_offset), place, output)
+        if took > _QUICK_S:
             self._write()
 
     def _output_of(self, tasks: _Tasks, task: int) -> tuple[bytes, bytes]:
@@ -526,12 +540,47 @@ class _Pilot:
     # -- the log --
 
     def _log_size(self) -> int:
-        return NO_LOG if self._log_fd is None else os.fstat(self._log_fd).st_size
+        try:
+            return NO_LOG if self._log_fd is None else os.fstat(self._log_fd).st_size
+        except OSError:  # a call has closed all that it found open
+            self._log_fd = None
+            return NO_LOG
 
     def _delimit(self, task: int, offset: int) -> None:
         assert self._log_fd is not None
         line = f"cluster_tools: what is above this, from byte {offset} on, is task {task}'s\n"
         os.write(self._log_fd, line.encode())
+
+
+class _OwnFile:
+    """A file of ours in a process whose calls may close what they find open, and open others in its place."""
+
+    def __init__(self, path: str, flags: int):
+        """Makes it. Raises: OSError."""
+        self._path = path
+        self._flags = flags
+        self._open(os.O_CREAT | os.O_EXCL)
+
+    def _open(self, more_flags: int = 0) -> None:
+        self._fd = os.open(self._path, self._flags | more_flags, 0o600)
+        self._identity = self._identity_now()
+
+    def _identity_now(self) -> tuple[int, int] | None:
+        try:
+            status = os.fstat(self._fd)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def fd(self) -> int:
+        """Raises: OSError."""
+        if self._identity_now() != self._identity:
+            self._open()
+        return self._fd
+
+    def close(self) -> None:
+        if self._identity_now() == self._identity:
+            os.close(self._fd)
 
 
 def _log_fd() -> int | None:
@@ -542,12 +591,21 @@ def _log_fd() -> int | None:
         return None
 
 
+def _is_global(function: object) -> bool:
+    """Whether a pickle of this is but the name under which it is imported."""
+    found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
+    for name in str(getattr(function, "__qualname__", "")).split("."):
+        found = getattr(found, name, None)
+    return found is function
+
+
 class _Tasks:
     """The calls of an array."""
 
     def __init__(self, path: str):
         self._file = worker.ArrayFile(path)
         manifest = self._file.manifest()
+        worker.set_path(manifest)
         self.working_directory: str = manifest["working_directory"]
         self._main = worker.Main(manifest)
         self._store: bytes | None = manifest["output_store"]
@@ -593,7 +651,9 @@ class _Tasks:
         place = (row[0], row[1])
         function = self._function
         if function is None or place != self._function_place:
-            function = self._function = self._unpickle(self._read(*place))
+            function = self._unpickle(self._read(*place))
+            # What is no more than a name may be used again; what has a state begins anew with each call.
+            self._function = function if _is_global(function) else None
             self._function_place = place
         args, kwargs = self._unpickle(self._read(row[2], row[3]))
         return partial(function, *args, **kwargs), keep

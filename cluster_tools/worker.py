@@ -173,12 +173,14 @@ class Stop(Exception):
 class Running:
     """What the call that runs here may know of its element."""
 
-    def __init__(self, run_directory: str, job_id: str):
-        self.run_directory = run_directory
-        self.job_id = job_id
+    def __init__(self) -> None:
+        self.run_directory = ""
+        self.job_id = ""
+        # How often the scheduler has started it again.
+        self.restart = 0
 
 
-running = Running("", "")
+running = Running()
 
 
 class _Interruption:
@@ -451,6 +453,11 @@ def _enter(manifest: dict[str, Any]) -> None:
         )
     sys.argv[:] = manifest["argv"]
     del sys.path[0]  # set by what has started the worker
+    set_path(manifest)
+
+
+def set_path(manifest: dict[str, Any]) -> None:
+    """Looks for modules where the client does."""
     if sys.prefix == manifest["prefix"]:
         sys.path[:] = manifest["sys_path"]
     else:  # another environment keeps its own packages; it gets what the user added to the client's
@@ -458,7 +465,7 @@ def _enter(manifest: dict[str, Any]) -> None:
         sys.path[:0] = [
             entry
             for entry in manifest["sys_path"]
-            if not os.path.join(entry, "").startswith(theirs)
+            if entry not in sys.path and not os.path.join(entry, "").startswith(theirs)
         ]
 
 
@@ -734,7 +741,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         "oom_kills_before": _oom_kills(),
     }
     output = OutputFile(shard, record)
-    running.run_directory, running.job_id = run_directory, job_id
+    running.run_directory, running.job_id, running.restart = run_directory, job_id, int(restart)
     pid = os.getpid()
     keep = None
     result = None

@@ -27,7 +27,7 @@ from cluster_tools.cluster import logs, process_wide
 from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.run_directory import ArrayWriter
 from cluster_tools.cluster.session import Session, Settings
-from cluster_tools.cluster.submission import Call, Span
+from cluster_tools.cluster.submission import Call
 from cluster_tools.errors import SubmissionException
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
@@ -326,7 +326,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             except BaseException:  # Ctrl-C in a __reduce__
                 future.abandon()
                 raise
-            session.submitter.put(
+            session.gatherer.put(
                 Call(future, name, function, call, key, named_key is not None, cwd)
             )
             if session.aborted:
@@ -420,8 +420,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             draft.error = exc
             return
         draft.writer = None
-        session.resolver.post(session.resolver.expect, array)
-        session.submitter.put(Span(array, 0, array.count))
+        session.hand_over(array, session.submitter.put)
 
     def _key(self, named_key: str | None) -> str | None:
         """The key in the output store; None where the output goes into the run directory."""

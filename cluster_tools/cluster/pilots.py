@@ -1,14 +1,15 @@
 """The pilots of one executor, seen from the client: what they are given, what they have done, who is there.
 
-    submitter --publish--> todo files --> pilots --> journals
-                                                        |
-    futures <-- resolver <-- see <-- watcher notices ---+
-                   |
-                   +-- staff: submits pilots while there is work, as ordinary tasks of the same session;
-                   |   when the future of one is done its element has ended, and
-                   +-- bury: what it held and had not begun is to do again, what it was running fails
+    arrays --publish--> todo files --> pilots --> journals
+               |                                     |
+    futures <--+-- resolver's thread <-- watcher ----+
+               |
+               +-- staff: submits pilots while there is work, as ordinary tasks of the same session;
+               |   when the future of one is done its element has ended, and
+               +-- bury: what it held and had not begun is to do again, what it was running fails
 
-The files and their rules are those of `cluster_tools.pilot`. All but `publish` and `revoke` runs in the resolver's thread.
+The files and their rules are those of `cluster_tools.pilot`. The resolver's thread alone knows who does what;
+what other threads call says so.
 """
 
 from __future__ import annotations
@@ -26,7 +27,12 @@ from cluster_tools.cluster.run_directory import Outcome, stored_outcome
 from cluster_tools.cluster.submission import Span
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.cluster.watching import Watched
-from cluster_tools.errors import RemoteException, RemoteTimeLimitException, SubmissionException
+from cluster_tools.errors import (
+    RemoteException,
+    RemotePreemptedException,
+    RemoteTimeLimitException,
+    SubmissionException,
+)
 from cluster_tools.schedulers.base import Element
 
 if TYPE_CHECKING:
@@ -36,6 +42,8 @@ _NAME = "pilot"
 # Pilots that end one after the other without having begun a task: then there is no hope for the rest.
 _MAX_FAILURES = 4
 _READ_BYTES = 4 << 20
+# Where in logs the output of so many calls is, is kept.
+_MAX_PARTS = 100_000
 # What is not right in a journal may be on its way for so long.
 _DAMAGE_PATIENCE_S = 5.0
 # A warm pilot's answer is not to wait for us.
@@ -61,17 +69,15 @@ class _OnPilot(Piece):
 
 @dataclass
 class _Incarnation:
-    """A pilot from its first record on: one run of one element."""
+    """A pilot from its journal on: one run of one element."""
 
-    name: str
-    element: str = ""
-    node: str = ""
+    journal: pilot.Journal
     # How far its journal was read, and since when it does not go on there.
     offset: int = 0
     stuck_since: float | None = None
     running: pilot.Began | None = None
-    done: int = 0
     began: bool = False
+    done: int = 0
     is_over: bool = False
     places: dict[int, _OnPilot] = field(default_factory=dict[int, _OnPilot])
 
@@ -119,8 +125,12 @@ class PilotPool:
         for directory in (self._todo, self._held, self._journals):
             os.mkdir(directory, 0o700)
         self.watched = Journals(self._journals, self._on_news)
+        # Those with open tasks, and of them the numbers of those that pilots may know.
         self._arrays: dict[int, TaskArray] = {}
+        self._published: set[int] = set()
         self._open_tasks = 0
+        # How many pilots there are, as the last name under which they were told.
+        self._told_count = ""
         # The futures of those who are in the queue or there. Only whole-dict operations.
         self.pilots: dict[ClusterFuture[Any], None] = {}
         self._incarnations: dict[str, _Incarnation] = {}
@@ -133,12 +143,31 @@ class PilotPool:
 
     # -- work --
 
-    def publish(self, array: TaskArray, start: int, end: int) -> None:
-        """Tasks for whoever comes first. In the submitter's thread. Raises: OSError."""
-        first, last = array.first + start, array.first + end
-        for begin, stop in _cut(first, last, self._count):
-            self._offer(pilot.Range(array.number, begin, begin, stop))
-        self._session.resolver.post(self.staff)
+    def publish(self, array: TaskArray) -> None:
+        """Its tasks are for whoever comes first. After `expect`: their records may come at once."""
+        if self._session.aborted:
+            return
+        offered: list[pilot.Range] = []
+        try:
+            for begin, end in _cut(array.first, array.first + array.count, self._count):
+                tasks = pilot.Range(array.number, begin, begin, end)
+                self._offer(tasks)
+                offered.append(tasks)
+        except OSError as exc:
+            self._withdraw(array, offered, exc)
+        self._published.add(array.number)
+        self.staff()
+
+    def _withdraw(self, array: TaskArray, offered: list[pilot.Range], error: OSError) -> None:
+        """What no pilot has taken yet can't be offered."""
+        taken: set[int] = set()
+        for tasks in offered:
+            try:
+                os.unlink(os.path.join(self._todo, tasks.todo_name()))
+            except OSError:
+                taken.update(range(tasks.begin, tasks.end))
+        rest = [p for p in range(array.count) if array.first + p not in taken]
+        self._session.resolver.refuse(array, rest, error)
 
     def _offer(self, tasks: pilot.Range) -> None:
         path = os.path.join(self._todo, tasks.todo_name())
@@ -158,9 +187,10 @@ class PilotPool:
             self.watched.open_tasks.pop(0, None)
         if not array.open:
             self._arrays.pop(array.number, None)
+            self._published.discard(array.number)
 
     def revoke(self, task: int) -> None:
-        """Nobody is to begin this task. In the thread that cancels: who is told so may rely on it."""
+        """Nobody is to begin this task. In the thread that cancels: whoever is told so may rely on it."""
         path = os.path.join(self._session.directory.path, pilot.REVOKED)
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -193,13 +223,15 @@ class PilotPool:
             return
         session.resolver.expect(array)
         session.submitter.put(Span(array, 0, array.count))
+        with session.state_lock:  # all calls may have been cancelled meanwhile
+            session.end_if_done()
 
     def _array(self, futures: list[ClusterFuture[Any]]) -> TaskArray:
         session = self._session
         limit_s = session.scheduler.time_limit_s
         function = pickling.dumps(pilot.run_pilot)
         no_keywords: dict[str, Any] = {}
-        call = pickling.dumps(((self._idle_timeout_s, self._count, limit_s), no_keywords))
+        call = pickling.dumps(((self._idle_timeout_s, limit_s), no_keywords))
         writer = session.directory.begin_array()
         try:
             for _ in futures:
@@ -235,11 +267,13 @@ class PilotPool:
             except OSError:  # they see that the directory is gone
                 pass
         unborn: list[Element] = []
-        known = {i.element for i in self._incarnations.values()}
+        known = {i.journal.job_id for i in self._incarnations.values()}
         for future in list(self.pilots):
             array = future.array
             piece = None if array is None else array.piece_of(future.position)
-            if piece is not None and piece.job_id is not None:
+            if array is not None and (piece is None or piece.job_id is None):
+                array.cancelled.add(future.position)  # its job is on its way
+            elif piece is not None:
                 element = piece.element(future.position)
                 if str(element) not in known:
                     unborn.append(element)
@@ -255,13 +289,46 @@ class PilotPool:
 
     def _see(self, names: list[str]) -> None:
         for name in names:
-            incarnation = self._incarnations.setdefault(name, _Incarnation(name))
-            self._read(incarnation)
+            incarnation = self._meet(name)
+            if incarnation is not None:
+                self._read(name, incarnation)
         self._session.announce()
 
-    def _read(self, incarnation: _Incarnation) -> None:
+    def _meet(self, name: str) -> _Incarnation | None:
+        """The pilot with this journal."""
+        known = self._incarnations.get(name)
+        journal = pilot.read_journal_name(name)
+        if known is not None or journal is None:
+            return known
+        incarnation = self._incarnations[name] = _Incarnation(journal)
+        for other_name, other in list(self._incarnations.items()):
+            if other.journal.job_id != journal.job_id or other.is_over or other is incarnation:
+                continue
+            earlier = min((other_name, other), (name, incarnation), key=_restart)
+            text = f"The job {journal.job_id} of its pilot was requeued."
+            self._take_over(*earlier, RemotePreemptedException(text, journal.job_id))
+        self._tell_count()
+        return incarnation
+
+    def _tell_count(self) -> None:
+        """The more pilots there are, the less often each of them looks for work."""
+        count = sum(not incarnation.is_over for incarnation in self._incarnations.values())
+        name = f"{pilot.ALIVE}{max(1, count)}"
+        if name == self._told_count:
+            return
+        path = os.path.join(self._todo, name)
+        try:
+            if self._told_count:
+                os.rename(os.path.join(self._todo, self._told_count), path)
+            else:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        except OSError:  # then they look as often as before
+            return
+        self._told_count = name
+
+    def _read(self, name: str, incarnation: _Incarnation) -> None:
         """Takes in what is new in its journal."""
-        path = os.path.join(self._journals, incarnation.name)
+        path = os.path.join(self._journals, name)
         stuck = incarnation.stuck_since
         size = _READ_BYTES
         while True:
@@ -273,20 +340,24 @@ class PilotPool:
                     file.seek(incarnation.offset)
                     piece = file.read(size)
             except OSError as exc:
-                _logger.warning("The journal %s of a pilot can't be read: %s", path, exc)
+                _logger.debug("the journal %s of a pilot is read later: %s", path, exc)
+                self.watched.unsettled.add(name)
                 return
             records, length = pilot.read_records(piece, final=final)
             incarnation.offset += length
             for record, following in zip(records, [*records[1:], None]):
                 # Most tasks are over when it is seen that they began.
-                if not (
-                    isinstance(record, pilot.Began)
+                if (
+                    incarnation.running is None
+                    and isinstance(record, pilot.Began)
                     and isinstance(following, pilot.Ended)
                     and following.task == record.task
                 ):
+                    continue
+                try:
                     self._take(incarnation, record)
-                elif incarnation.running is not None:
-                    self._on_began(incarnation, record)
+                except Exception:  # the others' records are not to be lost with it
+                    _logger.exception("a record of the journal %s could not be taken in", path)
             if len(piece) < size:
                 break
             size = _READ_BYTES if length else 2 * size
@@ -295,27 +366,15 @@ class PilotPool:
         elif length or stuck is None:
             incarnation.stuck_since = time.monotonic()
         if incarnation.stuck_since is None or final:
-            self.watched.unsettled.discard(incarnation.name)
+            self.watched.unsettled.discard(name)
         else:
-            self.watched.unsettled.add(incarnation.name)
+            self.watched.unsettled.add(name)
 
-    def _take(
-        self, incarnation: _Incarnation, record: pilot.Hello | pilot.Began | pilot.Ended
-    ) -> None:
+    def _take(self, incarnation: _Incarnation, record: pilot.Began | pilot.Ended) -> None:
         if isinstance(record, pilot.Ended):
             self._on_ended(incarnation, record)
-        elif isinstance(record, pilot.Began):
-            self._on_began(incarnation, record)
         else:
-            incarnation.element, incarnation.node = record.job_id, record.node
-            for other in list(self._incarnations.values()):
-                if (
-                    other.element == record.job_id
-                    and other is not incarnation
-                    and not other.is_over
-                ):
-                    text = f"The job {record.job_id} of its pilot was requeued."
-                    self._take_over(other, RemoteException(text, record.job_id))
+            self._on_began(incarnation, record)
 
     def _place(self, task: int) -> tuple[TaskArray, int] | None:
         return self._session.resolver.locate(task)
@@ -326,28 +385,26 @@ class PilotPool:
         incarnation.began = True
         if lost is not None and lost.task != record.task:
             self._fail(
-                incarnation,
-                lost.task,
-                RemoteException("Its output was damaged.", incarnation.element),
+                incarnation, lost.task, RemoteException("The record of its output was lost.", "")
             )
         place = self._place(record.task)
         if place is None:
             return
         array, position = place
-        self._put(incarnation, array, position)
         if record.log_offset != pilot.NO_LOG:
-            self._parts[record.task] = (record.log_offset, None)
+            self._remember_part(record.task, record.log_offset, None)
+        self._put(incarnation, array, position)
         future = array.futures[position]
         if future is not None:
             future.start()
 
     @staticmethod
     def _put(incarnation: _Incarnation, array: TaskArray, position: int) -> None:
+        """That is the job of this task."""
         piece = incarnation.places.get(array.number)
         if piece is None:
-            job_id, _, index = incarnation.element.rpartition("_")
-            piece = _OnPilot(array, Element(job_id, int(index)))
-            incarnation.places[array.number] = piece
+            job_id, _, index = incarnation.journal.job_id.rpartition("_")
+            piece = incarnation.places[array.number] = _OnPilot(array, Element(job_id, int(index)))
         array.again[position] = piece
 
     def _on_ended(self, incarnation: _Incarnation, record: pilot.Ended) -> None:
@@ -357,7 +414,7 @@ class PilotPool:
         if incarnation.running is not None and incarnation.running.task == record.task:
             incarnation.running = None
         if record.log_end > record.log_begin:
-            self._parts[record.task] = (record.log_begin, record.log_end)
+            self._remember_part(record.task, record.log_begin, record.log_end)
         else:
             self._parts.pop(record.task, None)
         place = self._place(record.task)
@@ -365,7 +422,7 @@ class PilotPool:
             return
         self._put(incarnation, *place)
         resolver = self._session.resolver
-        of_run: dict[str, Any] = {"node": incarnation.node, "stored": None}
+        of_run: dict[str, Any] = {"node": incarnation.journal.node, "stored": None}
         if record.place == pilot.IN_FILE:
             resolver.take_output_file(*place)
         elif record.place == pilot.IN_STORE:
@@ -374,8 +431,16 @@ class PilotPool:
         else:
             resolver.take(*place, lambda: stored_outcome(record.output, of_run))
 
+    def _remember_part(self, task: int, begin: int, end: int | None) -> None:
+        if len(self._parts) >= _MAX_PARTS:
+            del self._parts[next(iter(self._parts))]
+        self._parts[task] = (begin, end)
+
     def log_part(self, future: ClusterFuture[Any]) -> tuple[int, int | None]:
-        """Where in the log of its pilot what the call has printed is; 0 bytes where it has printed nothing."""
+        """Where in the log of its pilot what the call has printed is; (0, 0) where it has printed nothing.
+
+        In any thread.
+        """
         array = future.array
         return (0, 0) if array is None else self._parts.get(array.first + future.position, (0, 0))
 
@@ -388,39 +453,41 @@ class PilotPool:
         error = future.exception(0)
         array = future.array
         piece = None if array is None else array.piece_of(future.position)
-        element = (
-            "" if piece is None or piece.job_id is None else str(piece.element(future.position))
-        )
+        element = None
+        if piece is not None and piece.job_id is not None:
+            element = str(piece.element(future.position))
         began = False
-        for name in _listed(self._journals):
-            incarnation = self._incarnations.setdefault(name, _Incarnation(name))
-            self._read(incarnation)
-        for incarnation in list(self._incarnations.values()):
-            if incarnation.element == element and not incarnation.is_over:
-                self._take_over(incarnation, error)
+        self._see(_listed(self._journals))
+        for name, incarnation in list(self._incarnations.items()):
+            if incarnation.journal.job_id == element and not incarnation.is_over:
+                self._take_over(name, incarnation, error)
                 began = began or incarnation.began
+        self._tell_count()
+        if not self.pilots:
+            self._fail_lost()
         if error is not None and not began:
             self._failures += 1
-        if error is not None and (
-            isinstance(error, SubmissionException) or self._failures >= _MAX_FAILURES
-        ):
-            self._give_up(error)
-        else:
-            self.staff()
+            if isinstance(error, SubmissionException) or self._failures >= _MAX_FAILURES:
+                self._give_up(error)
+                return
+        self.staff()
 
-    def _take_over(self, incarnation: _Incarnation, error: BaseException | None) -> None:
+    def _take_over(self, name: str, incarnation: _Incarnation, error: BaseException | None) -> None:
         """It has ended: others do what it has not begun, and what it was running fails."""
         incarnation.is_over = True
-        self._read(incarnation)
+        self._read(name, incarnation)
         _probe(self._held)
-        running = {incarnation.running.task} if incarnation.running is not None else set[int]()
-        for name in _listed(self._held):
-            held = pilot.read_range(name)
-            if held is None or held.pilot != incarnation.name:
+        running = set[int]()
+        if incarnation.running is not None:
+            running.add(incarnation.running.task)
+            incarnation.running = None
+        for held_name in _listed(self._held):
+            held = pilot.read_range(held_name)
+            if held is None or held.pilot != incarnation.journal.pilot:
                 continue
-            if held.next > held.begin:  # of which its journal may not have told yet
+            if held.next > held.begin:  # of which its journal may not tell
                 running.add(held.next - 1)
-            path = os.path.join(self._held, name)
+            path = os.path.join(self._held, held_name)
             try:
                 if held.next == held.end:
                     os.unlink(path)
@@ -429,16 +496,19 @@ class PilotPool:
             except OSError:  # another pilot was faster
                 continue
         for task in sorted(running):
-            if isinstance(error, RemoteTimeLimitException) and self._goes_once_more(
-                incarnation, task
+            if not (
+                isinstance(error, RemoteTimeLimitException)
+                and self._goes_once_more(incarnation, task)
             ):
-                continue
-            self._fail(incarnation, task, error)
+                self._fail(incarnation, task, error)
 
     def _goes_once_more(self, incarnation: _Incarnation, task: int) -> bool:
         """A task that had less than a full time limit to run in is given one."""
+        session = self._session
         place = self._place(task)
         if place is None or task in self._second_chances or not incarnation.done:
+            return False
+        if session.cancelling or session.aborted or session.ending:
             return False
         self._second_chances.add(task)
         try:
@@ -447,33 +517,62 @@ class PilotPool:
             return False
         return True
 
+    def _fail_lost(self) -> None:
+        """Without pilots all that is open is to do. What is not there went with one, between two steps of it."""
+        todo = [tasks for name in _listed(self._todo) if (tasks := pilot.read_range(name))]
+        there = {task for tasks in todo for task in range(tasks.next, tasks.end)}
+        for array, position in self._open():
+            if (
+                array.first + position not in there
+                and array.number in self._published
+                and not self._session.resolver.is_reading(array, position)
+            ):
+                text = (
+                    f"{array.describe(position)} was lost with the pilot that was about to run it."
+                )
+                self._session.resolver.fail(array, position, RemoteException(text, ""))
+
     def _fail(self, incarnation: _Incarnation, task: int, error: BaseException | None) -> None:
         place = self._place(task)
-        if place is None:
+        if place is None or self._session.resolver.take_stored(*place):
             return
         array, position = place
-        where = f"{array.describe(position)} (job {incarnation.element})"
+        job_id = incarnation.journal.job_id
         text = _text(error) or "Its pilot has left without a word on it."
-        kind = type(error) if isinstance(error, RemoteException) else RemoteException
-        exception = kind(f"{where} ended without a result: {text}", incarnation.element)
+        where = f"{array.describe(position)} (job {job_id})"
+        exception = _kind(error)(f"{where} ended without a result: {text}", job_id)
+        exception.__cause__ = error
         self._session.resolver.fail(array, position, exception)
 
     def _give_up(self, error: BaseException) -> None:
-        """There are no pilots, and there will be none."""
+        """Where there are no pilots, there will be none."""
         if self.pilots:
             return
-        running = {i.running.task for i in self._incarnations.values() if i.running is not None}
-        kind = type(error) if isinstance(error, RemoteException) else RemoteException
-        for array, position in list(self._open()):
-            if array.first + position not in running:
-                text = f"{array.describe(position)} was not begun: {_text(error)}"
-                self._session.resolver.fail(array, position, kind(text, ""))
+        self._failures = 0
+        for array, position in self._open():
+            text = f"{array.describe(position)} was not begun: {_text(error)}"
+            exception = _kind(error)(text, "")
+            exception.__cause__ = error
+            self._session.resolver.fail(array, position, exception)
 
-    def _open(self) -> Iterator[tuple[TaskArray, int]]:
-        for array in list(self._arrays.values()):
-            for position, future in enumerate(array.futures):
-                if future is not None:
-                    yield array, position
+    def _open(self) -> list[tuple[TaskArray, int]]:
+        return [
+            (array, position)
+            for array in self._arrays.values()
+            for position, future in enumerate(array.futures)
+            if future is not None
+        ]
+
+
+def _restart(known: tuple[str, _Incarnation]) -> int:
+    return known[1].journal.restart
+
+
+def _kind(error: BaseException | None) -> type[RemoteException]:
+    """The class of ours that says best what `error` does; those made for exceptions of calls are the call's."""
+    if isinstance(error, RemoteException) and type(error).__module__ == RemoteException.__module__:
+        return type(error)
+    return RemoteException
 
 
 def _cut(first: int, last: int, pilots: int) -> Iterator[tuple[int, int]]:

@@ -91,8 +91,8 @@ class Resolver(threading.Thread):
         # Arrays with open tasks, by first task, and those numbers in order.
         self._arrays: dict[int, TaskArray] = {}
         self._firsts: list[int] = []
-        # Outputs that could not be opened yet: (array, position, name) -> when to give up.
-        self._unreadable: dict[tuple[TaskArray, int, str], float] = {}
+        # Outputs that could not be opened yet: (array, position, name) -> when to give up, what reads it.
+        self._unreadable: dict[tuple[TaskArray, int, str], tuple[float, Callable[[], Outcome]]] = {}
         # Elements whose futures were cancelled: they are cancelled together.
         self._to_cancel: list[Element] = []
         # When these two are seen to; None where there is nothing.
@@ -238,8 +238,9 @@ class Resolver(threading.Thread):
                 result, exception = None, self._failure(array, position, outcome)
             del outcome
         except OutputNotReadable as exc:
-            give_up = time.monotonic() + _UNREADABLE_PATIENCE_S
-            if time.monotonic() < self._unreadable.setdefault((array, position, name), give_up):
+            first = (time.monotonic() + _UNREADABLE_PATIENCE_S, read)
+            give_up, _ = self._unreadable.setdefault((array, position, name), first)
+            if time.monotonic() < give_up:
                 return
             result = None
             exception = self._unusable(array, position, f"Its output can't be read: {exc}", exc)
@@ -277,12 +278,16 @@ class Resolver(threading.Thread):
             )
         return stored_outcome(output, record)
 
+    def is_reading(self, array: TaskArray, position: int) -> bool:
+        """Whether there is an output that could not be read yet."""
+        return any(key[:2] == (array, position) for key in self._unreadable)
+
     def _read_again(self) -> None:
-        for array, position, name in list(self._unreadable):
+        for (array, position, name), (_, read) in list(self._unreadable.items()):
             if array.futures[position] is None:
                 del self._unreadable[array, position, name]
             else:
-                self._take(array, position, name)
+                self.take(array, position, read, name)
 
     def _discard(self, array: TaskArray, position: int, name: str) -> None:
         """Outputs that nobody has asked to keep vanish once read."""
@@ -384,7 +389,7 @@ class Resolver(threading.Thread):
             if os.path.exists(os.path.join(self._session.directory.shard(task), interrupted)):
                 self._take(array, position, interrupted)
                 return
-        if self._take_stored(array, position):
+        if self.take_stored(array, position):
             return
         path = self._log_path(array, position)
         log_tail = logs.tail(path)
@@ -420,7 +425,7 @@ class Resolver(threading.Thread):
         self._mark(array, position)
         self._resolve(array, position, None, exception)
 
-    def _take_stored(self, array: TaskArray, position: int) -> bool:
+    def take_stored(self, array: TaskArray, position: int) -> bool:
         """Whether the output is in the store all the same: its job died before it could say so."""
         if array.keys is None:
             return False
@@ -510,10 +515,13 @@ class Resolver(threading.Thread):
                 end_quietly(future.abandon, array.name)
 
     def abandon_all(self) -> None:
-        without_job = self._session.submitter.abandon_rest()
+        without_job = self._session.gatherer.abandon_rest()
         for array in self.arrays():
             without_job += sum(
-                future is not None and array.piece_of(position) is None and not array.on_pilots
+                future is not None
+                and array.piece_of(position) is None
+                and not array.on_pilots
+                and not array.runs_pilots
                 for position, future in enumerate(array.futures)
             )
             self.abandon(array)

@@ -29,7 +29,7 @@ from cluster_tools.cluster.heartbeat import Heart
 from cluster_tools.cluster.pilots import PilotPool
 from cluster_tools.cluster.resolving import Resolver
 from cluster_tools.cluster.run_directory import RunDirectory
-from cluster_tools.cluster.submission import Submitter
+from cluster_tools.cluster.submission import Span, Submitter
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.output_store import OutputStore
@@ -108,13 +108,19 @@ class Session:
         self._unwanted_logs: list[Piece] = []
         self._log_followers = 0
         self.resolver = Resolver(self)
-        self.submitter = Submitter(self)
+        self.submitter = Submitter(self, self._on_submitter_end)
         self.watched = Watched(self.directory.path, self.on_seen)
         self.pool = (
             None
             if settings.pilot_jobs is None
             else PilotPool(self, settings.pilot_jobs, settings.pilot_idle_timeout_s)
         )
+        # Gathers calls. Of its own for pilots: while some wait for room in the queue, calls reach the others.
+        self.gatherer = (
+            self.submitter if self.pool is None else Submitter(self, self._on_submitter_end)
+        )
+        self._submitters = {self.submitter, self.gatherer}
+        self._ended_submitters = 0
         self._heart = (
             None
             if settings.client_timeout_s is None
@@ -122,7 +128,8 @@ class Session:
         )
         process_wide.join(self)
         self.resolver.start()
-        self.submitter.start()
+        for submitter in self._submitters:
+            submitter.start()
         if self._heart is not None:
             self._heart.start()
 
@@ -231,6 +238,14 @@ class Session:
             runs_pilots=runs_pilots,
         )
 
+    def hand_over(self, array: TaskArray, submit: Callable[[Span], None]) -> None:
+        """An array that was written goes on its way: to pilots, or by `submit` to the scheduler."""
+        self.resolver.post(self.resolver.expect, array)
+        if self.pool is None:
+            submit(Span(array, 0, array.count))
+        else:
+            self.resolver.post(self.pool.publish, array)
+
     def worker_command(self, piece: Piece) -> list[str]:
         return [
             *self.settings.worker,
@@ -324,10 +339,10 @@ class Session:
             self._open_futures -= 1
             if not self._open_futures:
                 self._all_done.notify_all()
-            self._end_if_done()
+            self.end_if_done()
         self.announce()
 
-    def _end_if_done(self) -> None:
+    def end_if_done(self) -> None:
         """With `state_lock`."""
         if not self._closed:
             return
@@ -389,7 +404,7 @@ class Session:
     def refuse_calls(self) -> None:
         with self.state_lock:
             self._closed = True
-            self._end_if_done()
+            self.end_if_done()
 
     def cancel_pending(self) -> None:
         """Cancels all futures that are not known to run."""
@@ -415,7 +430,8 @@ class Session:
         if self.aborted:
             return
         self._closed = True
-        self.leaves_jobs = self.settings.keep_jobs_on_exit and self._open_futures > 0
+        pilots = 0 if self.pool is None else len(self.pool.pilots)
+        self.leaves_jobs = self.settings.keep_jobs_on_exit and self._open_futures > pilots
         self.aborted = True
         self.resolver.post(self.resolver.abandon_all)
         self._stop({piece.job_id for piece in list(self._pieces) if piece.job_id is not None})
@@ -436,10 +452,16 @@ class Session:
     def _begin_end(self) -> None:
         if not self.ending:
             self.ending = True
-            self.submitter.stop()
+            for submitter in self._submitters:
+                submitter.stop()
 
-    def on_submitter_end(self) -> None:
-        self.resolver.post(self._finish)
+    def _on_submitter_end(self) -> None:
+        self.resolver.post(self._finish_after_all)
+
+    def _finish_after_all(self) -> None:
+        self._ended_submitters += 1
+        if self._ended_submitters == len(self._submitters):
+            self._finish()
 
     def _finish(self) -> None:
         """In the resolver's thread, after everything else."""

@@ -87,9 +87,10 @@ class _Aborted(Exception):
 
 
 class Submitter(threading.Thread):
-    def __init__(self, session: Session):
+    def __init__(self, session: Session, on_end: Callable[[], None]):
         super().__init__(name="cluster_tools-submitter", daemon=True)
         self._session = session
+        self._on_end = on_end
         self._queue: queue.SimpleQueue[Call | Span | None] = queue.SimpleQueue()
         # Wakes the thread when there may be room in the scheduler's queue, or the session ends. No Event:
         # those who wake may do so in the middle of anything.
@@ -129,7 +130,7 @@ class Submitter(threading.Thread):
     def run(self) -> None:
         while self._submit_next():
             pass
-        self._session.on_submitter_end()
+        self._on_end()
 
     def _submit_next(self) -> bool:
         """Submits what has come; False after the last. Keeps no reference to it while it waits."""
@@ -206,8 +207,7 @@ class Submitter(threading.Thread):
                 end_quietly(partial(call.future.resolve, None, error), call.name)
                 failures.note(error, f"The call of {call.name}")
             return
-        self._session.resolver.post(self._session.resolver.expect, array)
-        self._guarded(Span(array, 0, array.count))
+        self._session.hand_over(array, self._guarded)
 
     @staticmethod
     def _abandon(calls: Iterable[Call]) -> None:
@@ -228,9 +228,6 @@ class Submitter(threading.Thread):
     def _submit_span(self, span: Span) -> None:
         """Submits in pieces, each as large as the limits allow; `span` keeps what is left."""
         session = self._session
-        if session.pool is not None and span.array.on_pilots:
-            session.pool.publish(span.array, span.start, span.end)
-            return
         cutter = Cutter(session.scheduler, session.elements_in_queue)
         while span.start < span.end:
             count = cutter.size(span.end - span.start)

@@ -14,7 +14,10 @@ from cluster_tools.worker import EXIT_NO_WORKING_DIRECTORY
 _SETUP_FAILED = "cluster_tools: a set-up line failed with exit code"
 _SETUP_ENDED = "cluster_tools: the set-up lines ended the job with exit code"
 
+# A warning that the time is nearly over, which some ask the scheduler for, ends nothing: until the worker cares
+# for it nobody does.
 _ENTER = """\
+trap '' USR1
 cd -- {directory} || {{
     echo "cluster_tools: the working directory "{directory}" does not exist on node $(hostname)" >&2
     exit {code}
