@@ -146,6 +146,13 @@ def ended_record(task: int, log_part: tuple[int, int], place: bytes, output: byt
     return _record(_ENDED_BODY.pack(_ENDED, task, *log_part, place), output)
 
 
+def end_of_part(task: int, log_offset: int) -> bytes:
+    """What a log has behind the output of a task that has printed something."""
+    return (
+        f"cluster_tools: what is above this, from byte {log_offset} on, is task {task}'s\n".encode()
+    )
+
+
 def read_records(journal: bytes, *, final: bool) -> tuple[list[Began | Ended], int]:
     """The records at the beginning of a piece of a journal, and how long they are together.
 
@@ -548,8 +555,7 @@ class _Pilot:
 
     def _delimit(self, task: int, offset: int) -> None:
         assert self._log_fd is not None
-        line = f"cluster_tools: what is above this, from byte {offset} on, is task {task}'s\n"
-        os.write(self._log_fd, line.encode())
+        os.write(self._log_fd, end_of_part(task, offset))
 
 
 class _OwnFile:

@@ -10,11 +10,22 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 _TAIL_BYTES = 4_000
 _TAIL_LINES = 15
 _FIRST_INTERVAL_S = 0.02
 _MAX_INTERVAL_S = 1.0
+
+
+class Part(NamedTuple):
+    """Where in a log the output of a call is."""
+
+    begin: int
+    # None: there is no telling yet.
+    end: int | None
+    # What follows it, where others do.
+    mark: bytes
 
 
 def tail(path: str) -> str:
@@ -42,23 +53,27 @@ def follow(
     prefix: str,
     is_done: Callable[[], bool],
     late_s: float,
-    part: Callable[[], tuple[int, int | None]] = lambda: (0, None),
+    part: Callable[[], Part] = lambda: Part(0, None, b""),
 ) -> None:
     """Writes what is added to the log to stdout, each piece behind `prefix`, until the call is done.
 
-    `late_s`: how long after that the last of it may come through an NFS client's cache. `part`: from where to
-    where the log is the call's; None: there is no telling yet.
+    `late_s`: how long after that the last of it may come through an NFS client's cache. `part`: what of the
+    log is the call's.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    position = part()[0]
+    position = part().begin
     interval_s = _FIRST_INTERVAL_S
     late_until: float | None = None
     while True:
         done = is_done()
-        end = part()[1]
+        _, end, mark = part()
         piece = _read_from(path, position)
         if end is not None:
             piece = piece[: max(0, end - position)]
+        elif mark:
+            if mark in piece:
+                end = position + piece.index(mark)
+            piece = piece[: _end_before(piece, mark)]
         if piece:
             position += len(piece)
             interval_s = _FIRST_INTERVAL_S
@@ -72,6 +87,17 @@ def follow(
                 return
         time.sleep(interval_s)
         interval_s = min(_MAX_INTERVAL_S, interval_s * 1.5)
+
+
+def _end_before(piece: bytes, mark: bytes) -> int:
+    """Where the mark begins in the piece, or may begin with its last bytes; else the piece's end."""
+    found = piece.find(mark)
+    if found >= 0:
+        return found
+    for length in range(min(len(mark) - 1, len(piece)), 0, -1):
+        if mark.startswith(piece[-length:]):
+            return len(piece) - length
+    return len(piece)
 
 
 def _read_from(path: str, position: int) -> bytes:

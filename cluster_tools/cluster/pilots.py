@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster_tools import pickling, pilot
 from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.logs import Part
 from cluster_tools.cluster.run_directory import Outcome, stored_outcome
 from cluster_tools.cluster.submission import Span
 from cluster_tools.cluster.tasks import Piece, TaskArray
@@ -436,13 +437,14 @@ class PilotPool:
             del self._parts[next(iter(self._parts))]
         self._parts[task] = (begin, end)
 
-    def log_part(self, future: ClusterFuture[Any]) -> tuple[int, int | None]:
-        """Where in the log of its pilot what the call has printed is; (0, 0) where it has printed nothing.
+    def log_part(self, future: ClusterFuture[Any]) -> Part:
+        """Where in the log of its pilot what the call has printed is; empty where it has printed nothing.
 
         In any thread.
         """
-        array = future.array
-        return (0, 0) if array is None else self._parts.get(array.first + future.position, (0, 0))
+        task = -1 if future.array is None else future.array.first + future.position
+        begin, end = self._parts.get(task, (0, 0))
+        return Part(begin, end, pilot.end_of_part(task, begin))
 
     # -- their end --
 

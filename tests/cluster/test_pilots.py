@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -18,10 +19,13 @@ from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools.errors import (
+    RemoteException,
     RemoteExitException,
     RemoteNeverStartedException,
     SubmissionException,
 )
+from cluster_tools.schedulers.base import ArrayRequest, Options, RefusedForCount
+from cluster_tools.schedulers.local import LocalExecutor, LocalScheduler
 
 NewExecutor = Callable[..., Any]
 
@@ -42,9 +46,28 @@ def note_pid_and_wait(pid: Path, gate: Path) -> int:
 
 def stop_itself(directory: Path) -> str:
     """Stands still until somebody lets it go on; returns what others have done until then."""
-    (directory / "pid").write_text(str(os.getpid()))
+    (directory / "pid.new").write_text(str(os.getpid()))
+    (directory / "pid.new").rename(directory / "pid")
     os.kill(os.getpid(), signal.SIGSTOP)
+    wait_until((directory / "on").exists, "to go on")
     return " ".join(sorted(path.name for path in directory.glob("done*")))
+
+
+class Counts:
+    number = 0
+
+    def count(self, _: object) -> int:
+        self.number += 1
+        return self.number
+
+
+class OwnArguments(Exception):
+    def __init__(self, one: int, two: int, three: int) -> None:
+        super().__init__(one, two, three)
+
+
+def _refuse(_: str) -> None:
+    raise OwnArguments(1, 2, 3)
 
 
 def _runs(directory: Path) -> Counter[int]:
@@ -146,7 +169,9 @@ def test_a_stopped_pilot_keeps_the_call_that_it_runs_and_no_other(tmp_path: Path
         ]
         stopped, *others = executor.map_to_futures(jobs.run, steps)
         assert not wait(others, LIMIT_S).not_done
+        wait_until((tmp_path / "pid").exists, "the call that stops")
         assert not stopped.done()
+        (tmp_path / "on").touch()
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGCONT)
         assert stopped.result(LIMIT_S) == " ".join(f"done{n}" for n in range(8))
 
@@ -176,6 +201,75 @@ def test_a_log_is_forwarded_in_its_part_alone(
     assert executor.forward_log(future) == "word1"
     lines = capsys.readouterr().out.splitlines()
     assert lines == [f"(jid={future.cluster_jobid}) word1"]
+
+
+def test_a_log_is_followed_to_the_end_of_the_calls_part(
+    new_executor: NewExecutor, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    executor = new_executor(pilot_jobs=1)
+    gate = tmp_path / "gate"
+    future, after = executor.submit(jobs.say_wait_say, gate), executor.submit(jobs.say, "another")
+    wait_until(future.running, "the call")
+    gate.touch()
+    executor.forward_log(future)
+    after.result(LIMIT_S)
+    out = capsys.readouterr().out
+    assert "after\n" in out
+    assert "another" not in out and "cluster_tools" not in out
+
+
+def test_a_function_with_a_state_begins_anew_with_each_call(new_executor: NewExecutor) -> None:
+    """As where each call is a job of its own."""
+    executor = new_executor(pilot_jobs=1)
+    counts = executor.map_to_futures(Counts().count, range(3))
+    assert [future.result(LIMIT_S) for future in counts] == [1, 1, 1]
+
+
+def test_modules_are_found_where_the_client_finds_them_by_then(
+    new_executor: NewExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = new_executor(pilot_jobs=1)
+    assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
+    (tmp_path / "made_later.py").write_text("def value(): return 5")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert executor.submit(jobs.imported, "made_later", "value").result(LIMIT_S) == 5
+
+
+def test_calls_reach_pilots_while_others_wait_for_room(tmp_path: Path) -> None:
+    class Full(LocalScheduler):
+        def submit(self, request: ArrayRequest) -> str:
+            if self.count:
+                raise RefusedForCount("full")
+            self.count += 1
+            return super().submit(request)
+
+        count = 0
+
+    class Executor(LocalExecutor):
+        def _make_scheduler(self, options: Options) -> LocalScheduler:
+            return Full(options, 2)
+
+    with Executor(cfut_dir=tmp_path, pilot_jobs=2) as executor:
+        assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
+        futures = [executor.submit(jobs.square, n) for n in range(3)]
+        assert [future.result(LIMIT_S) for future in futures] == [0, 1, 4]
+
+
+def test_a_failing_set_up_of_logging_fails_the_calls_whatever_it_raises(tmp_path: Path) -> None:
+    with LOCAL.new_executor(tmp_path, pilot_jobs=1, logging_setup_fn=_refuse) as executor:
+        error = executor.submit(jobs.square, 2).exception(LIMIT_S)
+    assert isinstance(error, RemoteException)
+    assert "was not begun" in str(error)
+    assert "OwnArguments" in str(error)
+
+
+def test_calls_whose_records_come_before_their_array_are_not_lost(tmp_path: Path) -> None:
+    """The client is busy with a callback while a pilot takes, runs and writes."""
+    with LOCAL.new_executor(tmp_path, pilot_jobs=1) as executor:
+        first = executor.submit(jobs.square, 1)
+        first.add_done_callback(lambda _: time.sleep(1))
+        futures = [executor.submit(jobs.square, n) for n in range(50)]
+        assert [future.result(LIMIT_S) for future in futures] == [n * n for n in range(50)]
 
 
 def test_outputs_are_kept_and_large_ones_arrive(new_executor: NewExecutor, tmp_path: Path) -> None:
