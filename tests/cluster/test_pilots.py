@@ -215,7 +215,8 @@ def test_a_log_is_followed_to_the_end_of_the_calls_part(
     after.result(LIMIT_S)
     out = capsys.readouterr().out
     assert "after\n" in out
-    assert "another" not in out and "cluster_tools" not in out
+    assert "another" not in out
+    assert "cluster_tools" not in out
 
 
 def test_a_function_with_a_state_begins_anew_with_each_call(new_executor: NewExecutor) -> None:

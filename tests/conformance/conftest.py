@@ -18,6 +18,7 @@ _MARKS = {
     "slurm": [pytest.mark.slurm],
     "slurm_pilots": [pytest.mark.slurm],
     "kubernetes": [pytest.mark.kubernetes],
+    "kubernetes_pilots": [pytest.mark.kubernetes],
 }
 
 

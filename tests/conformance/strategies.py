@@ -144,4 +144,11 @@ STRATEGIES = {
         narrow_width=1,
         is_cluster=True,
     ),
+    "kubernetes_pilots": Strategy(
+        "kubernetes",
+        {"job_resources": kube.RESOURCES, "pilot_jobs": 2},
+        narrow={"pilot_jobs": 1},
+        narrow_width=1,
+        is_cluster=True,
+    ),
 }
