@@ -162,6 +162,11 @@ def lose_a_child_to_memory(megabytes: int) -> int:
     return subprocess.run([sys.executable, "-c", hog], check=False).returncode
 
 
+def return_bytes_after(gate: Path, count: int) -> bytes:
+    wait_until(gate.exists, str(gate))
+    return bytes(count)
+
+
 def return_bytes(count: int) -> bytes:
     return os.urandom(count)
 

@@ -163,16 +163,22 @@ def test_a_full_cfut_dir_fails_the_calls_that_find_it_full(
 
 @pytest.mark.filterwarnings("ignore:cfut_dir .* seems to be on a disk")
 def test_a_result_that_the_disk_has_no_room_for_fails_its_task_alone(
-    cluster: Cluster, tiny_directory: Path
+    cluster: Cluster, tiny_directory: Path, tmp_path: Path
 ) -> None:
-    steps = [partial(jobs.return_bytes, count) for count in (10, 4 << 20, 20)]
+    gate = tmp_path / "gate"  # while there is no room, the others had none either
+    steps = [
+        partial(jobs.return_bytes, 10),
+        partial(jobs.return_bytes_after, gate, 4 << 20),
+        partial(jobs.return_bytes, 20),
+    ]
     with cluster.new_executor(tiny_directory) as executor:
         futures = executor.map_to_futures(jobs.run, steps)
+        assert [len(future.result(LIMIT_S)) for future in (futures[0], futures[2])] == [10, 20]
+        gate.touch()
         error = futures[1].exception(LIMIT_S)
         assert "No space left on device" in error.error  # type: ignore[union-attr]
         assert isinstance(error, RemoteException)
         assert f"Task 1 of 3 of run (job {element_of(futures[1])})" in error.error
-        assert [len(future.result(LIMIT_S)) for future in (futures[0], futures[2])] == [10, 20]
     assert {path.suffix for path in tiny_directory.iterdir()} == {".stdout"}
 
 
