@@ -150,6 +150,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             keep_jobs_on_exit=keep_jobs_on_exit,
             pilot_jobs=pilot_jobs,
             pilot_idle_timeout_s=pilot_idle_timeout_s,
+            pilot_name=job_name or Settings.pilot_name,
             own_outputs=isinstance(self.output_store, FileOutputStore)
             and self.output_store.directory is None,
             store=self.output_store,

@@ -39,7 +39,6 @@ from cluster_tools.schedulers.base import Element
 if TYPE_CHECKING:
     from cluster_tools.cluster.session import Session
 
-_NAME = "pilot"
 # Pilots that end one after the other without having begun a task: then there is no hope for the rest.
 _MAX_FAILURES = 4
 _READ_BYTES = 4 << 20
@@ -239,7 +238,7 @@ class PilotPool:
                 writer.add(function, call, None)
             return session.finish_array(
                 writer,
-                _NAME,
+                session.settings.pilot_name,
                 futures,
                 None,
                 working_directory=os.getcwd(),

@@ -65,6 +65,8 @@ class Settings:
     # Calls run on so many pilots; None: each is an element of its own.
     pilot_jobs: int | None = None
     pilot_idle_timeout_s: float = 60.0
+    # What pilots are called in the queue.
+    pilot_name: str = "pilot"
     # Outputs go into the run directory unless the caller names a key.
     own_outputs: bool = True
     store: OutputStore = field(kw_only=True)

@@ -237,23 +237,24 @@ def test_modules_are_found_where_the_client_finds_them_by_then(
 
 
 def test_calls_reach_pilots_while_others_wait_for_room(tmp_path: Path) -> None:
+    names: list[str] = []
+
     class Full(LocalScheduler):
         def submit(self, request: ArrayRequest) -> str:
-            if self.count:
+            if names:
                 raise RefusedForCount("full")
-            self.count += 1
+            names.append(request.name)
             return super().submit(request)
-
-        count = 0
 
     class Executor(LocalExecutor):
         def _make_scheduler(self, options: Options) -> LocalScheduler:
             return Full(options, 2)
 
-    with Executor(cfut_dir=tmp_path, pilot_jobs=2) as executor:
+    with Executor(cfut_dir=tmp_path, pilot_jobs=2, job_name="mine") as executor:
         assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
         futures = [executor.submit(jobs.square, n) for n in range(3)]
         assert [future.result(LIMIT_S) for future in futures] == [0, 1, 4]
+    assert names == ["mine"]
 
 
 def test_a_failing_set_up_of_logging_fails_the_calls_whatever_it_raises(tmp_path: Path) -> None:
