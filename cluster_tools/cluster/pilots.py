@@ -133,6 +133,8 @@ class PilotPool:
         self._told_count = ""
         # The futures of those who are in the queue or there. Only whole-dict operations.
         self.pilots: dict[ClusterFuture[Any], None] = {}
+        # Those of pilots that have ended and are still to be buried.
+        self._ended: dict[ClusterFuture[Any], None] = {}
         self._incarnations: dict[str, _Incarnation] = {}
         # Pilots that have ended since the last task was begun.
         self._failures = 0
@@ -252,6 +254,7 @@ class PilotPool:
 
     def _on_end(self, future: Any) -> None:
         """In any thread."""
+        self._ended[future] = None
         self.pilots.pop(future, None)
         self._session.resolver.post(self._bury, future)
 
@@ -449,6 +452,7 @@ class PilotPool:
 
     def _bury(self, future: ClusterFuture[Any]) -> None:
         """The pilot of this future has ended, or will never be."""
+        self._ended.pop(future, None)
         if future.cancelled():
             return
         error = future.exception(0)
@@ -464,7 +468,10 @@ class PilotPool:
                 self._take_over(name, incarnation, error)
                 began = began or incarnation.began
         self._tell_count()
-        if not self.pilots:
+        if not self.pilots and not self._ended:
+            for name, incarnation in list(self._incarnations.items()):
+                if not incarnation.is_over:
+                    self._take_over(name, incarnation, error)
             self._fail_lost()
         if error is not None and not began:
             self._failures += 1
@@ -547,7 +554,7 @@ class PilotPool:
 
     def _give_up(self, error: BaseException) -> None:
         """Where there are no pilots, there will be none."""
-        if self.pilots:
+        if self.pilots or self._ended:
             return
         self._failures = 0
         for array, position in self._open():

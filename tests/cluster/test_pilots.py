@@ -140,6 +140,23 @@ def test_a_pilot_that_dies_takes_one_call_with_it(
     assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
 
 
+def test_all_pilots_may_die_at_the_same_time(tmp_path: Path) -> None:
+    with LOCAL.new_executor(tmp_path, pilot_jobs=2) as executor:
+        pids = [tmp_path / "first", tmp_path / "second"]
+        steps = [
+            *(partial(note_pid_and_wait, pid, tmp_path / "never") for pid in pids),
+            *(partial(jobs.square, n) for n in range(30)),
+        ]
+        futures = executor.map_to_futures(jobs.run, steps)
+        # The second may be held by who runs the first: idle pilots take it over.
+        wait_until(lambda: all(pid.exists() for pid in pids), "both calls")
+        for pid in pids:
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+        assert [future.result(LIMIT_S) for future in futures[2:]] == [n * n for n in range(30)]
+        for future in futures[:2]:
+            assert isinstance(future.exception(LIMIT_S), RemoteExitException)
+
+
 def test_calls_that_kill_their_pilots_do_not_fail_the_others(new_executor: NewExecutor) -> None:
     executor = new_executor(pilot_jobs=1)
     steps = [jobs.kill_itself] * 6 + [partial(jobs.square, 3)]
