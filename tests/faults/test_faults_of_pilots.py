@@ -26,6 +26,7 @@ pytestmark = [
 ]
 
 _OTHERS = 60
+_ONE_A_NODE = {"mem": "100M", "exclusive": True}
 
 
 def note_and_square(notes: Path, number: int) -> int:
@@ -77,7 +78,7 @@ def test_a_pilot_out_of_memory_names_the_call(
 def test_a_pilot_whose_node_is_killed_costs_the_call_that_it_runs(
     new_executor: Callable[..., Any], tmp_path: Path
 ) -> None:
-    executor = new_executor(pilot_jobs=2)
+    executor = new_executor(job_resources=_ONE_A_NODE, pilot_jobs=2)
     first, *others = executor.map_to_futures(
         jobs.run, _steps(tmp_path, partial(jobs.stay_on_node, tmp_path))
     )
@@ -93,7 +94,7 @@ def test_a_pilot_whose_node_is_killed_costs_the_call_that_it_runs(
 def test_a_pilot_on_a_paused_node_keeps_the_call_that_it_runs_and_no_other(
     new_executor: Callable[..., Any], tmp_path: Path
 ) -> None:
-    executor = new_executor(job_resources={"mem": "100M", "exclusive": True}, pilot_jobs=2)
+    executor = new_executor(job_resources=_ONE_A_NODE, pilot_jobs=2)
     first, *others = executor.map_to_futures(
         jobs.run, _steps(tmp_path, partial(jobs.stay_on_node, tmp_path))
     )
