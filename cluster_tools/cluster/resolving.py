@@ -407,11 +407,6 @@ class Resolver(threading.Thread):
             words = own_message
         elif not claims and ending.exit_code == worker.EXIT_NO_WORKING_DIRECTORY:
             words = "The working directory does not exist on the node."
-        elif not claims and ending.exit_code == worker.EXIT_NO_ARRAY:
-            words = (
-                f"The node has no run directory {run_directory}: cfut_dir has to be on a disk that "
-                "nodes and client share."
-            )
         elif claims and ending.exit_code in _NOT_WRITTEN:
             words = f"Its output could not be written to {run_directory}; is the disk full?"
         if not words.endswith("."):

@@ -53,6 +53,7 @@ from cluster_tools.schedulers.slurm_commands import (
     submitted_job_id,
 )
 from cluster_tools.schedulers.slurm_stop import stop_at_once
+from cluster_tools.worker import EXIT_NO_ARRAY
 
 # https://slurm.schedmd.com/job_state_codes.html; any other word means that the element is alive.
 _ENDED_WORDS = {
@@ -462,6 +463,13 @@ def _ending(element: Element, row: AccountedElement) -> Ending:
     if signal_number not in ("", "0"):
         return Ending(
             Cause.EXIT, f"The process was ended by signal {signal_number}{on_node}.", look
+        )
+    if exit_code == EXIT_NO_ARRAY:  # its log says more, where there is one
+        return Ending(
+            Cause.EXIT,
+            f"The worker has no run directory{on_node}: cfut_dir has to be on a disk that nodes and client share.",
+            look,
+            exit_code=exit_code,
         )
     with_code = f" with exit code {code}" if code else ""
     return Ending(
