@@ -467,7 +467,8 @@ def _ending(element: Element, row: AccountedElement) -> Ending:
     if exit_code == EXIT_NO_ARRAY:  # its log says more, where there is one
         return Ending(
             Cause.EXIT,
-            f"The worker has no run directory{on_node}: cfut_dir has to be on a disk that nodes and client share.",
+            f"The process ended with exit code {code}{on_node}, as a worker does that has no run directory: "
+            "cfut_dir has to be on a disk that nodes and client share.",
             look,
             exit_code=exit_code,
         )
