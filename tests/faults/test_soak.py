@@ -36,7 +36,6 @@ from waiting import wait_until
 
 from cluster_tools.errors import (
     RemoteCancelledException,
-    RemoteException,
     RemoteExitException,
     RemoteLostException,
     RemoteNeverStartedException,
@@ -91,7 +90,7 @@ class _Ledger:
             error = future.exception()
             if error is None:
                 is_right = not bad and future.result() == value
-            elif isinstance(error, _BY_A_FAULT) or _was_told_to_end(error):
+            elif isinstance(error, _BY_A_FAULT):
                 is_right = bool(error.job_id) and "log" in str(error)
             else:
                 is_right = bool(bad) and isinstance(error, BAD_CALLS[bad].error)
@@ -100,11 +99,6 @@ class _Ledger:
             if self.called_back[id(future)] != 1:
                 found.append(f"{bad or value}: called back {self.called_back[id(future)]} times")
         return found
-
-
-def _was_told_to_end(error: Any) -> bool:
-    """By a fault that has made Slurm forget that it wanted to run the call again."""
-    return isinstance(error, RemoteException) and "terminated by SIGTERM" in error.error
 
 
 def _random_call(dice: random.Random) -> tuple[Callable[[], Any], str, Any]:
