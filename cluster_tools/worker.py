@@ -191,6 +191,7 @@ class _Interruption:
 
     def __init__(self) -> None:
         self._raised: int | None = None
+        self._exception: BaseException | None = None
         self._pipe, write_end = os.pipe()
         os.set_blocking(self._pipe, False)
         os.set_blocking(write_end, False)
@@ -207,9 +208,13 @@ class _Interruption:
         if self._raised == signum:
             return
         self._raised = signum
-        if signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        raise SystemExit("terminated by SIGTERM")
+        interrupt = signum == signal.SIGINT
+        self._exception = KeyboardInterrupt() if interrupt else SystemExit("terminated by SIGTERM")
+        raise self._exception
+
+    def has_raised(self, exc: BaseException) -> bool:
+        """Whether this is the signal itself, rather than something that the call made of it."""
+        return exc is self._exception
 
     def received(self) -> int | None:
         """The signal that has come, if one has."""
@@ -748,6 +753,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     failure = None
     manifest = None
     notice_s = 0.0
+    is_signal = False
     try:
         manifest = array.manifest()
         _enter(manifest)
@@ -769,6 +775,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         interruption.ignore()
         end_forked_copy(pid, 1)
         failure = failure_bytes(exc, frames_to_hide=1)
+        is_signal = interruption.has_raised(exc)
         if manifest is not None and _was_told_to_end(exc):
             notice_s = manifest["notice_s"]
     flush()
@@ -787,7 +794,10 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
             )
             signum = interruption.await_signal(notice_s)
         if signum is not None:
-            output.write(interrupted_name(task), lambda file: file.write(failure))
+            if is_signal:  # no failure of the call's: where it was may still help
+                print(pickle.loads(failure)[1], file=sys.stderr, end="")
+            else:
+                output.write(interrupted_name(task), lambda file: file.write(failure))
             raise Stop(128 + signum, f"task {task} was ended by a signal")
     _deliver_failure(failure, output, output_name(task), keep)
 

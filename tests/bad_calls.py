@@ -48,6 +48,7 @@ BAD_CALLS = {
         jobs.segmentation_fault, RemoteExitException, "Fatal Python error: Segmentation fault"
     ),
     "kill -9": Bad(jobs.kill_itself, RemoteExitException, "signal 9"),
+    "SIGTERM": Bad(jobs.tell_itself_to_end, RemoteExitException, "in tell_itself_to_end"),
     "KeyboardInterrupt": Bad(jobs.raise_keyboard_interrupt, RemoteException, "KeyboardInterrupt"),
     "result that can't be pickled": Bad(jobs.return_lock, pickle.PicklingError, "cannot pickle"),
     "result that can't be unpickled": Bad(

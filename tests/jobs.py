@@ -254,6 +254,11 @@ def kill_itself() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def tell_itself_to_end() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(600)
+
+
 def return_lock() -> Any:
     return threading.Lock()
 

@@ -101,10 +101,13 @@ def leave_an_executor(directory: Path) -> int:
     return 7
 
 
-def wait_and_later_die(started: Path) -> None:
+def fail_at_sigterm_and_later_die(started: Path) -> None:
     if started.exists():
         os._exit(9)
-    jobs.wait_long(started)
+    try:
+        jobs.wait_long(started)
+    except SystemExit:
+        raise ValueError("told to end") from None
 
 
 def remove(path: str) -> None:
@@ -144,7 +147,7 @@ def test_what_interrupted_an_earlier_run_is_not_the_cause_of_a_later_ones_end(
     directory: RunDirectory, tmp_path: Path, again: dict[str, int]
 ) -> None:
     started = tmp_path / "started"
-    array = _write_array(directory, wait_and_later_die, started)
+    array = _write_array(directory, fail_at_sigterm_and_later_die, started)
     first = _start(array)
     wait_until(started.exists, "the first run")
     first.send_signal(signal.SIGTERM)
