@@ -47,7 +47,8 @@ _SECONDS = 60 * float(os.environ.get("FAULTS_MINUTES", "10"))
 _THREADS = 4
 # A requeued job is held back for two minutes, a node may be lost for one, and so on one after the other.
 _LAST_FUTURE_LIMIT_S = 600.0
-_END_LIMIT_S = 120.0
+# So is one whose results were taken: it begins, finds its executor gone, and leaves.
+_END_LIMIT_S = 300.0
 # What a fault may end a call with, whatever the call would have come to.
 _BY_A_FAULT = (
     RemoteCancelledException,
@@ -115,7 +116,8 @@ def _random_call(dice: random.Random) -> tuple[Callable[[], Any], str, Any]:
 def _work(dice: random.Random, directory: Path, ledger: _Ledger, deadline: float) -> None:
     """Executor after executor, array after array, until the deadline."""
     while time.monotonic() < deadline:
-        with SLURM.new_executor(directory) as executor:
+        pilots = {"pilot_jobs": 2} if dice.random() < 0.3 else {}
+        with SLURM.new_executor(directory, **pilots) as executor:
             for _ in range(dice.randrange(1, 4)):
                 if time.monotonic() > deadline:
                     break
