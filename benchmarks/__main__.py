@@ -12,6 +12,7 @@ NAMES = (
     "blocking_callback",
     "signals",
     "kubernetes_map",
+    "pilots",
     "pool_map",
 )
 

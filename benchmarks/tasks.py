@@ -1,5 +1,7 @@
 """What the benchmarks have called in jobs: a module of its own, so that jobs import nothing else."""
 
+import time
+
 
 def nothing() -> None:
     pass
@@ -7,3 +9,10 @@ def nothing() -> None:
 
 def identity(value: object) -> object:
     return value
+
+
+def nap(seconds: float) -> float:
+    """When it began, in seconds since the epoch."""
+    began = time.time()
+    time.sleep(seconds)
+    return began

@@ -309,7 +309,7 @@ def _wait_until_given_up(future: Any) -> None:
     """By Kubernetes, which takes 25 s to tell the pods of a lost node to end, and more where all are slow."""
     deadline = time.monotonic() + 240
     while not kube.admin().pod_of(future).metadata.deletion_timestamp:
-        assert time.monotonic() < deadline, kube.admin().core.list_node()
+        assert time.monotonic() < deadline, str(kube.admin().core.list_node())
         time.sleep(1)
 
 
