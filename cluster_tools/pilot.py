@@ -294,14 +294,14 @@ class Claimer:
 
     def _claim(self, tasks: Range) -> Range | None:
         ours = tasks._replace(begin=tasks.next, pilot=self._name)
-        if tasks.pilot:
-            source = os.path.join(self._held, tasks.held_name())
-        else:
-            source = os.path.join(self._todo, tasks.todo_name())
+        source = self._path(tasks) if tasks.pilot else os.path.join(self._todo, tasks.todo_name())
         return ours if self._rename(source, ours) else None
 
+    def _path(self, held: Range) -> str:
+        return f"{self._held}/{held.held_name()}"
+
     def _rename(self, source: str, target: Range) -> bool:
-        path = os.path.join(self._held, target.held_name())
+        path = self._path(target)
         try:
             os.rename(source, path)
         except FileNotFoundError:
@@ -310,22 +310,19 @@ class Claimer:
 
     def advance(self, held: Range) -> Range | None:
         """The same with its next task begun; None where another pilot has it now."""
-        begun = held._replace(next=held.next + 1)
-        return begun if self._rename(os.path.join(self._held, held.held_name()), begun) else None
+        begun = Range(held.array, held.begin, held.next + 1, held.end, held.pilot)
+        return begun if self._rename(self._path(held), begun) else None
 
     def forget(self, held: Range) -> None:
         """All of it has been done, or is not to be."""
         try:
-            os.unlink(os.path.join(self._held, held.held_name()))
+            os.unlink(self._path(held))
         except FileNotFoundError:
             pass
 
     def give_back(self, held: Range) -> None:
         try:
-            os.rename(
-                os.path.join(self._held, held.held_name()),
-                os.path.join(self._todo, held.todo_name()),
-            )
+            os.rename(self._path(held), os.path.join(self._todo, held.todo_name()))
         except FileNotFoundError:
             pass
 
@@ -354,6 +351,7 @@ class _Pilot:
         self._revoked_path = os.path.join(directory, REVOKED)
         self._client_look = 0.0
         self._log_fd = _log_fd()
+        self._log_end = NO_LOG
         # The scheduler has told us to end: what the task raises is not its own.
         self._told = False
         self._listen()
@@ -407,6 +405,7 @@ class _Pilot:
                 raise _Leave(why)
             held = self._claimer.take() or self._steal()
             if held is not None:
+                self._log_end = self._log_size()
                 self._run_all(held)
                 idle_since = time.monotonic()
                 continue
@@ -489,7 +488,7 @@ class _Pilot:
         return tasks
 
     def _run(self, tasks: _Tasks, task: int) -> None:
-        offset = self._log_size()
+        offset = self._log_end
         self._unwritten += began_record(task, offset)
         self._write()
         began = time.monotonic()
@@ -498,9 +497,10 @@ class _Pilot:
         took = time.monotonic() - began
         if place == HERE and len(output) > _MAX_RECORD_BYTES:
             output, place = self._write_file(task, output)
-        end_offset = self._log_size()
+        end_offset = self._log_end = self._log_size()
         if end_offset > offset:
             self._delimit(task, offset)
+            self._log_end = self._log_size()
         self._longest_s = max(self._longest_s, took)
         self._unwritten += ended_record(task, (offset, end_offset), place, output)
         if took > _QUICK_S:

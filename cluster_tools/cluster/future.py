@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from cluster_tools.cluster.session import Session
@@ -96,8 +96,16 @@ class ClusterFuture(Future[_T]):
             raise AttributeError("a future of submit() has no cluster_jobindex")
         return index
 
+    def result(self, timeout: float | None = None) -> _T:
+        """The call's result. Raises: what the call raised; TimeoutError after `timeout` seconds."""
+        if self._state == _FINISHED and self._exception is None:  # it stays so: no lock
+            return cast(_T, self._result)
+        return super().result(timeout)
+
     def cancel(self) -> bool:
         """Cancels the call unless it is known to run; True means that the future is done."""
+        if self._state == _FINISHED:
+            return False
         return self._end_as_cancelled((_PENDING,), self._session.on_cancelled) or self.cancelled()
 
     def abandon(self) -> None:

@@ -124,6 +124,9 @@ class PilotPool:
         self._journals = os.path.join(path, pilot.JOURNALS)
         for directory in (self._todo, self._held, self._journals):
             os.mkdir(directory, 0o700)
+        self._revoked = os.path.join(path, pilot.REVOKED)
+        # There from the beginning: that is looked at before each task, and what is missing costs more.
+        os.close(os.open(self._revoked, os.O_WRONLY | os.O_CREAT, 0o600))
         self.watched = Journals(self._journals, self._on_news)
         # Those with open tasks, and of them the numbers of those that pilots may know.
         self._arrays: dict[int, TaskArray] = {}
@@ -193,9 +196,8 @@ class PilotPool:
 
     def revoke(self, task: int) -> None:
         """Nobody is to begin this task. In the thread that cancels: whoever is told so may rely on it."""
-        path = os.path.join(self._session.directory.path, pilot.REVOKED)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            fd = os.open(self._revoked, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             try:
                 os.write(fd, f"{task}\n".encode())
             finally:
