@@ -352,6 +352,7 @@ class _Pilot:
         self._client_look = 0.0
         self._log_fd = _log_fd()
         self._log_end = NO_LOG
+        self._oom_kills = worker.oom_kills()
         # The scheduler has told us to end: what the task raises is not its own.
         self._told = False
         self._listen()
@@ -505,6 +506,7 @@ class _Pilot:
         self._unwritten += ended_record(task, (offset, end_offset), place, output)
         if took > _QUICK_S:
             self._write()
+            self._oom_kills = worker.oom_kills()
 
     def _output_of(self, tasks: _Tasks, task: int) -> tuple[bytes, bytes]:
         """The output, and where it is. Raises: what a signal raises."""
@@ -523,7 +525,9 @@ class _Pilot:
             worker.end_forked_copy(pid, 1)
             if self._told:
                 raise
-            output = worker.failure_bytes(exc, frames_to_hide=1)
+            kills_before, self._oom_kills = self._oom_kills, worker.oom_kills()
+            note = worker.memory_note(kills_before, self._oom_kills)
+            output = worker.failure_bytes(exc, frames_to_hide=1, note=note)
             if keep is not None:
                 try:
                     keep(output, success=False)

@@ -591,8 +591,11 @@ def _picklable(value: Any) -> Any:
             return f"<{type(value).__name__}>"
 
 
-def failure_bytes(exc: BaseException, frames_to_hide: int = 0) -> bytes:
-    """The output of a failed call: the pickled pair (False, traceback text), then the exception."""
+def failure_bytes(exc: BaseException, frames_to_hide: int = 0, note: str = "") -> bytes:
+    """The output of a failed call: the pickled pair (False, traceback text), then the exception.
+
+    `note`: what the text ends with.
+    """
     import traceback
 
     tb = exc.__traceback__
@@ -603,7 +606,7 @@ def failure_bytes(exc: BaseException, frames_to_hide: int = 0) -> bytes:
     except Exception:  # a __str__ or __getattr__ that raises must not cost the failure
         frames = "".join(traceback.format_tb(tb))
         text = f"{frames}{type(exc).__name__} (its text could not be formatted)\n"
-    return pickle.dumps((False, text), PICKLE_PROTOCOL) + _exception_pickle(exc)
+    return pickle.dumps((False, text + note), PICKLE_PROTOCOL) + _exception_pickle(exc)
 
 
 class OutputFile:
@@ -691,26 +694,50 @@ def _deliver_failure(
     output.write(name, lambda file: file.write(failure))
 
 
-def _oom_kills() -> int | None:
-    """How often the kernel has killed in this job's cgroup; None where it does not tell."""
+_oom_counter: str | None = None
+
+
+def oom_kills() -> int | None:
+    """How often the kernel has killed for want of memory in this job's cgroup; None where it does not tell."""
+    global _oom_counter
     try:
-        with open("/proc/self/cgroup") as file:
-            groups = [line.rstrip("\n").split(":", 2) for line in file]
-        for _, controllers, path in groups:
-            if controllers == "" and len(groups) == 1:
-                source = f"/sys/fs/cgroup{path}/memory.events"
-            elif "memory" in controllers.split(","):
-                source = f"/sys/fs/cgroup/memory{path}/memory.oom_control"
-            else:
-                continue
-            with open(source) as file:
-                for line in file:
-                    word, _, number = line.partition(" ")
-                    if word == "oom_kill":
-                        return int(number)
-    except (OSError, ValueError):
-        pass
-    return None
+        if _oom_counter is None:
+            _oom_counter = _find_oom_counter()
+        with open(_oom_counter) as file:
+            return next(int(line.split()[1]) for line in file if line.startswith("oom_kill "))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
+
+
+def _find_oom_counter() -> str:
+    """The file with it. Raises: OSError, StopIteration.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+    """
+    with open("/proc/self/cgroup") as file:
+        groups = [line.rstrip("\n").split(":", 2) for line in file]
+    unified = len(groups) == 1  # version 2 alone
+    path = next(path for _, names, path in groups if unified or "memory" in names.split(","))
+    with open("/proc/self/mountinfo") as file:
+        mounts = [line.split() for line in file]
+    for mount in mounts:
+        root, point, kind, options = mount[3].rstrip("/"), mount[4], mount[-3], mount[-1].split(",")
+        is_ours = kind == "cgroup2" if unified else kind == "cgroup" and "memory" in options
+        # In a container a part of the hierarchy is mounted.
+        if is_ours and f"{path}/".startswith(f"{root}/"):
+            name = "memory.events" if unified else "memory.oom_control"
+            return f"{point}{path[len(root) :]}/{name}"
+    return ""
+
+
+def memory_note(kills_before: int | None, kills_now: int | None) -> str:
+    """What to say of a call that failed while the kernel killed a process that it had started."""
+    if kills_before is None or kills_now is None or kills_now <= kills_before:
+        return ""
+    return (
+        "While the call ran, its job had not enough memory, and the kernel killed a process of it. "
+        "Ask for more.\n"
+    )
 
 
 def _usage() -> dict[str, Any]:
@@ -719,7 +746,7 @@ def _usage() -> dict[str, Any]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
-        "oom_kills_after": _oom_kills(),
+        "oom_kills_after": oom_kills(),
     }
 
 
@@ -743,7 +770,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         "node": node_name(),
         "job_id": job_id,
         "restart": int(restart),
-        "oom_kills_before": _oom_kills(),
+        "oom_kills_before": oom_kills(),
     }
     output = OutputFile(shard, record)
     running.run_directory, running.job_id, running.restart = run_directory, job_id, int(restart)
@@ -774,7 +801,8 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     except BaseException as exc:
         interruption.ignore()
         end_forked_copy(pid, 1)
-        failure = failure_bytes(exc, frames_to_hide=1)
+        note = memory_note(record["oom_kills_before"], oom_kills())
+        failure = failure_bytes(exc, frames_to_hide=1, note=note)
         is_signal = interruption.has_raised(exc)
         if manifest is not None and _was_told_to_end(exc):
             notice_s = manifest["notice_s"]

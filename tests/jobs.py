@@ -162,6 +162,10 @@ def lose_a_child_to_memory(megabytes: int) -> int:
     return subprocess.run([sys.executable, "-c", hog], check=False).returncode
 
 
+def fail_with_a_child_out_of_memory(megabytes: int) -> None:
+    raise ValueError(lose_a_child_to_memory(megabytes))
+
+
 def return_bytes_after(gate: Path, count: int) -> bytes:
     wait_until(gate.exists, str(gate))
     return bytes(count)

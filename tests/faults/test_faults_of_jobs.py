@@ -67,6 +67,19 @@ def test_a_call_that_survives_its_childs_end_by_memory_has_its_result(executor: 
     assert _state(future.cluster_jobid) == "OUT_OF_MEMORY"
 
 
+@pytest.mark.parametrize("pilots", [{}, {"pilot_jobs": 1}], ids=["jobs", "pilots"])
+def test_a_call_that_fails_after_its_childs_end_by_memory_says_so(
+    new_executor: Callable[..., Any], pilots: dict[str, int]
+) -> None:
+    executor = new_executor(**pilots)
+    error = executor.submit(jobs.fail_with_a_child_out_of_memory, 400).exception(LIMIT_S)
+    assert isinstance(error, ValueError)
+    assert "had not enough memory" in str(error.__cause__)
+    other = executor.submit(jobs.reciprocal, 0).exception(LIMIT_S)
+    assert isinstance(other, ZeroDivisionError)
+    assert "memory" not in str(other.__cause__)
+
+
 # -- what others do ---------------------------------------------------------------------------------
 
 
