@@ -13,6 +13,8 @@ NAMES = (
     "signals",
     "kubernetes_map",
     "pilots",
+    "growth",
+    "waiting",
     "pool_map",
 )
 
