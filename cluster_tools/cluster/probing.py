@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 # An ending is noticed at most this part of its waiting time late.
 _INTERVAL_PART = 0.1
+# Asking takes at most this part of a processor, however many elements there are.
+_MAX_LOAD = 0.005
 # Between looks at an element that has ended, until its output is there or given up: at least, and as a
 # part of the time that files may be late.
 _MIN_RECHECK_S = 1.0
@@ -96,7 +98,9 @@ class Docket:
                         self._suspicions[element] = _Suspicion(report)
                 else:
                     self._suspicions.pop(element, None)
-                    ending = self._hopeless(piece, position, report, own=element in reports)
+                    ending = self._hopeless(
+                        piece, position, element, report, own=element in reports
+                    )
                     if ending is not None:
                         hopeless[element] = (piece, ending)
         for element in [element for element in self._suspicions if element not in suspects]:
@@ -109,12 +113,13 @@ class Docket:
         if suspects:
             self._examine(suspects, {element.job_id for element in reports})
 
-    def _hopeless(self, piece: Piece, position: int, report: Report, *, own: bool) -> Ending | None:
+    def _hopeless(
+        self, piece: Piece, position: int, element: Element, report: Report, *, own: bool
+    ) -> Ending | None:
         """Why a pending element is given up; None while it may still run.
 
         `own`: the report is on this element alone, not on all the rest of its array.
         """
-        element = piece.element(position)
         future = piece.array.futures[position]
         has_started = future is None or future.has_started()
         if has_started or (own and report.state is not State.PENDING):
@@ -251,6 +256,7 @@ class Prober(threading.Thread):
             if round_.due > now:
                 continue
             scheduler = asking[0][1].scheduler
+            began = time.thread_time()
             jobs = {
                 piece.job_id: piece.token
                 for _, _, pieces in asking
@@ -275,7 +281,8 @@ class Prober(threading.Thread):
                     except Exception:  # one session's disk must not hide the others' deaths
                         _logger.exception("the states of one executor's jobs could not be judged")
             part = (time.monotonic() - round_.last_news) * _INTERVAL_PART
-            interval = min(scheduler.max_interval_s, max(scheduler.min_interval_s, part))
+            pace = (time.thread_time() - began) / _MAX_LOAD
+            interval = min(scheduler.max_interval_s, max(scheduler.min_interval_s, part, pace))
             for docket, _, _ in asking:
                 recheck_s = docket.recheck_s
                 if recheck_s is not None:
