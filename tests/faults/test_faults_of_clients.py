@@ -154,4 +154,4 @@ def test_a_client_that_ends_with_futures_pending_waits_for_them(tmp_path: Path) 
     with executor_program(SLURM, tmp_path, body) as program:
         output = program.succeed()
     assert sorted(output.split()) == ["0", "1", "4", "done", "done", "done"]
-    assert not SLURM.elements_of(tmp_path)
+    wait_until(lambda: not SLURM.elements_of(tmp_path), "an empty queue")

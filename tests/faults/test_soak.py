@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -180,9 +181,10 @@ def _mend() -> None:
         node, _, state = row.partition("|")
         if state.startswith("drain"):
             _try("scontrol", "update", f"nodename={node}", "state=resume")
-    for row in queue("%i|%r", "--states=PENDING"):
-        element, _, reason = row.partition("|")
-        if reason == "BeginTime":
+    for row in queue("%i|%r|%S", "--states=PENDING"):
+        element, reason, start = row.split("|")
+        # Once: each time it is set, it is later.
+        if reason == "BeginTime" and start > f"{datetime.now() + timedelta(seconds=10):%FT%T}":
             _try("scontrol", "update", f"jobid={element}", "starttime=now+5")
         elif reason == "launch failed requeued held":
             _try("scontrol", "release", element)
