@@ -110,21 +110,23 @@ def main() -> None:
     show_machine()
     show_head()
     costs: dict[int, float] = {}
+    memories: dict[int, float] = {}
     for count in options.counts:
         found = [_in_process(count) for _ in range(options.rounds)]
         micros = [1e6 * seconds / count for seconds, _ in found]
         costs[count] = statistics.median(micros)
         show(f"{count:,} calls: a call", micros, "us")
         memory = [1024 * kilobytes / count for _, kilobytes in found]
+        memories[count] = statistics.median(memory)
         show(f"{count:,} calls: memory a call", memory, "bytes", 0)
     most = max(options.counts)
     buffered = [_in_process(most, options.buffersize)[1] / 1024 for _ in range(options.rounds)]
     show(f"{most:,} calls, buffersize={options.buffersize:,}: memory", buffered, "MiB")
-    show_target("memory a call", statistics.median(memory), 1024, " bytes", 0)
+    show_target("memory a call", memories[most], 1024, " bytes", 0)
     show_target("memory with buffersize", statistics.median(buffered), 200, " MiB")
     show_target(
         "a call at the largest over the smallest count",
-        costs[most] / min(costs.values()),
+        costs[most] / costs[min(costs)],
         1.2,
         " times",
         2,

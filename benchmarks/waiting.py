@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     options = parser.parse_args()
     show_machine()
-    with tempfile.TemporaryDirectory(dir=Path.home()) as directory:
+    with tempfile.TemporaryDirectory(dir=Path.home(), ignore_cleanup_errors=True) as directory:
         executor = get_executor("slurm", job_resources={"mem": "10M"}, cfut_dir=directory)
         try:
             futures = executor.map_to_futures(nap, [3600.0] * options.calls)

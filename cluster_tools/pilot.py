@@ -351,8 +351,9 @@ class _Pilot:
         self._revoked_path = os.path.join(directory, REVOKED)
         self._client_look = 0.0
         self._log_fd = _log_fd()
+        # Both as they were when the last task ended.
         self._log_end = NO_LOG
-        self._oom_kills = worker.oom_kills()
+        self._oom_kills: int | None = None
         # The scheduler has told us to end: what the task raises is not its own.
         self._told = False
         self._listen()
@@ -407,6 +408,7 @@ class _Pilot:
             held = self._claimer.take() or self._steal()
             if held is not None:
                 self._log_end = self._log_size()
+                self._oom_kills = worker.oom_kills()
                 self._run_all(held)
                 idle_since = time.monotonic()
                 continue
@@ -525,8 +527,10 @@ class _Pilot:
             worker.end_forked_copy(pid, 1)
             if self._told:
                 raise
-            kills_before, self._oom_kills = self._oom_kills, worker.oom_kills()
-            note = worker.memory_note(kills_before, self._oom_kills)
+            note = ""
+            if tasks.own_cgroup:
+                kills_before, self._oom_kills = self._oom_kills, worker.oom_kills()
+                note = worker.memory_note(kills_before, self._oom_kills)
             output = worker.failure_bytes(exc, frames_to_hide=1, note=note)
             if keep is not None:
                 try:
@@ -617,6 +621,7 @@ class _Tasks:
         manifest = self._file.manifest()
         worker.set_path(manifest)
         self.working_directory: str = manifest["working_directory"]
+        self.own_cgroup: bool = manifest["own_cgroup"]
         self._main = worker.Main(manifest)
         self._store: bytes | None = manifest["output_store"]
         self._function_place = (-1, -1)

@@ -183,6 +183,10 @@ class Running:
 running = Running()
 
 
+# An attribute of the exceptions that signals raise.
+_IS_SIGNAL = "_cluster_tools_signal"
+
+
 class _Interruption:
     """Turns the scheduler's signals into exceptions, so that `finally` and `with` of the call run.
 
@@ -191,7 +195,6 @@ class _Interruption:
 
     def __init__(self) -> None:
         self._raised: int | None = None
-        self._exception: BaseException | None = None
         self._pipe, write_end = os.pipe()
         os.set_blocking(self._pipe, False)
         os.set_blocking(write_end, False)
@@ -209,12 +212,14 @@ class _Interruption:
             return
         self._raised = signum
         interrupt = signum == signal.SIGINT
-        self._exception = KeyboardInterrupt() if interrupt else SystemExit("terminated by SIGTERM")
-        raise self._exception
+        exception = KeyboardInterrupt() if interrupt else SystemExit("terminated by SIGTERM")
+        vars(exception)[_IS_SIGNAL] = True
+        raise exception
 
-    def has_raised(self, exc: BaseException) -> bool:
-        """Whether this is the signal itself, rather than something that the call made of it."""
-        return exc is self._exception
+    @staticmethod
+    def has_raised(exc: BaseException) -> bool:
+        """Whether this is a signal itself, rather than something that the call made of it."""
+        return _IS_SIGNAL in BaseException.__getattribute__(exc, "__dict__")
 
     def received(self) -> int | None:
         """The signal that has come, if one has."""
@@ -735,8 +740,8 @@ def memory_note(kills_before: int | None, kills_now: int | None) -> str:
     if kills_before is None or kills_now is None or kills_now <= kills_before:
         return ""
     return (
-        "While the call ran, its job had not enough memory, and the kernel killed a process of it. "
-        "Ask for more.\n"
+        "While the call ran, the kernel killed a process in its job's control group for want of memory. "
+        "If it was the call's, ask for more.\n"
     )
 
 
@@ -801,7 +806,9 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     except BaseException as exc:
         interruption.ignore()
         end_forked_copy(pid, 1)
-        note = memory_note(record["oom_kills_before"], oom_kills())
+        note = ""
+        if manifest is not None and manifest["own_cgroup"]:
+            note = memory_note(record["oom_kills_before"], oom_kills())
         failure = failure_bytes(exc, frames_to_hide=1, note=note)
         is_signal = interruption.has_raised(exc)
         if manifest is not None and _was_told_to_end(exc):
@@ -823,7 +830,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
             signum = interruption.await_signal(notice_s)
         if signum is not None:
             if is_signal:  # no failure of the call's: where it was may still help
-                print(pickle.loads(failure)[1], file=sys.stderr, end="")
+                _say(pickle.loads(failure)[1])
             else:
                 output.write(interrupted_name(task), lambda file: file.write(failure))
             raise Stop(128 + signum, f"task {task} was ended by a signal")
@@ -858,6 +865,14 @@ def _end_soon() -> None:
     signal.alarm(LINGER_S)
 
 
+def _say(text: str) -> None:
+    """Into the log, where the call has left us one."""
+    try:
+        sys.stderr.write(text)
+    except Exception:
+        pass
+
+
 def flush() -> None:
     """What the call printed is in the log before its future is done."""
     for stream in (sys.stdout, sys.stderr):
@@ -876,7 +891,7 @@ def main(arguments: list[str]) -> int:
     try:
         _run(arguments, interruption)
     except Stop as stop:
-        print(f"cluster_tools: {stop}", file=sys.stderr)
+        _say(f"cluster_tools: {stop}\n")
         return stop.code
     except OSError as exc:
         gone = " (its executor has ended)" if isinstance(exc, FileNotFoundError) else ""

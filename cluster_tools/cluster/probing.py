@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 # An ending is noticed at most this part of its waiting time late.
 _INTERVAL_PART = 0.1
-# Asking takes at most this part of a processor, however many elements there are.
+# Asking takes about this part of a processor, however many elements there are; more while there are news.
 _MAX_LOAD = 0.005
 # Between looks at an element that has ended, until its output is there or given up: at least, and as a
 # part of the time that files may be late.
@@ -282,6 +282,7 @@ class Prober(threading.Thread):
                         _logger.exception("the states of one executor's jobs could not be judged")
             part = (time.monotonic() - round_.last_news) * _INTERVAL_PART
             pace = (time.thread_time() - began) / _MAX_LOAD
+            pace = min(pace, part + 2 * scheduler.min_interval_s)
             interval = min(scheduler.max_interval_s, max(scheduler.min_interval_s, part, pace))
             for docket, _, _ in asking:
                 recheck_s = docket.recheck_s

@@ -62,6 +62,7 @@ def manifest(
     store: object,
     *,
     notice_s: float = 0.0,
+    own_cgroup: bool = False,
 ) -> dict[str, Any]:
     """What a worker has to know: to import what the client imports, and of its scheduler."""
     main = pickling.main_module()
@@ -76,6 +77,7 @@ def manifest(
         "main": None if main is None else tuple(main),
         "logging": None if logging is None else pickling.dumps(logging),
         "notice_s": notice_s,
+        "own_cgroup": own_cgroup,
         "working_directory": cwd,
         "output_store": None if store is None else pickling.dumps(store),
     }

@@ -222,6 +222,7 @@ class Session:
             self.settings.logging,
             self.store if keys is not None else None,
             notice_s=self.scheduler.notice_s,
+            own_cgroup=not self.scheduler.on_this_machine,
         )
         first = writer.finish(manifest)
         return TaskArray(

@@ -74,7 +74,7 @@ def test_a_call_that_fails_after_its_childs_end_by_memory_says_so(
     executor = new_executor(**pilots)
     error = executor.submit(jobs.fail_with_a_child_out_of_memory, 400).exception(LIMIT_S)
     assert isinstance(error, ValueError)
-    assert "had not enough memory" in str(error.__cause__)
+    assert "for want of memory" in str(error.__cause__)
     other = executor.submit(jobs.reciprocal, 0).exception(LIMIT_S)
     assert isinstance(other, ZeroDivisionError)
     assert "memory" not in str(other.__cause__)
