@@ -12,9 +12,12 @@ import pickle
 import sys
 import types
 from types import ModuleType
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
 from cluster_tools.worker import PICKLE_PROTOCOL
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _BY_VALUE_MARK = b"__main__"  # stands in each pickle that refers to the main module
 
@@ -75,18 +78,31 @@ def _importable_from_main(value: Any) -> bool:
     return found is value
 
 
+class Pieces(list[bytes]):
+    """A pickle in pieces. The pickler gives large data to `write` by itself; `bytes` are not copied then."""
+
+    def write(self, data: "Buffer") -> None:
+        self.append(data if type(data) is bytes else bytes(data))
+
+
 def dumps(value: object) -> bytes:
     """Pickles `value`; raises what pickle or cloudpickle raises where neither can."""
+    return b"".join(dump_pieces(value))
+
+
+def dump_pieces(value: object) -> Pieces:
+    """The same, in pieces."""
+    pieces = Pieces()
     try:
-        data = pickle.dumps(value, PICKLE_PROTOCOL)
+        pickle.dump(value, pieces, PICKLE_PROTOCOL)
     except Exception:
-        return _dumps_by_value(value)
-    if _BY_VALUE_MARK in data and main_module() is None:
-        return _dumps_by_value(value)
-    return data
+        return _dump_by_value(value)
+    if main_module() is None and any(_BY_VALUE_MARK in piece for piece in pieces):
+        return _dump_by_value(value)
+    return pieces
 
 
-def _dumps_by_value(value: object) -> bytes:
+def _dump_by_value(value: object) -> Pieces:
     import cloudpickle
 
     main_has_a_file = main_module() is not None
@@ -101,9 +117,9 @@ def _dumps_by_value(value: object) -> bytes:
                 return NotImplemented  # pickle's own way: by reference
             return cast(Any, super()).reducer_override(obj)
 
-    buffer = io.BytesIO()
-    cast(Any, Pickler(buffer, protocol=PICKLE_PROTOCOL)).dump(value)
-    return buffer.getvalue()
+    pieces = Pieces()
+    cast(Any, Pickler(cast(Any, pieces), protocol=PICKLE_PROTOCOL)).dump(value)
+    return pieces
 
 
 class _Unpickler(pickle.Unpickler):

@@ -31,7 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import FrameType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from cluster_tools import worker
 from cluster_tools.cluster.file_system import shows_files_at_once
@@ -359,7 +359,8 @@ class _Pilot:
         self._listen()
         name = Journal(self._name, running.restart, worker.node_name(), self._job_id).name()
         # Elsewhere what is written shows up when it is synced, here at once.
-        sync = 0 if shows_files_at_once(directory) else os.O_DSYNC
+        self._syncs = not shows_files_at_once(directory)
+        sync = os.O_DSYNC if self._syncs else 0
         try:
             self._journal = _OwnFile(
                 os.path.join(directory, JOURNALS, name), os.O_WRONLY | os.O_APPEND | sync
@@ -499,7 +500,7 @@ class _Pilot:
         worker.flush()
         took = time.monotonic() - began
         if place == HERE and len(output) > _MAX_RECORD_BYTES:
-            output, place = self._write_file(task, output)
+            output, place = self._write_file(task, lambda file: file.write(output))
         end_offset = self._log_end = self._log_size()
         if end_offset > offset:
             self._delimit(task, offset)
@@ -519,6 +520,8 @@ class _Pilot:
             call, keep = tasks.call(task)
             result = call()
             worker.end_forked_copy(pid, 0)
+            if keep is None and _is_large(result):
+                return self._write_file(task, lambda file: worker.dump_result(result, file))
             output = worker.pickled_result(result)
             if keep is not None:
                 keep(output, success=True)
@@ -542,12 +545,13 @@ class _Pilot:
                     )
         return output, HERE
 
-    def _write_file(self, task: int, output: bytes) -> tuple[bytes, bytes]:
+    def _write_file(self, task: int, dump: Callable[[BinaryIO], object]) -> tuple[bytes, bytes]:
         shard = worker.shard_path(self._directory, task)
         try:
             worker.make_shard(shard)
-            file = worker.OutputFile(shard, {"node": worker.node_name(), "job_id": self._job_id})
-            file.write(worker.output_name(task), lambda opened: opened.write(output))
+            record = {"node": worker.node_name(), "job_id": self._job_id}
+            file = worker.OutputFile(shard, record, sync=self._syncs)
+            file.write(worker.output_name(task), dump)
         except OSError as exc:  # there is no room for it
             return worker.failure_bytes(exc), HERE
         return b"", IN_FILE
@@ -603,6 +607,14 @@ def _log_fd() -> int | None:
         return os.dup(1) if stat.S_ISREG(os.fstat(1).st_mode) else None
     except OSError:
         return None
+
+
+def _is_large(result: object) -> bool:
+    """Whether its pickle is too large for a record. Of what holds others it shows only once there is one."""
+    try:
+        return memoryview(cast(Any, result)).nbytes > _MAX_RECORD_BYTES
+    except Exception:  # it has no buffer, or none of bytes
+        return False
 
 
 def _is_global(function: object) -> bool:
@@ -670,5 +682,8 @@ class _Tasks:
             # What is no more than a name may be used again; what has a state begins anew with each call.
             self._function = function if _is_global(function) else None
             self._function_place = place
-        args, kwargs = self._unpickle(self._read(row[2], row[3]))
+        if row[3] > _WINDOW_BYTES:
+            args, kwargs = self._main.unpickle_from(self._file.open_at(row[2]))
+        else:
+            args, kwargs = self._unpickle(self._read(row[2], row[3]))
         return partial(function, *args, **kwargs), keep

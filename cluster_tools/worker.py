@@ -314,6 +314,12 @@ class ArrayFile:
     def close(self) -> None:
         os.close(self.fd)
 
+    def open_at(self, offset: int) -> BinaryIO:
+        """The file from there on: what is large is not to be held in memory as a pickle as well."""
+        file = os.fdopen(self.fd, "rb", closefd=False)
+        file.seek(offset)
+        return file
+
     def read(self, offset: int, length: int) -> bytes:
         parts: list[bytes] = []
         while length:  # one read returns at most 2 GiB on Linux
@@ -331,8 +337,8 @@ class ArrayFile:
     def function(self) -> bytes:
         return self.read(*self._row[0:2])
 
-    def call(self) -> bytes:
-        return self.read(*self._row[2:4])
+    def call(self) -> BinaryIO:
+        return self.open_at(self._row[2])
 
     def key(self) -> str | None:
         """The task's key in the output store, or None where its output goes into the run directory."""
@@ -522,6 +528,9 @@ class Main:
     def unpickle(self, data: bytes) -> Any:
         from io import BytesIO
 
+        return self.unpickle_from(BytesIO(data))
+
+    def unpickle_from(self, file: BinaryIO) -> Any:
         main = self
 
         class Unpickler(pickle.Unpickler):
@@ -537,7 +546,7 @@ class Main:
                         ) from None
                 return super().find_class(module_name, global_name)
 
-        return Unpickler(BytesIO(data)).load()
+        return Unpickler(file).load()
 
 
 def _set_up_logging(pickled: bytes | None, main: Main, log_file: str) -> None:
@@ -615,14 +624,15 @@ def failure_bytes(exc: BaseException, frames_to_hide: int = 0, note: str = "") -
 
 
 class OutputFile:
-    """Writes the task's output file: a temporary one, synced and renamed.
+    """Writes the task's output file: a temporary one, synced where that has a use, and renamed.
 
     Its record says when and where the call ran and how much it used.
     """
 
-    def __init__(self, shard: str, record: dict[str, Any]):
+    def __init__(self, shard: str, record: dict[str, Any], *, sync: bool = True):
         self._shard = shard
         self._record = record
+        self._sync = sync
 
     def write(
         self,
@@ -645,7 +655,8 @@ class OutputFile:
                 )
                 file.write(record + pack_numbers(size, len(record)) + OUTPUT_MAGIC)
                 file.flush()
-                os.fsync(file.fileno())
+                if self._sync:
+                    os.fsync(file.fileno())
             os.rename(temporary, path)
         except BaseException:
             try:
@@ -655,7 +666,7 @@ class OutputFile:
             raise
 
 
-def _dump_result(result: object, file: BinaryIO) -> None:
+def dump_result(result: object, file: BinaryIO) -> None:
     """Straight into the file: a large result is not held in memory twice where plain pickle will do."""
     try:
         pickle.dump((True, result), file, PICKLE_PROTOCOL)
@@ -681,7 +692,7 @@ def _deliver_result(
     result: object, output: OutputFile, name: str, keep: Callable[..., None] | None
 ) -> None:
     if keep is None:
-        output.write(name, lambda file: _dump_result(result, file))
+        output.write(name, lambda file: dump_result(result, file))
     else:
         pickled = pickled_result(result)
         keep(pickled, success=True)
@@ -797,7 +808,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
 
             keep = partial(main.unpickle(manifest["output_store"]).write, key)
         function = main.unpickle(array.function())
-        args, kwargs = main.unpickle(array.call())
+        args, kwargs = main.unpickle_from(array.call())
         result = function(*args, **kwargs)
         interruption.ignore()
         end_forked_copy(pid, 0)

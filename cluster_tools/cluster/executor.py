@@ -314,7 +314,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             future: ClusterFuture[_T] = session.new_future()
             try:
                 cwd = _working_directory()
-                function = _pickled(fn, f"The function {name}")
+                function = b"".join(_pickled(fn, f"The function {name}"))
                 call = _pickled((args, kwargs), f"An argument of the call of {name}")
                 key = self._key(named_key)
                 if named_key is not None and key is not None:
@@ -369,7 +369,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         session = self._session
         function = b""
         try:
-            function = _pickled(fn, f"The function {draft.name}")
+            function = b"".join(_pickled(fn, f"The function {draft.name}"))
             draft.writer = session.directory.begin_array()
         except Exception as exc:
             draft.error = exc
@@ -488,10 +488,10 @@ def _working_directory() -> str:
         raise FileNotFoundError("the working directory of this process was removed") from exc
 
 
-def _pickled(value: object, what: str) -> bytes:
+def _pickled(value: object, what: str) -> pickling.Pieces:
     """Raises: pickle.PicklingError, which says what it was and has the original as its cause."""
     try:
-        return pickling.dumps(value)
+        return pickling.dump_pieces(value)
     except Exception as exc:
         raise pickle.PicklingError(f"{what} can't be pickled: {type(exc).__name__}: {exc}") from exc
 

@@ -48,6 +48,13 @@ _MAX_PARTS = 100_000
 _DAMAGE_PATIENCE_S = 5.0
 # A warm pilot's answer is not to wait for us.
 _MIN_INTERVAL_S = 0.005
+# A range is made for about so long or longer, as its files cost a part of a millisecond.
+_RANGE_S = 0.005
+# Calls may wait for others for this part of the time for which pilots have enough to do.
+_GATHERING_PART = 0.25
+_MAX_GATHERING_S = 0.1
+# How much of what is held for the length of tasks is that of the last ones.
+_NEWEST_PART = 0.2
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -78,6 +85,8 @@ class _Incarnation:
     running: pilot.Began | None = None
     began: bool = False
     done: int = 0
+    # When the last of them was seen.
+    seen_at: float = field(default_factory=time.monotonic)
     is_over: bool = False
     places: dict[int, _OnPilot] = field(default_factory=dict[int, _OnPilot])
 
@@ -132,6 +141,8 @@ class PilotPool:
         self._arrays: dict[int, TaskArray] = {}
         self._published: set[int] = set()
         self._open_tasks = 0
+        # How long tasks take, at the most: pilots may have had nothing to do in between.
+        self._task_s: float | None = None
         # How many pilots there are, as the last name under which they were told.
         self._told_count = ""
         # The futures of those who are in the queue or there. Only whole-dict operations.
@@ -154,7 +165,7 @@ class PilotPool:
             return
         offered: list[pilot.Range] = []
         try:
-            for begin, end in _cut(array.first, array.first + array.count, self._count):
+            for begin, end in self._cut(array):
                 tasks = pilot.Range(array.number, begin, begin, end)
                 self._offer(tasks)
                 offered.append(tasks)
@@ -174,9 +185,34 @@ class PilotPool:
         rest = [p for p in range(array.count) if array.first + p not in taken]
         self._session.resolver.refuse(array, rest, error)
 
+    def _cut(self, array: TaskArray) -> Iterator[tuple[int, int]]:
+        """Ranges, large ones first: each is half of what would be one pilot's part of the rest.
+
+        Small ones are for long tasks. There are two for each pilot all the same: the next tasks may be longer.
+        """
+        first, last = array.first, array.first + array.count
+        least = array.count // (2 * self._count)
+        least = 1 if self._task_s is None else min(least, int(_RANGE_S / self._task_s))
+        while first < last:
+            size = min(last - first, max(1, least, (last - first) // (2 * self._count)))
+            yield first, first + size
+            first += size
+
+    def gathering_s(self) -> float:
+        """How long a call may wait for others, since pilots have enough to do. In any thread."""
+        if self._task_s is None:
+            return 0.0
+        busy_s = self._open_tasks * self._task_s / self._count
+        return min(_MAX_GATHERING_S, _GATHERING_PART * busy_s)
+
     def _offer(self, tasks: pilot.Range) -> None:
+        """Raises: OSError."""
         path = os.path.join(self._todo, tasks.todo_name())
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        try:
+            # Ten times as fast as a file of its own, of those that vanish soon.
+            os.link(self._revoked, path)
+        except OSError:  # not every file system has links, or so many
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
     def expect(self, array: TaskArray) -> None:
         self._arrays[array.number] = array
@@ -235,7 +271,7 @@ class PilotPool:
         limit_s = session.scheduler.time_limit_s
         function = pickling.dumps(pilot.run_pilot)
         no_keywords: dict[str, Any] = {}
-        call = pickling.dumps(((self._idle_timeout_s, limit_s), no_keywords))
+        call = pickling.dump_pieces(((self._idle_timeout_s, limit_s), no_keywords))
         writer = session.directory.begin_array()
         try:
             for _ in futures:
@@ -335,6 +371,7 @@ class PilotPool:
         """Takes in what is new in its journal."""
         path = os.path.join(self._journals, name)
         stuck = incarnation.stuck_since
+        done = incarnation.done
         size = _READ_BYTES
         while True:
             final = incarnation.is_over or (
@@ -366,6 +403,7 @@ class PilotPool:
             if len(piece) < size:
                 break
             size = _READ_BYTES if length else 2 * size
+        self._measure(incarnation, incarnation.done - done)
         if length == len(piece):
             incarnation.stuck_since = None
         elif length or stuck is None:
@@ -374,6 +412,16 @@ class PilotPool:
             self.watched.unsettled.discard(name)
         else:
             self.watched.unsettled.add(name)
+
+    def _measure(self, incarnation: _Incarnation, done: int) -> None:
+        """So many tasks were done since the last time."""
+        if not done:
+            return
+        now = time.monotonic()
+        took = max(1e-6, (now - incarnation.seen_at) / done)
+        incarnation.seen_at = now
+        known = took if self._task_s is None else self._task_s
+        self._task_s = known + _NEWEST_PART * (took - known)
 
     def _take(self, incarnation: _Incarnation, record: pilot.Began | pilot.Ended) -> None:
         if isinstance(record, pilot.Ended):
@@ -583,14 +631,6 @@ def _kind(error: BaseException | None) -> type[RemoteException]:
     if isinstance(error, RemoteException) and type(error).__module__ == RemoteException.__module__:
         return type(error)
     return RemoteException
-
-
-def _cut(first: int, last: int, pilots: int) -> Iterator[tuple[int, int]]:
-    """Ranges, large ones first: each is half of what would be one pilot's part of the rest."""
-    while first < last:
-        size = max(1, (last - first) // (2 * pilots))
-        yield first, first + size
-        first += size
 
 
 def _listed(directory: str) -> list[str]:

@@ -280,14 +280,15 @@ class ArrayWriter:
         self._offset += len(data)
         return place
 
-    def add(self, function: bytes, call: bytes, key: str | None) -> None:
-        """Adds a task: its pickled function, its pickled (args, kwargs), and its key in the output store."""
+    def add(self, function: bytes, call: Iterable[bytes], key: str | None) -> None:
+        """Adds a task: its pickled function, its pickled (args, kwargs) in pieces, its key in the output store."""
         if function != self._function:
             self._function, self._function_place = function, self._blob(function)
         offset = self._offset
-        self._file.write(call)
-        self._offset += len(call)
-        row = (*self._function_place, offset, len(call))
+        for piece in call:
+            self._file.write(piece)
+            self._offset += len(piece)
+        row = (*self._function_place, offset, self._offset - offset)
         self._rows.extend(row + ((0, 0) if key is None else self._blob(key.encode())))
 
     def finish(self, manifest: dict[str, Any]) -> int:

@@ -177,7 +177,7 @@ class Session:
         self,
         name: str,
         futures: Sequence[ClusterFuture[Any]],
-        tasks: Iterable[tuple[bytes, bytes, str | None]],
+        tasks: Iterable[tuple[bytes, Iterable[bytes], str | None]],
         *,
         working_directory: str,
         kept: bool,

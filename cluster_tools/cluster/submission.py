@@ -21,6 +21,7 @@ from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from cluster_tools import pickling
 from cluster_tools.cluster.cutting import Cutter
 from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.tasks import Piece, TaskArray
@@ -60,7 +61,7 @@ class Call:
     future: ClusterFuture[Any]
     name: str
     function: bytes
-    call: bytes
+    call: pickling.Pieces
     # Its key in the output store; None where its output goes into the run directory.
     key: str | None
     kept: bool
@@ -175,7 +176,8 @@ class Submitter(threading.Thread):
             self._submit_calls(alike)
             if len(alike) > 1 or not self._queue.empty():
                 self._spacing_s = max(_FIRST_SPACING_S, self._spacing_s * 2)
-        limit_s = 0.0 if self._session.pool is not None else self._session.scheduler.max_gathering_s
+        pool = self._session.pool
+        limit_s = self._session.scheduler.max_gathering_s if pool is None else pool.gathering_s()
         self._spacing_s = min(limit_s, self._spacing_s)
         self._next_gathering = time.monotonic() + self._spacing_s
 

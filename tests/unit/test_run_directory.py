@@ -42,7 +42,7 @@ def test_it_is_private_and_its_own(directory: RunDirectory, tmp_path: Path) -> N
 def test_an_array_is_one_file_however_many_tasks(directory: RunDirectory) -> None:
     writer = directory.begin_array()
     for number in range(MANY):
-        writer.add(b"the function", b"%d" % number, None)
+        writer.add(b"the function", [b"%d" % number], None)
     assert writer.finish({}) == 0
     assert os.listdir(directory.path) == ["array.0"]
     # Some numbers a task; the function is there once.
@@ -54,7 +54,7 @@ def test_arrays_number_their_tasks_one_after_the_other(directory: RunDirectory) 
     writers = [directory.begin_array() for _ in range(3)]
     for count, writer in enumerate(writers, start=1):
         for _ in range(count):
-            writer.add(b"f", b"c", None)
+            writer.add(b"f", [b"c"], None)
     assert [writer.finish({}) for writer in writers] == [0, 1, 3]
 
 
@@ -75,7 +75,7 @@ def test_threads_may_take_numbers_at_the_same_time(directory: RunDirectory) -> N
 
 def test_an_array_that_is_given_up_leaves_nothing(directory: RunDirectory) -> None:
     writer = directory.begin_array()
-    writer.add(b"f", b"c", None)
+    writer.add(b"f", [b"c"], None)
     writer.discard()
     assert os.listdir(directory.path) == []
 

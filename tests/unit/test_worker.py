@@ -36,7 +36,7 @@ def _write_array(
 ) -> str:
     writer = directory.begin_array()
     for function, arguments in calls:
-        writer.add(pickling.dumps(function), pickling.dumps((arguments, {})), key)
+        writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, {})), key)
     store = None if key is None else FileOutputStore()
     writer.finish({**run_directory.manifest(os.getcwd(), None, store), **manifest})
     return writer.path

@@ -38,7 +38,7 @@ def directory(tmp_path: Path) -> RunDirectory:
 
 def _write_array(directory: RunDirectory, function: Callable[..., Any], *arguments: Any) -> str:
     writer = directory.begin_array()
-    writer.add(pickling.dumps(function), pickling.dumps((arguments, {})), None)
+    writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, {})), None)
     writer.finish(run_directory.manifest(os.getcwd(), None, None))
     return writer.path
 
