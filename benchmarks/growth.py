@@ -1,7 +1,8 @@
 """What a call on a pilot costs the client as `map` grows, in time and memory, and what a large value costs.
 
     for each count: a process of its own --map over a generator--> four warm pilots
-                    its peak memory over that before the first call; microseconds a call
+                    its peak memory over that before the first call
+                    microseconds a call, without what a `map` of one call a pilot takes there
 
 Then `map` with `buffersize`, and an argument and a result of a gigabyte, against writing and reading a file
 of the same pickle, in turns.
@@ -34,8 +35,19 @@ def _peak_kilobytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def _map_seconds(executor: Any, count: int, **keywords: Any) -> float:
+    began = time.perf_counter()
+    total = sum(executor.map(identity, (number for number in range(count)), **keywords))
+    took = time.perf_counter() - began
+    assert total == count * (count - 1) // 2
+    return took
+
+
 def _measure(count: int, buffersize: int) -> None:
-    """Prints seconds and kilobytes of one map, as JSON."""
+    """Prints seconds of one call a pilot, seconds of one map and its kilobytes, as JSON.
+
+    Seconds are medians where a map is short: pilots look for work 42 times a second together.
+    """
     keywords: dict[str, Any] = {"buffersize": buffersize} if buffersize else {}
     with (
         tempfile.TemporaryDirectory() as directory,
@@ -43,22 +55,21 @@ def _measure(count: int, buffersize: int) -> None:
             "local", max_workers=PILOTS, pilot_jobs=PILOTS, cfut_dir=directory
         ) as executor,
     ):
-        assert sum(executor.map(identity, range(100))) == 4950  # warm
+        _map_seconds(executor, 100)  # warm
+        least = statistics.median(_map_seconds(executor, PILOTS) for _ in range(21))
         before = _peak_kilobytes()
-        began = time.perf_counter()
-        total = sum(executor.map(identity, (number for number in range(count)), **keywords))
-        took = time.perf_counter() - began
-        assert total == count * (count - 1) // 2
-    print(json.dumps((took, _peak_kilobytes() - before)))
+        repeats = max(1, 21_000 // count)
+        took = statistics.median(_map_seconds(executor, count, **keywords) for _ in range(repeats))
+    print(json.dumps((least, took, _peak_kilobytes() - before)))
 
 
-def _in_process(count: int, buffersize: int = 0) -> tuple[float, int]:
+def _in_process(count: int, buffersize: int = 0) -> tuple[float, float, int]:
     command = [sys.executable, "-m", "benchmarks", "growth", "--measure", str(count)]
     printed = subprocess.run(
         [*command, "--buffersize", str(buffersize)], stdout=subprocess.PIPE, text=True, check=True
     )
-    seconds, kilobytes = json.loads(printed.stdout)
-    return seconds, kilobytes
+    least, seconds, kilobytes = json.loads(printed.stdout)
+    return least, seconds, kilobytes
 
 
 def _file_seconds(value: bytes, directory: Path) -> float:
@@ -112,14 +123,15 @@ def main() -> None:
     memories: dict[int, float] = {}
     for count in options.counts:
         found = [_in_process(count) for _ in range(options.rounds)]
-        micros = [1e6 * seconds / count for seconds, _ in found]
+        show(f"{PILOTS} calls", [1e3 * least for least, _, _ in found], "ms")
+        micros = [1e6 * (seconds - least) / count for least, seconds, _ in found]
         costs[count] = statistics.median(micros)
         show(f"{count:,} calls: a call", micros, "us")
-        memory = [1024 * kilobytes / count for _, kilobytes in found]
+        memory = [1024 * kilobytes / count for _, _, kilobytes in found]
         memories[count] = statistics.median(memory)
         show(f"{count:,} calls: memory a call", memory, "bytes", 0)
     most = max(options.counts)
-    buffered = [_in_process(most, options.buffersize)[1] / 1024 for _ in range(options.rounds)]
+    buffered = [_in_process(most, options.buffersize)[2] / 1024 for _ in range(options.rounds)]
     show(f"{most:,} calls, buffersize={options.buffersize:,}: memory", buffered, "MiB")
     show_target("memory a call", memories[most], 1024, " bytes", 0)
     show_target("memory with buffersize", statistics.median(buffered), 200, " MiB")
