@@ -79,9 +79,11 @@ def _importable_from_main(value: Any) -> bool:
 
 
 class Pieces(list[bytes]):
-    """A pickle in pieces. The pickler gives large data to `write` by itself; `bytes` are not copied then."""
+    """A pickle in pieces. Large data come to `write` by themselves, and those of `bytes` are not copied."""
 
     def write(self, data: "Buffer") -> None:
+        if isinstance(data, pickle.PickleBuffer):
+            data = data.raw()  # else it would be copied in another order than it lies in memory
         self.append(data if type(data) is bytes else bytes(data))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import jobs
 import pytest
+import tiny_disk
 from clusters import LOCAL, SLURM, Cluster, element_of, log_of
 from waiting import LIMIT_S, wait_until
 
@@ -111,10 +112,8 @@ def test_a_cfut_dir_that_has_gone_fails_its_calls(
 def tiny_directory(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
     """A directory on a disk of 2 MB, which the jobs share."""
     if cluster is SLURM:
-        directory = Path("/tiny", tmp_path.name)
-        directory.mkdir()
-        yield directory
-        shutil.rmtree(directory)
+        with tiny_disk.directory_for(tmp_path) as directory:
+            yield directory
         return
     directory = tmp_path / "tiny"
     directory.mkdir()
@@ -130,24 +129,13 @@ def tiny_directory(cluster: Cluster, tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-def _fill(directory: Path, left_over: int) -> Path:
-    filler = directory / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            file.truncate(file.tell() - left_over)
-    return filler
-
-
 @pytest.mark.filterwarnings("ignore:cfut_dir .* seems to be on a disk")
 def test_a_full_cfut_dir_fails_the_calls_that_find_it_full(
     cluster: Cluster, tiny_directory: Path
 ) -> None:
     with cluster.new_executor(tiny_directory) as executor:
         assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
-        filler = _fill(tiny_directory, 0)
+        filler = tiny_disk.fill(tiny_directory)
         for future in [
             executor.submit(jobs.run, partial(len, b"x" * 100_000)),
             *executor.map_to_futures(jobs.run, [partial(len, b"x" * 100_000)] * 2),

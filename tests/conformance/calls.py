@@ -23,6 +23,10 @@ def named_arguments(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
     return args, kwargs
 
 
+def given_back(value: Any) -> Any:
+    return value
+
+
 def touch(path: Path) -> str:
     path.touch()
     return path.name

@@ -31,6 +31,13 @@ def test_keyword_arguments_may_be_named_self_and_fn(executor: Any) -> None:
     assert future.result(LIMIT_S) == ((), {"self": 1, "fn": 2})
 
 
+def test_large_values_go_there_and_back(executor: Any) -> None:
+    large = bytes(range(250)) * 10_000
+    values = (large, bytearray(large), ["x" * 2_000_000, large])
+    futures = [executor.submit(calls.given_back, value) for value in values]
+    assert [future.result(LIMIT_S) for future in futures] == list(values)
+
+
 def test_result_raises_the_functions_own_exception(executor: Any) -> None:
     future = executor.submit(calls.raise_refusal, 7)
     with pytest.raises(calls.Refusal, match="refused with 7: it refuses") as caught:

@@ -15,6 +15,7 @@ from typing import Any
 
 import jobs
 import pytest
+import tiny_disk
 from clusters import SLURM
 from endings import assert_says
 from waiting import LIMIT_S, wait_until
@@ -29,22 +30,8 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 
 @pytest.fixture
 def tiny_directory(tmp_path: Path) -> Iterator[Path]:
-    """A directory on a disk of 2 MB."""
-    directory = Path("/tiny", tmp_path.name)
-    directory.mkdir()
-    yield directory
-    shutil.rmtree(directory)
-
-
-def _fill(directory: Path) -> Path:
-    """Makes a file of all the room that is left."""
-    filler = directory / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(4096))
-        except OSError:
-            return filler
+    with tiny_disk.directory_for(tmp_path) as directory:
+        yield directory
 
 
 @pytest.mark.filterwarnings("ignore:cfut_dir .* seems to be on a disk")
@@ -55,7 +42,7 @@ def test_a_disk_without_room_for_any_output_is_named_and_later_calls_work(
         pairs = [(tmp_path / f"started{i}", tmp_path / "gate") for i in range(2)]
         futures = executor.map_to_futures(jobs.touch_and_wait, pairs)
         wait_until(lambda: all(started.exists() for started, _ in pairs), "the calls")
-        filler = _fill(tiny_directory)
+        filler = tiny_disk.fill(tiny_directory)
         (tmp_path / "gate").touch()
         for future in futures:
             text = assert_says(future.exception(LIMIT_S), RemoteException, future)

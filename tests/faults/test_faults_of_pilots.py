@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import wait
@@ -17,7 +19,11 @@ from endings import assert_says
 from waiting import LIMIT_S, wait_until
 
 import cluster_tools
-from cluster_tools.errors import RemoteCancelledException, RemoteNodeFailureException
+from cluster_tools.errors import (
+    RemoteCancelledException,
+    RemoteExitException,
+    RemoteNodeFailureException,
+)
 
 pytestmark = [
     pytest.mark.slurm,
@@ -33,6 +39,13 @@ def note_and_square(notes: Path, number: int) -> int:
     with (notes / str(number)).open("a") as file:
         file.write("run\n")
     return number * number
+
+
+def leave_room_for_few_bytes() -> None:
+    """In the journal of the pilot that runs this: less than a record has."""
+    open_files = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+    (journal,) = (path for path in open_files if "/pilots.journals/" in path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(journal).st_size + 20,) * 2)
 
 
 def _steps(tmp_path: Path, first: Callable[[], Any]) -> list[Callable[[], Any]]:
@@ -109,6 +122,20 @@ def test_a_pilot_on_a_paused_node_keeps_the_call_that_it_runs_and_no_other(
     finally:
         containers.unpause(node)
     assert first.result(LIMIT_S) == node
+    assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+    _others_are_right(others, tmp_path)  # it has not begun what was taken from it
+
+
+def test_a_journal_cut_short_costs_the_call_whose_record_it_was(
+    new_executor: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The pilot can't write it whole, and ends there."""
+    executor = new_executor(pilot_jobs=2)
+    first, *others = executor.map_to_futures(jobs.run, _steps(tmp_path, leave_room_for_few_bytes))
+    error = first.exception(LIMIT_S)
+    text = assert_says(error, RemoteExitException, first)
+    assert f"Task 0 of {_OTHERS + 1} of run" in text
+    _others_are_right(others, tmp_path)
 
 
 def test_each_call_runs_on_one_pilot_alone(

@@ -16,6 +16,7 @@ import os
 import random
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -268,12 +269,9 @@ class _KilledClients:
 
     def __init__(self, directory: Path):
         self._directory = directory
-        self._count = 0
 
     def __call__(self, dice: random.Random) -> None:
-        self._count += 1
-        directory = self._directory / str(self._count)
-        directory.mkdir(parents=True)
+        directory = Path(tempfile.mkdtemp(dir=self._directory))
         body = """\
         executor = new_executor(client_timeout_s=2)
         executor.map(jobs.say, range(20))
@@ -290,12 +288,9 @@ class _StoppedClients:
     def __init__(self, directory: Path, ledger: _Ledger):
         self._directory = directory
         self._ledger = ledger
-        self._count = 0
 
     def __call__(self, dice: random.Random) -> None:
-        self._count += 1
-        directory = self._directory / str(self._count)
-        directory.mkdir(parents=True)
+        directory = Path(tempfile.mkdtemp(dir=self._directory))
         body = """\
         os.environ["SLURM_MAX_RUNNING_SIZE"] = "2"
         with new_executor(client_timeout_s=2) as executor:
@@ -342,8 +337,8 @@ def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "a node cut off": _cut_node_off,
         "slurmdbd stopped and started": _stop_accounting,
         "commands that fail four times of five": commands,
-        "a client killed": _KilledClients(tmp_path / "killed"),
-        "a client stopped and continued": _StoppedClients(tmp_path / "stopped", ledger),
+        "a client killed": _KilledClients(tmp_path),
+        "a client stopped and continued": _StoppedClients(tmp_path, ledger),
     }
     deadline = time.monotonic() + _SECONDS
     workers = [

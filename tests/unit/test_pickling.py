@@ -55,6 +55,33 @@ def test_what_cannot_be_pickled_is_an_error() -> None:
             pickling.dumps(value)
 
 
+class _Parts:
+    """Its pickle says: large bytes of several kinds, each where it is."""
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts = parts
+
+    def __reduce__(self) -> Any:
+        return _Parts, tuple(pickle.PickleBuffer(part) for part in self.parts)
+
+
+def test_large_values_are_pieces_and_bytes_are_not_copied() -> None:
+    large = bytes(100_000)
+    changed = bytearray(large)
+    pieces = pickling.dump_pieces((large, "x" * 100_000, changed, _Parts(large, changed)))
+    assert sum(piece is large for piece in pieces) == 1
+    changed[0] = 1  # after it was pickled
+    again = pickling.loads(b"".join(pieces))
+    assert again[:3] == (large, "x" * 100_000, bytearray(100_000))
+    assert again[3].parts == (large, bytearray(100_000))
+
+
+def test_large_values_go_by_value_with_what_goes_by_value() -> None:
+    large = bytes(100_000)
+    function, same = pickling.loads(b"".join(pickling.dump_pieces((lambda: large, large))))
+    assert function() == same == large
+
+
 def test_several_pickles_of_a_file_are_read_one_after_the_other(tmp_path: Any) -> None:
     path = tmp_path / "pickles"
     path.write_bytes(pickling.dumps((True, 1)) + pickling.dumps([2]))
