@@ -50,7 +50,7 @@ class AcceptingScheduler(Scheduler):
     ) -> Mapping[Element, Ending]:
         return {element: Ending(Cause.LOST, "It never ran.") for element in ended}
 
-    def cancel(self, elements: Collection[Element]) -> None:
+    def cancel(self, elements: Collection[Element], token: str) -> None:
         pass
 
     def stop(self, job_ids: Collection[str], token: str) -> None:

@@ -20,9 +20,9 @@ from benchmarks.accepting import AcceptingExecutor, AcceptingScheduler
 from benchmarks.figures import show, show_head, show_machine, show_target
 from benchmarks.tasks import identity
 
-LIMIT_S = 1.5
+LIMIT_S = 1.0
 LIMIT_FILES = 4
-LIMIT_MB = 200.0
+LIMIT_MB = 100.0
 _MB = 1e6
 
 
