@@ -85,7 +85,7 @@ class _Incarnation:
     running: pilot.Began | None = None
     began: bool = False
     done: int = 0
-    # When the last of them was seen.
+    # When the last of them was seen, or that it runs none.
     seen_at: float = field(default_factory=time.monotonic)
     is_over: bool = False
     places: dict[int, _OnPilot] = field(default_factory=dict[int, _OnPilot])
@@ -141,7 +141,7 @@ class PilotPool:
         self._arrays: dict[int, TaskArray] = {}
         self._published: set[int] = set()
         self._open_tasks = 0
-        # How long tasks take, at the most: pilots may have had nothing to do in between.
+        # How long tasks take, as far as the times tell at which their ends were seen.
         self._task_s: float | None = None
         # How many pilots there are, as the last name under which they were told.
         self._told_count = ""
@@ -371,7 +371,7 @@ class PilotPool:
         """Takes in what is new in its journal."""
         path = os.path.join(self._journals, name)
         stuck = incarnation.stuck_since
-        done = incarnation.done
+        was_idle, done = incarnation.running is None, incarnation.done
         size = _READ_BYTES
         while True:
             final = incarnation.is_over or (
@@ -403,7 +403,7 @@ class PilotPool:
             if len(piece) < size:
                 break
             size = _READ_BYTES if length else 2 * size
-        self._measure(incarnation, incarnation.done - done)
+        self._measure(incarnation, incarnation.done - done, was_idle)
         if length == len(piece):
             incarnation.stuck_since = None
         elif length or stuck is None:
@@ -413,15 +413,15 @@ class PilotPool:
         else:
             self.watched.unsettled.add(name)
 
-    def _measure(self, incarnation: _Incarnation, done: int) -> None:
-        """So many tasks were done since the last time."""
-        if not done:
-            return
+    def _measure(self, incarnation: _Incarnation, done: int, was_idle: bool) -> None:
+        """So many tasks were done since its journal was last read; `was_idle`: then it ran none."""
         now = time.monotonic()
-        took = max(1e-6, (now - incarnation.seen_at) / done)
-        incarnation.seen_at = now
-        known = took if self._task_s is None else self._task_s
-        self._task_s = known + _NEWEST_PART * (took - known)
+        if done and not was_idle:
+            took = max(1e-6, (now - incarnation.seen_at) / done)
+            known = took if self._task_s is None else self._task_s
+            self._task_s = known + _NEWEST_PART * (took - known)
+        if done or was_idle:
+            incarnation.seen_at = now
 
     def _take(self, incarnation: _Incarnation, record: pilot.Began | pilot.Ended) -> None:
         if isinstance(record, pilot.Ended):

@@ -178,6 +178,15 @@ def test_short_calls_do_not_wait_behind_a_long_one(
     assert long.result(LIMIT_S) == "gate"
 
 
+def test_long_calls_after_short_ones_are_for_all_pilots(new_executor: NewExecutor) -> None:
+    """Ranges are as large as the calls before were short, but not so large that pilots go without."""
+    executor = new_executor(pilot_jobs=3)
+    assert sum(executor.map(jobs.square, range(2000))) == sum(n * n for n in range(2000))
+    futures = executor.map_to_futures(partial(jobs.square_after, seconds=0.5), range(12))
+    assert [future.result(LIMIT_S) for future in futures] == [n * n for n in range(12)]
+    assert len({element_of(future) for future in futures}) == 3
+
+
 def test_a_stopped_pilot_keeps_the_call_that_it_runs_and_no_other(tmp_path: Path) -> None:
     with LOCAL.new_executor(tmp_path, pilot_jobs=2) as executor:
         steps = [
