@@ -3,16 +3,16 @@
 A driver is a script with a function per row that it takes part in, named after the row, and says in
 its docstring how the peer is set up and who advises that. `LEFT_OUT` says why it lacks a row. It knows
 its peer, and nothing of the other drivers or of what becomes of its figures.
+
+Some peers import the script in each of their jobs. What only measuring needs is imported where it is used,
+so that such a job takes what that of a user's script of one function takes.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
@@ -28,6 +28,8 @@ _TRAILING_S = 3.0  # until slurmctld has heard of the last job's end too
 
 
 def tell(variant: str = "", **figures: float) -> None:
+    import json
+
     print(json.dumps({"variant": variant, **figures}), flush=True)
 
 
@@ -54,6 +56,8 @@ def time_round_trips(call: Callable[[], object]) -> None:
 
 def rpcs() -> int:
     """How many requests slurmctld has had so far, by sdiag's count per message type."""
+    import subprocess
+
     lines = subprocess.run(
         ["sdiag"], capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -78,6 +82,9 @@ def counted_rpcs(variant: str = "") -> Iterator[None]:
 
 def drive(*rows: Callable[[], None]) -> None:
     """Runs the row that the command line names; with `about`, tells what the driver says of itself."""
+    import json
+    import traceback
+
     driver = sys.modules["__main__"]
     by_name = {row.__name__: row for row in rows}
     if sys.argv[1] == "about":

@@ -1,7 +1,7 @@
 """The floor: what the work costs without any package.
 
 `one`, `elements`: sbatch of `true`, from its start until squeue shows no element any more (asked all
-the time). `pilots`: an array of 4 bare interpreters that call the function 25,000 times each; warm is
+the time); beside it the same with `python -c pass`, which is what a call needs at least. `pilots`: an array of 4 bare interpreters that call the function 25,000 times each; warm is
 such a loop alone. `warm`: a file written, renamed and read on the shared disk. `rpcs`: an array of
 `sleep 2`, whose end is seen by files, so that nobody asks Slurm. `pool`: the loop in one process.
 """
@@ -41,14 +41,19 @@ def until_ended(*options: str) -> None:
         pass
 
 
-def one() -> None:
+def true_and_interpreter(*options: str) -> None:
     with timed("seconds"):
-        until_ended("--wrap=true")
+        until_ended(*options, "--wrap=true")
+    with timed("seconds", "python -c pass"):
+        until_ended(*options, f"--wrap={sys.executable} -c pass")
+
+
+def one() -> None:
+    true_and_interpreter()
 
 
 def elements() -> None:
-    with timed("seconds"):
-        until_ended(f"--array=0-{ELEMENTS - 1}", "--wrap=true")
+    true_and_interpreter(f"--array=0-{ELEMENTS - 1}")
 
 
 def pilots() -> None:
