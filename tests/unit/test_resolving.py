@@ -78,7 +78,7 @@ def session(tmp_path: Path, scheduler: _Idle) -> Iterator[Session]:
 
 
 def _array(session: Session, *futures: ClusterFuture[object]) -> TaskArray:
-    tasks = [(b"function", b"call", None) for _ in futures]
+    tasks = [(b"function", [b"call"], None) for _ in futures]
     return session.make_array("call", futures, tasks, working_directory="/", kept=False)
 
 
