@@ -202,7 +202,8 @@ class PilotPool:
         """How long a call may wait for others, since pilots have enough to do. In any thread."""
         if self._task_s is None:
             return 0.0
-        busy_s = self._open_tasks * self._task_s / self._count
+        waiting = max(0, self._open_tasks - self._count)
+        busy_s = waiting * self._task_s / self._count
         return min(_MAX_GATHERING_S, _GATHERING_PART * busy_s)
 
     def _offer(self, tasks: pilot.Range) -> None:
