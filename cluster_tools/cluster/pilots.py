@@ -188,10 +188,11 @@ class PilotPool:
     def _cut(self, array: TaskArray) -> Iterator[tuple[int, int]]:
         """Ranges, large ones first: each is half of what would be one pilot's part of the rest.
 
-        Small ones are for long tasks. There are two for each pilot all the same: the next tasks may be longer.
+        Small ones are for long tasks. There are about eight for each pilot all the same: the next tasks may
+        be longer, and what one takes over from another it takes as a whole.
         """
         first, last = array.first, array.first + array.count
-        least = array.count // (2 * self._count)
+        least = array.count // (8 * self._count)
         least = 1 if self._task_s is None else min(least, int(_RANGE_S / self._task_s))
         while first < last:
             size = min(last - first, max(1, least, (last - first) // (2 * self._count)))
@@ -208,12 +209,9 @@ class PilotPool:
 
     def _offer(self, tasks: pilot.Range) -> None:
         """Raises: OSError."""
+        # No link to another: a rename between names of one file does nothing, and says that it has.
         path = os.path.join(self._todo, tasks.todo_name())
-        try:
-            # Ten times as fast as a file of its own, of those that vanish soon.
-            os.link(self._revoked, path)
-        except OSError:  # not every file system has links, or so many
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
     def expect(self, array: TaskArray) -> None:
         self._arrays[array.number] = array
