@@ -1,9 +1,10 @@
 """The floor: what the work costs without any package.
 
 `one`, `elements`: sbatch of `true`, from its start until squeue shows no element any more (asked all
-the time); beside it the same with `python -c pass`, which is what a call needs at least. `pilots`: an array of 4 bare interpreters that call the function 25,000 times each; warm is
-such a loop alone. `warm`: a file written, renamed and read on the shared disk. `rpcs`: an array of
-`sleep 2`, whose end is seen by files, so that nobody asks Slurm. `pool`: the loop in one process.
+the time); beside it the same with `python -c pass`, which is what a call needs at least. `pilots`: an
+array of 4 bare interpreters that call the function 25,000 times each; warm is such a loop alone. `warm`: a file
+written, renamed and read on the shared disk. `rpcs`: an array of `sleep 2`, whose end is seen by files, so
+that nobody asks Slurm. `pool`: the loop in one process.
 """
 
 import os

@@ -192,8 +192,9 @@ class PilotPool:
         be longer, and what one takes over from another it takes as a whole.
         """
         first, last = array.first, array.first + array.count
-        least = array.count // (8 * self._count)
-        least = 1 if self._task_s is None else min(least, int(_RANGE_S / self._task_s))
+        least = 1
+        if self._task_s is not None:
+            least = min(array.count // (8 * self._count), int(_RANGE_S / self._task_s))
         while first < last:
             size = min(last - first, max(1, least, (last - first) // (2 * self._count)))
             yield first, first + size
