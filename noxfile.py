@@ -1,17 +1,26 @@
-"""Runs the tests that need no cluster on every Python from 3.10 on that this machine has.
+"""Test environments of their own: other Pythons, and libraries that take an executor.
 
-`nox` (or `nox -s conformance`) names the versions that it did not find, and goes on.
+`nox -s conformance` runs the tests that need no cluster on every Python from 3.10 on that this machine
+has, but the one that runs nox, on which `./test.sh` proves them. It names those that it did not find.
+`nox -s clients` runs libraries, in their newest versions, on our executors.
 """
 
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import nox
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+OTHERS = [python for python in PYTHONS if python != "%d.%d" % sys.version_info[:2]]
+# What users hand our executors to, and what raises exceptions that are hard to send.
+CLIENTS = [
+    *("adaptive", "anyio", "dask[array,bag,delayed]", "emcee", "more-executors", "nevergrad"),
+    *("optuna", "pipefunc", "psycopg2-binary", "pydantic", "scipy", "tqdm"),
+]
 
 nox.options.sessions = ["conformance"]
 nox.options.error_on_missing_interpreters = False
@@ -52,16 +61,16 @@ def put_on_path(version: str) -> None:
             return
 
 
-for _version in PYTHONS:
+for _version in OTHERS:
     put_on_path(_version)
 
 
-@nox.session(python=PYTHONS)
+@nox.session(python=OTHERS)
 def conformance(session: nox.Session) -> None:
     """The conformance suite of the strategies of one machine, and the unit tests."""
     session.install("-e", ".[test]")
     # Slow, and of a scheduler that is the same for all: the oldest stands for the others.
-    slow = [] if session.python == PYTHONS[0] else ["--ignore-glob=*/test_kubernetes_*"]
+    slow = [] if session.python == OTHERS[0] else ["--ignore-glob=*/test_kubernetes_*"]
     session.run(
         *(
             "pytest",
@@ -69,9 +78,17 @@ def conformance(session: nox.Session) -> None:
             "not slurm and not kubernetes",
             "tests/conformance",
             "tests/unit",
+            "tests/clients/test_standard_library.py",
             *slow,
             *session.posargs,
         ),
         # pytest's 5: none of these tests is among those that were asked for.
         success_codes=[0, 5] if session.posargs else [0],
     )
+
+
+@nox.session
+def clients(session: nox.Session) -> None:
+    """Libraries that take an executor, and CPython's own tests of executors."""
+    session.install("-e", ".[test]", *CLIENTS)
+    session.run("pytest", "-m", "not slurm and not kubernetes", "tests/clients", *session.posargs)

@@ -1,13 +1,40 @@
 #!/bin/bash
-# Runs all tests: those of one machine on every Python that is there, then side by side those on a
-# real Kubernetes (the one that KUBECONFIG names, else one that is built and started here) and those
-# on a real Slurm, in dockered-slurm. Makes the environment they need, and says what it had to
-# leave out. Arguments go to pytest:  ./test.sh -k limit
+# Runs the tests of this machine, or those that its first word names (see `usage`). Makes the
+# environment they need, says what it had to leave out, and ends with pytest's summary.
 set -uo pipefail
 cd "$(dirname "$0")"
 
+usage() {
+    cat <<'END'
+The tests of this machine, on one Python, are ./test.sh alone. The rest:
+  ./test.sh pythons | clients     on the other Pythons found here; libraries that take an executor
+  ./test.sh slurm | kubernetes    on a real Slurm, on a real Kubernetes (KUBECONFIG's, or its own)
+  ./test.sh all                   everything. Further arguments go to pytest: ./test.sh slurm -k limit
+END
+}
+
+what=machine
+case ${1-} in
+pythons | clients | slurm | kubernetes | all)
+    what=$1
+    shift
+    ;;
+-h | --help)
+    usage
+    exit
+    ;;
+[!-]*)
+    if [ ! -e "${1%%::*}" ]; then # a test's path is for pytest
+        echo "test.sh: there is no part '$1'" >&2
+        usage >&2
+        exit 2
+    fi
+    ;;
+esac
+
 # Limits of stages; each test has one of its own (pyproject.toml).
-CONFORMANCE_LIMIT=14m
+PYTHONS_LIMIT=14m
+CLIENTS_LIMIT=15m
 HOST_LIMIT=10m
 KUBERNETES_PREPARE_LIMIT=6m
 KUBERNETES_BUILD_LIMIT=20m
@@ -69,24 +96,30 @@ report() {
     cat "$notes/left_out"
 }
 
-conformance() {
-    local found=.nox/sessions.json skipped status=0
+# nox leaves out what it does not find here; its report says what that was.
+nox_session() { # name, limit
+    local name=$1 limit=$2 found=.nox/$1.json skipped status=0
     mkdir -p .nox
     rm -f "$found"
-    timeout --kill-after=30 "$CONFORMANCE_LIMIT" \
-        .venv/bin/nox --session conformance --report "$found" -- "${pytest_args[@]}" || status=$?
+    timeout --kill-after=30 "$limit" \
+        .venv/bin/nox --session "$name" --report "$found" -- "${pytest_args[@]}" || status=$?
     skipped=$(.venv/bin/python -c '
 import json, sys
 sessions = json.load(open(sys.argv[1]))["sessions"]
 skipped = [session for session in sessions if session["result"] == "skipped"]
 print(*[session["signatures"][0].rpartition("-")[2] for session in skipped], sep=", ")
 ' "$found") && [ -z "$skipped" ] ||
-        leave_out "Python ${skipped:-versions that nox did not report}: no such interpreter on this machine"
+        leave_out "$name on Python ${skipped:-versions that nox did not report}: no such interpreter on this machine"
     return "$status"
 }
 
+pythons() { nox_session conformance "$PYTHONS_LIMIT"; }
+
+clients() { nox_session clients "$CLIENTS_LIMIT"; }
+
 host_tests() {
-    timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -m "not slurm and not kubernetes" "${pytest_args[@]}"
+    timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -m "not slurm and not kubernetes" \
+        --ignore=tests/clients "${pytest_args[@]}"
 }
 
 prepare_kubernetes() {
@@ -166,7 +199,20 @@ bring_up() {
 slurm_tests() {
     # The inner time limit ends what runs in the container, the outer one a docker that hangs.
     timeout --kill-after=60 "$SLURM_LIMIT" docker exec slurmctld \
-        timeout --kill-after=30 "$SLURM_LIMIT" pytest -m slurm "${pytest_args[@]}"
+        timeout --kill-after=30 "$SLURM_LIMIT" pytest -m slurm --ignore=tests/clients "${pytest_args[@]}"
+}
+
+# With the libraries of nox's environment, which have to be for the Python of the nodes.
+clients_on_slurm() {
+    local version libraries
+    version=$(docker exec slurmctld python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    libraries=.nox/clients/lib/$version/site-packages
+    if [ ! -d "$libraries" ]; then
+        leave_out "libraries that take an executor, on Slurm: they are not installed for the nodes' $version"
+        return
+    fi
+    timeout --kill-after=60 "$CLIENTS_LIMIT" docker exec -e PYTHONPATH="/cluster_tools/$libraries" slurmctld \
+        timeout --kill-after=30 "$CLIENTS_LIMIT" python3 -m pytest -m slurm tests/clients "${pytest_args[@]}"
 }
 
 prepare() {
@@ -187,35 +233,62 @@ on_slurm() {
     compose+=(-f dockered-slurm/docker-compose.yml)
     if stage "dockered-slurm up" bring_up; then
         stage "on Slurm" slurm_tests
+        [ "$what" != all ] || stage "libraries that take an executor, on Slurm" clients_on_slurm
     else
         leave_out "everything on Slurm: dockered-slurm did not come up, see above"
     fi
 }
 
+all() {
+    stage "other Pythons" pythons
+    stage "libraries that take an executor" clients
+    # Both install packages: one after the other.
+    local has_kubernetes=0 has_slurm=0
+    [ -z "${KUBECONFIG-}" ] && ! can_have Kubernetes "what Kubernetes needs" prepare_kubernetes || has_kubernetes=1
+    ! can_have Slurm "what dockered-slurm needs" prepare || has_slurm=1
+    if [ "$has_kubernetes" = 1 ]; then
+        [ -n "${KUBECONFIG-}" ] || stage "Kubernetes built" build_kubernetes
+        {
+            on_kubernetes
+            touch "$notes/kubernetes.over"
+        } >"$notes/kubernetes" 2>&1 &
+        kubernetes=$!
+    fi
+    [ "$has_slurm" = 0 ] || on_slurm
+    if [ "$has_kubernetes" = 1 ]; then
+        say "on Kubernetes, meanwhile"
+        wait "$kubernetes"
+        kubernetes=
+        cat "$notes/kubernetes"
+        [ -e "$notes/kubernetes.over" ] || echo "on Kubernetes: FAILED (its shell was ended)" >>"$notes/results"
+    fi
+    report
+    stage "this machine" host_tests
+}
+
 prepared=
 stage environment scripts/environment test || { report; exit 1; }
-stage "every Python" conformance
-# Both install packages: one after the other.
-has_kubernetes=0 has_slurm=0
-[ -z "${KUBECONFIG-}" ] && ! can_have Kubernetes "what Kubernetes needs" prepare_kubernetes || has_kubernetes=1
-! can_have Slurm "what dockered-slurm needs" prepare || has_slurm=1
-if [ "$has_kubernetes" = 1 ]; then
-    [ -n "${KUBECONFIG-}" ] || stage "Kubernetes built" build_kubernetes
-    {
+case $what in
+machine)
+    usage
+    stage "this machine" host_tests
+    ;;
+pythons) stage "other Pythons" pythons ;;
+clients) stage "libraries that take an executor" clients ;;
+slurm)
+    can_have Slurm "what dockered-slurm needs" prepare || { report; exit 1; }
+    on_slurm
+    ;;
+kubernetes)
+    if [ -n "${KUBECONFIG-}" ]; then
         on_kubernetes
-        touch "$notes/kubernetes.over"
-    } >"$notes/kubernetes" 2>&1 &
-    kubernetes=$!
-fi
-[ "$has_slurm" = 0 ] || on_slurm
-if [ "$has_kubernetes" = 1 ]; then
-    say "on Kubernetes, meanwhile"
-    wait "$kubernetes"
-    kubernetes=
-    cat "$notes/kubernetes"
-    [ -e "$notes/kubernetes.over" ] || echo "on Kubernetes: FAILED (its shell was ended)" >>"$notes/results"
-fi
-report
-stage "this machine" host_tests
+    else
+        can_have Kubernetes "what Kubernetes needs" prepare_kubernetes || { report; exit 1; }
+        stage "Kubernetes built" build_kubernetes && on_kubernetes
+    fi
+    ;;
+all) all ;;
+esac
+[ "$what" = all ] || [ ! -s "$notes/left_out" ] || report
 grep -q FAILED "$notes/results"
 [ $? = 1 ] # neither a failure nor no file
