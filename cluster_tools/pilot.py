@@ -632,7 +632,7 @@ class _Tasks:
         self._file = worker.ArrayFile(path)
         manifest = self._file.manifest()
         worker.set_path(manifest)
-        self.working_directory: str = manifest["working_directory"]
+        self.working_directory: bytes = manifest["working_directory"]
         self.own_cgroup: bool = manifest["own_cgroup"]
         self._main = worker.Main(manifest)
         self._store: bytes | None = manifest["output_store"]
@@ -673,7 +673,7 @@ class _Tasks:
         row = self._rows[at : at + worker.ROW_NUMBERS]
         keep = None
         if row[5]:
-            key = self._read(row[4], row[5]).decode()
+            key = worker.decode_key(self._read(row[4], row[5]))
             keep = partial(self._unpickle(self._store or b"").write, key)
         place = (row[0], row[1])
         function = self._function

@@ -11,10 +11,11 @@ task, runs the call and writes the output beside the claim. The names and layout
 
 from __future__ import annotations
 
+import copyreg  # pickle imports it, too
 import os
 import sys
 import time
-from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
+from types import GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
 
 TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
     from types import FrameType
-    from typing import Any, BinaryIO
+    from typing import Any, BinaryIO, ClassVar
 else:
     # The parts of pickle and signal that are written in C do without `re` and `enum`, which take half
     # of the time to start.
@@ -115,6 +116,15 @@ def left_name(task: int, submission: int) -> str:
     return f"{task}.left.{submission}"
 
 
+def encode_key(key: str) -> bytes:
+    """A key of the output store; it may be a path that is no UTF-8."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def decode_key(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
 def pack_numbers(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in numbers)
 
@@ -178,6 +188,10 @@ class Running:
         self.job_id = ""
         # How often the scheduler has started it again.
         self.restart = 0
+        # Where modules were looked for before the client's path was known.
+        self.own_path: list[str] = []
+        # What has started the worker; from then on it is no longer `__main__`.
+        self.start_module: ModuleType | None = None
 
 
 running = Running()
@@ -342,7 +356,7 @@ class ArrayFile:
 
     def key(self) -> str | None:
         """The task's key in the output store, or None where its output goes into the run directory."""
-        return self.read(*self._row[4:6]).decode() if self._row[5] else None
+        return decode_key(self.read(*self._row[4:6])) if self._row[5] else None
 
 
 def node_name() -> str:
@@ -469,48 +483,96 @@ def _enter(manifest: dict[str, Any]) -> None:
         )
     sys.argv[:] = manifest["argv"]
     del sys.path[0]  # set by what has started the worker
+    running.own_path = list(sys.path)
     set_path(manifest)
+    # What a call starts by spawn or forkserver runs the file of this process's main module again, and
+    # that must not be what has started the worker.
+    running.start_module = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
 
 
 def set_path(manifest: dict[str, Any]) -> None:
-    """Looks for modules where the client does."""
+    """Looks for modules where the client does, and where the job's own environment says.
+
+    What its PYTHONPATH has and the client's path lacks (of a set-up line, say) is looked at first.
+    """
+    clients = [os.fsdecode(entry) for entry in manifest["sys_path"]]
+    own = running.own_path
     if sys.prefix == manifest["prefix"]:
-        sys.path[:] = manifest["sys_path"]
+        path = clients + [entry for entry in own if entry not in clients]
     else:  # another environment keeps its own packages; it gets what the user added to the client's
         theirs = tuple(os.path.join(p, "") for p in (manifest["prefix"], manifest["base_prefix"]))
-        sys.path[:0] = [
+        path = [
             entry
-            for entry in manifest["sys_path"]
-            if entry not in sys.path and not os.path.join(entry, "").startswith(theirs)
-        ]
+            for entry in clients
+            if entry not in own and not os.path.join(entry, "").startswith(theirs)
+        ] + own
+    first = [entry for entry in _python_path() if entry not in clients]
+    sys.path[:] = first + [entry for entry in path if entry not in first]
+
+
+def _python_path() -> list[str]:
+    """The directories that this process's PYTHONPATH names."""
+    if sys.flags.ignore_environment:
+        return []
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # An empty one is what `PYTHONPATH=lib:$PYTHONPATH` leaves where there was none.
+    return [os.path.abspath(entry) for entry in entries if entry]
 
 
 class Main:
-    """The client's main module, imported here once under its import name."""
+    """The client's main module, imported here once under its import name.
+
+    Until then, and where it has no file, `__main__` is an empty module.
+    """
 
     def __init__(self, manifest: dict[str, Any]):
-        self._description: tuple[str, str, bool] | None = manifest["main"]
-        if self._description is not None and self._description[2]:
+        self._description: tuple[str, bytes, bool, bool] | None = manifest["main"]
+        self._error: BaseException | None = None
+        if self._description is not None and self._description[3]:
             self.load()
 
     def load(self) -> None:
-        """Imports the script; `__main__` and `__mp_main__` name it from here on."""
+        """Imports the script; `__main__` and `__mp_main__` name it from here on.
+
+        Raises: what the script raises, each time; it is run only once.
+        """
+        if self._error is not None:
+            raise self._error.with_traceback(self._traceback)
         if self._description is None:
             return
-        name, path, _ = self._description
+        name, path, has_spec, _ = self._description
         self._description = None
+        before = {alias: sys.modules.get(alias) for alias in (name, "__main__", "__mp_main__")}
+        try:
+            self._import(name, os.fsdecode(path), has_spec)
+        except BaseException as exc:
+            # A part of the script is not to be taken for the whole.
+            for alias, module in before.items():
+                if module is None:
+                    sys.modules.pop(alias, None)
+                else:
+                    sys.modules[alias] = module
+            self._error, self._traceback = exc, exc.__traceback__
+            raise
+
+    @staticmethod
+    def _import(name: str, path: str, has_spec: bool) -> None:
         if name in sys.modules and getattr(sys.modules[name], "__file__", None) == path:
             module = sys.modules[name]
             sys.modules["__main__"] = sys.modules["__mp_main__"] = module
             return
         if name in sys.modules:
-            name = "__mp_main__"
-        from importlib.machinery import ModuleSpec, SourceFileLoader
+            name, has_spec = "__mp_main__", False
+        from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoader
 
-        loader = SourceFileLoader(name, path)
+        loader = (SourcelessFileLoader if path.endswith(".pyc") else SourceFileLoader)(name, path)
         module = ModuleType(name)
-        module.__spec__ = ModuleSpec(name, loader, origin=path)
-        module.__spec__.has_location = True
+        # As in the client: what a call starts by spawn finds the script by the spec's name, where
+        # there is one, else by its path.
+        if has_spec:
+            module.__spec__ = ModuleSpec(name, loader, origin=path)
+            module.__spec__.has_location = True
         module.__loader__ = loader
         module.__file__ = path
         module.__package__ = package = name.rpartition(".")[0]
@@ -563,16 +625,83 @@ def _set_up_logging(pickled: bytes | None, main: Main, log_file: str) -> None:
         logging.getLogger().setLevel(config["level"])
 
 
-def _dumps(value: object) -> bytes:
+def reduce_method(method: Any) -> tuple[Any, ...]:
+    """Says, for a pickle, how a bound method is found again.
+
+    Its own way is the function's name. That is not right for a private one (`__work` is `_Class__work`),
+    one that `super()` gave and one that was made under another name.
+
+    Raises: pickle.PicklingError, where the class does not have it.
+    """
+    owner, function = method.__self__, method.__func__
+    own_name = getattr(function, "__name__", None)
+    if isinstance(own_name, str) and _is_bound_as(method, own_name):
+        return getattr, (owner, own_name)
+    for cls in (owner if isinstance(owner, type) else type(owner)).__mro__:
+        for name, member in list(vars(cls).items()):
+            found: Any = member.__func__ if type(member) is classmethod else member
+            if found is function and _is_bound_as(method, name):
+                return getattr, (owner, name)
+    raise pickle.PicklingError(f"{method!r} is not found under the name {own_name!r}")
+
+
+def _is_bound_as(method: Any, name: str) -> bool:
     try:
-        return pickle.dumps(value, PICKLE_PROTOCOL)
+        found = getattr(method.__self__, name)
+        function, other = method.__func__, found.__func__
+        return (
+            type(found) is MethodType
+            and found.__self__ is method.__self__
+            # A descriptor may make a new function each time.
+            and (
+                other is function
+                or (other.__module__, other.__qualname__)
+                == (function.__module__, function.__qualname__)
+            )
+        )
+    except Exception:  # the class may have its own idea of attributes
+        return False
+
+
+class _ByReference(pickle.Pickler):
+    # Of the class, as that costs the least with each pickle.
+    dispatch_table: ClassVar[dict[type, Any]] = {MethodType: reduce_method}
+
+
+def dump_by_reference(value: object, file: Any) -> None:
+    """Pickle's own way: functions and classes are the names under which they are imported.
+
+    Raises: where one could not be found again, too, which pickle itself does not see with methods.
+    """
+    _ByReference.dispatch_table.update(copyreg.dispatch_table)
+    _ByReference(file, PICKLE_PROTOCOL).dump(value)
+
+
+def by_value_marks() -> list[bytes]:
+    """What stands in each pickle that refers to a module of `cloudpickle.register_pickle_by_value`."""
+    cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
+    registered = getattr(cloudpickle, "list_registry_pickle_by_value", None)
+    return [name.encode() for name in registered()] if registered is not None else []
+
+
+def _dumps(value: object) -> bytes:
+    from io import BytesIO
+
+    file = BytesIO()
+    error = None
+    try:
+        dump_by_reference(value, file)
+        pickled = file.getvalue()
+        if not any(mark in pickled for mark in by_value_marks()):
+            return pickled
     except Exception as plain_error:
-        try:
-            import cloudpickle
-        except ImportError:
-            raise plain_error from None
-        by_value: Any = cloudpickle
-        return by_value.dumps(value, PICKLE_PROTOCOL)
+        error = plain_error
+    try:
+        import cloudpickle
+    except ImportError as no_cloudpickle:
+        raise error or no_cloudpickle from None
+    by_value: Any = cloudpickle
+    return by_value.dumps(value, PICKLE_PROTOCOL)
 
 
 def _exception_pickle(exc: BaseException) -> bytes:
@@ -668,8 +797,11 @@ class OutputFile:
 
 def dump_result(result: object, file: BinaryIO) -> None:
     """Straight into the file: a large result is not held in memory twice where plain pickle will do."""
+    if by_value_marks():  # it has to be seen whole
+        file.write(pickled_result(result))
+        return
     try:
-        pickle.dump((True, result), file, PICKLE_PROTOCOL)
+        dump_by_reference((True, result), file)
     except OSError:
         raise
     except Exception:

@@ -6,6 +6,7 @@ import concurrent.futures
 import logging
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -143,7 +144,10 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             cfut_dir=self.cfut_dir,
             debug=debug,
             keep_logs=keep_logs,
-            worker=[*(command_prefix or []), *self._worker_words(python_executable)],
+            worker=[
+                *(command_prefix or []),
+                *_with_our_flags(self._worker_words(python_executable)),
+            ],
             logging=log,
             pending_timeout_s=pending_timeout_s,
             client_timeout_s=None if keep_jobs_on_exit else client_timeout_s,
@@ -479,6 +483,13 @@ def _grace_s() -> float:
         raise ValueError(
             f"the environment variable SIGTERM_WAIT_IN_S is no number: {text!r}"
         ) from None
+
+
+def _with_our_flags(worker_words: list[str]) -> list[str]:
+    """The jobs' interpreter gets the flags of this one, as `multiprocessing` does with its processes."""
+    interpreter, *start = worker_words
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # pyright: ignore
+    return [interpreter, *flags, *start]
 
 
 def _working_directory() -> str:

@@ -24,7 +24,7 @@ import socket
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -73,14 +73,23 @@ def manifest(
         "argv": list(getattr(sys, "argv", [])),
         "prefix": sys.prefix,
         "base_prefix": sys.base_prefix,
-        "sys_path": [os.path.abspath(os.path.join(cwd, entry)) for entry in sys.path],
-        "main": None if main is None else tuple(main),
+        # Paths are bytes: where a job's locale is another than ours, they name the same files.
+        "sys_path": list(_module_path(cwd)),
+        "main": None if main is None else tuple(main._replace(path=os.fsencode(main.path))),
         "logging": None if logging is None else pickling.dumps(logging),
         "notice_s": notice_s,
         "own_cgroup": own_cgroup,
-        "working_directory": cwd,
+        "working_directory": os.fsencode(cwd),
         "output_store": None if store is None else pickling.dumps(store),
     }
+
+
+def _module_path(cwd: str) -> Iterator[bytes]:
+    for entry in sys.path:
+        try:
+            yield os.fsencode(os.path.abspath(os.path.join(cwd, entry)))
+        except UnicodeEncodeError:  # no directory can be called so in our locale
+            continue
 
 
 class RunDirectory:
@@ -289,7 +298,7 @@ class ArrayWriter:
             self._file.write(piece)
             self._offset += len(piece)
         row = (*self._function_place, offset, self._offset - offset)
-        self._rows.extend(row + ((0, 0) if key is None else self._blob(key.encode())))
+        self._rows.extend(row + ((0, 0) if key is None else self._blob(worker.encode_key(key))))
 
     def finish(self, manifest: dict[str, Any]) -> int:
         """Puts the file in its place and returns the number of its first task."""

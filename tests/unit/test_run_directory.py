@@ -155,6 +155,6 @@ def test_the_manifest_says_what_a_job_has_to_know(
     monkeypatch.syspath_prepend("relative")
     manifest = run_directory.manifest(str(tmp_path), ({"level": 10}, None), None)
     assert manifest["format"] == worker.FORMAT
-    assert str(tmp_path / "relative") in manifest["sys_path"]
+    assert os.fsencode(tmp_path / "relative") in manifest["sys_path"]
     assert pickling.loads(manifest["logging"]) == ({"level": 10}, None)
     pickle.dumps(manifest)
