@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable
     from types import FrameType
-    from typing import Any, BinaryIO, ClassVar
+    from typing import Any, BinaryIO
 else:
     # The parts of pickle and signal that are written in C do without `re` and `enum`, which take half
     # of the time to start.
@@ -663,9 +663,11 @@ def _is_bound_as(method: Any, name: str) -> bool:
         return False
 
 
+_reducers: dict[type, Any] = {MethodType: reduce_method}
+
+
 class _ByReference(pickle.Pickler):
-    # Of the class, as that costs the least with each pickle.
-    dispatch_table: ClassVar[dict[type, Any]] = {MethodType: reduce_method}
+    dispatch_table: Any = _reducers  # of the class: that costs the least with each pickle
 
 
 def dump_by_reference(value: object, file: Any) -> None:
@@ -673,7 +675,7 @@ def dump_by_reference(value: object, file: Any) -> None:
 
     Raises: where one could not be found again, too, which pickle itself does not see with methods.
     """
-    _ByReference.dispatch_table.update(copyreg.dispatch_table)
+    _reducers.update(copyreg.dispatch_table)
     _ByReference(file, PICKLE_PROTOCOL).dump(value)
 
 
