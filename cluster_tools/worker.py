@@ -639,8 +639,7 @@ def reduce_method(method: Any) -> tuple[Any, ...]:
         return getattr, (owner, own_name)
     for cls in (owner if isinstance(owner, type) else type(owner)).__mro__:
         for name, member in list(vars(cls).items()):
-            is_class_method: bool = type(member) is classmethod
-            found: Any = getattr(member, "__func__", None) if is_class_method else member
+            found: Any = member.__func__ if type(member) is classmethod else member  # pyright: ignore
             if found is function and _is_bound_as(method, name):
                 return getattr, (owner, name)
     raise pickle.PicklingError(f"{method!r} is not found under the name {own_name!r}")
