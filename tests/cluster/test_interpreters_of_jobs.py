@@ -18,7 +18,7 @@ _SAYS_FLAGS = """
     import concurrent.futures
     import sys
 
-    sys.path += {path!r}
+    sys.path[:0] = {path!r}
     import multiprocessing
 
     import cluster_tools
@@ -107,7 +107,7 @@ def test_an_empty_entry_of_pythonpath_does_not_put_the_working_directory_first(
 def test_what_the_client_has_taken_from_its_path_stays_behind_the_rest(
     new_executor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = next(entry for entry in sys.path if entry.endswith("site-packages"))
+    taken = next(entry for entry in sys.path if entry.endswith("-packages"))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry != taken])
     with new_executor() as executor:
         path = executor.submit(jobs.module_path).result()

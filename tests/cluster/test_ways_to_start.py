@@ -186,7 +186,7 @@ def test_p_works_also_where_the_name_is_one_of_the_standard_library(home: Path) 
 
 
 def test_an_isolated_interpreter_works(home: Path) -> None:
-    add = f"import sys; sys.path += {[str(home), *sys.path]!r}\n"
+    add = f"import sys; sys.path[:0] = {[*sys.path, str(home)]!r}\n"
     (home / "script.py").write_text(add + _SCRIPT)
     assert _run([sys.executable, "-I", "script.py"], home) == _TWO_FUNCTIONS
 
