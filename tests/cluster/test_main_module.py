@@ -191,3 +191,40 @@ def test_a_script_without_the_guard_is_told_so(cluster: Cluster, tmp_path: Path)
         assert program.exit_status() == 1
     assert "current process has finished its bootstrapping phase" in program.stderr
     assert 'if __name__ == "__main__":' in program.stderr
+
+
+_POOLS = """
+    import concurrent.futures
+    import multiprocessing
+
+    import cluster_tools
+
+    def double(number):
+        return 2 * number
+
+    def in_executor(method):
+        context = multiprocessing.get_context(method)
+        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+            return pool.submit(double, 1).result(60)
+
+    def in_pool(method):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            return pool.map_async(double, [1]).get(60)
+
+    if __name__ == "__main__":
+        for pilots in ({{}}, {{"pilot_jobs": 1}}):
+            with cluster_tools.get_executor({environment!r}, **{keywords!r}, **pilots) as executor:
+                futures = [
+                    executor.submit(call, method)
+                    for call in (in_executor, in_pool)
+                    for method in ("spawn", "forkserver")
+                ]
+                print([future.result() for future in futures])
+"""
+
+
+def test_a_call_has_pools_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
+    keywords = {**cluster.keywords, "cfut_dir": str(tmp_path / "cfut")}
+    text = _POOLS.format(environment=cluster.environment, keywords=keywords)
+    with Program(tmp_path / "run.v2.py", text) as program:
+        assert program.succeed() == 2 * "[2, 2, [2], [2]]\n"
