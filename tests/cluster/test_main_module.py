@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 from clusters import Cluster
 from programs import Program
 from waiting import LIMIT_S
@@ -228,3 +230,25 @@ def test_a_call_has_pools_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
     text = _POOLS.format(environment=cluster.environment, keywords=keywords)
     with Program(tmp_path / "run.v2.py", text) as program:
         assert program.succeed() == 2 * "[2, 2, [2], [2]]\n"
+
+
+def test_a_script_whose_path_is_no_utf_8_works(cluster: Cluster, tmp_path: Path) -> None:
+    if cluster.environment == "kubernetes":
+        pytest.skip("what a pod is made of is JSON, which has no such paths")
+    directory = tmp_path / os.fsdecode(b"d\xff")
+    directory.mkdir()
+    script = directory / os.fsdecode(b"s\xe9.py")
+    text = _POOLS.replace("(in_executor, in_pool)", "(in_executor,)").format(
+        environment=cluster.environment,
+        keywords={**cluster.keywords, "cfut_dir": "cfut"},
+    )
+    script.write_text(textwrap.dedent(text))
+    ended = subprocess.run(
+        [sys.executable, script],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, 2 * "[2, 2]\n"), ended.stderr
