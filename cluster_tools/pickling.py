@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 from cluster_tools.worker import PICKLE_PROTOCOL, by_value_marks, dump_by_reference
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Buffer
 
@@ -132,19 +132,22 @@ class Pieces(list[bytes]):
         self.append(data if type(data) is bytes else bytes(data))
 
 
-def dumps(value: object) -> bytes:
-    """Pickles `value`; raises what pickle or cloudpickle raises where neither can."""
-    return b"".join(dump_pieces(value))
+def dumps(value: object, refer: "Callable[[Any], Any] | None" = None) -> bytes:
+    """Pickles `value`; raises what pickle or cloudpickle raises where neither can.
+
+    `refer`: gives what stands for an object that does not go into this pickle, None for all others.
+    """
+    return b"".join(dump_pieces(value, refer))
 
 
-def dump_pieces(value: object) -> Pieces:
+def dump_pieces(value: object, refer: "Callable[[Any], Any] | None" = None) -> Pieces:
     """The same, in pieces."""
     pieces = Pieces()
     try:
-        dump_by_reference(value, pieces)
+        dump_by_reference(value, pieces, refer)
     except Exception:
-        return _dump_by_value(value)
-    return _dump_by_value(value) if goes_by_value(pieces) else pieces
+        return _dump_by_value(value, refer)
+    return _dump_by_value(value, refer) if goes_by_value(pieces) else pieces
 
 
 def goes_by_value(pieces: "Iterable[bytes]") -> bool:
@@ -157,7 +160,7 @@ def goes_by_value(pieces: "Iterable[bytes]") -> bool:
     return any(mark in piece for piece in pieces for mark in marks)
 
 
-def _dump_by_value(value: object) -> Pieces:
+def _dump_by_value(value: object, refer: "Callable[[Any], Any] | None") -> Pieces:
     import cloudpickle
 
     goes_by_reference = main_module() is not None and _MAIN.encode() not in by_value_marks()
@@ -172,6 +175,8 @@ def _dump_by_value(value: object) -> Pieces:
                 return NotImplemented  # pickle's own way: by reference
             return cast(Any, super()).reducer_override(obj)
 
+    if refer is not None:  # the pickler asks of each object, where it has this method
+        Pickler.persistent_id = staticmethod(refer)  # type: ignore[method-assign, assignment]
     pieces = Pieces()
     cast(Any, Pickler(cast(Any, pieces), protocol=PICKLE_PROTOCOL)).dump(value)
     return pieces
@@ -187,7 +192,19 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class(module_name, global_name)
 
 
-def loads(data: bytes) -> Any:
+class _ResolvingUnpickler(_Unpickler):
+    def __init__(self, data: bytes, resolve: "Callable[[Any], Any]"):
+        self._resolve = resolve
+        super().__init__(io.BytesIO(data))
+
+    def persistent_load(self, pid: Any, /) -> Any:
+        return self._resolve(pid)
+
+
+def loads(data: bytes, resolve: "Callable[[Any], Any] | None" = None) -> Any:
+    """`resolve`: gives the object for which `refer` of `dumps` gave something else."""
+    if resolve is not None:
+        return _ResolvingUnpickler(data, resolve).load()
     return _Unpickler(io.BytesIO(data)).load()
 
 

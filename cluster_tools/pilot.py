@@ -30,7 +30,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
+from types import BuiltinFunctionType, FrameType, FunctionType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from cluster_tools import worker
@@ -539,10 +539,7 @@ class _Pilot:
                 try:
                     keep(output, success=False)
                 except Exception as error:  # the failure itself still reaches the client
-                    print(
-                        f"cluster_tools: the store did not take the failure: {error!r}",
-                        file=sys.stderr,
-                    )
+                    worker.say_not_kept(error)
         return output, HERE
 
     def _write_file(self, task: int, dump: Callable[[BinaryIO], object]) -> tuple[bytes, bytes]:
@@ -619,6 +616,8 @@ def _is_large(result: object) -> bool:
 
 def _is_global(function: object) -> bool:
     """Whether a pickle of this is but the name under which it is imported."""
+    if not issubclass(type(function), (type, FunctionType, BuiltinFunctionType)):
+        return False  # its attributes may be anything, and it may have a state
     found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
     for name in str(getattr(function, "__qualname__", "")).split("."):
         found = getattr(found, name, None)

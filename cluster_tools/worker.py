@@ -15,7 +15,7 @@ import copyreg  # pickle imports it, too
 import os
 import sys
 import time
-from types import GetSetDescriptorType, MemberDescriptorType, MethodType, ModuleType
+from types import MethodType, ModuleType
 
 TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
@@ -136,32 +136,6 @@ def unpack_numbers(data: bytes) -> list[int]:
     ]
 
 
-HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE, Include/object.h: not one of the interpreter's own types
-
-
-def exception_state(exc: BaseException) -> dict[str, Any]:
-    """The attributes of `exc`: its own, those in slots and those that C types keep (`OSError.errno`)."""
-    state: dict[str, Any] = {}
-    for cls in type(exc).__mro__:
-        for name, member in vars(cls).items():
-            if (
-                isinstance(member, (MemberDescriptorType, GetSetDescriptorType))
-                and not name.startswith("__")
-                # `obj` of an AttributeError is the whole object; it may be anything and of any size.
-                and name not in ("args", "obj")
-            ):
-                try:  # not by getattr: the class may have its own idea of attributes
-                    value = member.__get__(exc)
-                except AttributeError:  # not set
-                    continue
-                # What C types have not set reads as None, and is something else to them: an OSError
-                # whose `filename` is set to None prints "[Errno None] None: None".
-                if value is not None or cls.__flags__ & HEAP_TYPE:
-                    state[name] = value
-    state.update(BaseException.__getattribute__(exc, "__dict__"))
-    return state
-
-
 def fingerprint(output: bytes) -> tuple[int, int]:
     """Tells a call's kept output from another's that was written under the same key."""
     import zlib
@@ -233,7 +207,7 @@ class _Interruption:
     @staticmethod
     def has_raised(exc: BaseException) -> bool:
         """Whether this is a signal itself, rather than something that the call made of it."""
-        return _IS_SIGNAL in BaseException.__getattribute__(exc, "__dict__")
+        return _IS_SIGNAL in vars(BaseException)["__dict__"].__get__(exc)
 
     def received(self) -> int | None:
         """The signal that has come, if one has."""
@@ -281,10 +255,13 @@ def _was_told_to_end(exc: BaseException | None) -> bool:
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         seen.add(id(exc))
-        state: dict[str, Any] = BaseException.__getattribute__(exc, "__dict__")
-        if state.get("returncode") in _TOLD_TO_END:
+        # Not as attributes: the class may have its own idea of those.
+        own = vars(BaseException)
+        code = own["__dict__"].__get__(exc).get("returncode")
+        if type(code) is int and code in _TOLD_TO_END:
             return True
-        exc = exc.__cause__ or exc.__context__
+        cause = own["__cause__"].__get__(exc)
+        exc = own["__context__"].__get__(exc) if cause is None else cause
     return False
 
 
@@ -670,13 +647,28 @@ class _ByReference(pickle.Pickler):
     dispatch_table: Any = _reducers  # of the class: that costs the least with each pickle
 
 
-def dump_by_reference(value: object, file: Any) -> None:
+class _Referring(_ByReference):
+    def __init__(self, file: Any, refer: Callable[[Any], Any]):
+        self._refer = refer
+        super().__init__(file, PICKLE_PROTOCOL)
+
+    def persistent_id(self, obj: Any) -> Any:
+        return self._refer(obj)
+
+
+def dump_by_reference(
+    value: object, file: Any, refer: Callable[[Any], Any] | None = None
+) -> None:
     """Pickle's own way: functions and classes are the names under which they are imported.
 
+    `refer`: gives what stands for an object that does not go into this pickle, None for all others.
     Raises: where one could not be found again, too, which pickle itself does not see with methods.
     """
     _reducers.update(copyreg.dispatch_table)
-    _ByReference(file, PICKLE_PROTOCOL).dump(value)
+    if refer is None:
+        _ByReference(file, PICKLE_PROTOCOL).dump(value)
+    else:
+        _Referring(file, refer).dump(value)
 
 
 def by_value_marks() -> list[bytes]:
@@ -706,52 +698,14 @@ def _dumps(value: object) -> bytes:
     return by_value.dumps(value, PICKLE_PROTOCOL)
 
 
-def _exception_pickle(exc: BaseException) -> bytes:
-    """The second pickle of a failure; empty where nothing of the exception can be pickled."""
-    errors = sys.modules.get("cluster_tools.errors")
-    try:
-        if errors is not None and isinstance(exc, errors.RemoteException):
-            return _dumps(exc)
-        args: tuple[Any, ...] = BaseException.__getattribute__(exc, "args")
-        state = exception_state(exc)
-        try:
-            return _dumps((type(exc), args, state))
-        except Exception:
-            args = tuple(map(_picklable, args))
-            state = {name: _picklable(value) for name, value in state.items()}
-            return _dumps((type(exc), args, state))
-    except Exception:
-        return b""
-
-
-def _picklable(value: Any) -> Any:
-    """`value`, or its text where it can't be pickled."""
-    try:
-        _dumps(value)
-        return value
-    except Exception:
-        try:
-            return repr(value)
-        except Exception:
-            return f"<{type(value).__name__}>"
-
-
 def failure_bytes(exc: BaseException, frames_to_hide: int = 0, note: str = "") -> bytes:
     """The output of a failed call: the pickled pair (False, traceback text), then the exception.
 
     `note`: what the text ends with.
     """
-    import traceback
+    from cluster_tools import packed_exceptions
 
-    tb = exc.__traceback__
-    for _ in range(frames_to_hide):
-        tb = tb.tb_next if tb is not None else None
-    try:
-        text = "".join(traceback.format_exception(type(exc), exc, tb))
-    except Exception:  # a __str__ or __getattr__ that raises must not cost the failure
-        frames = "".join(traceback.format_tb(tb))
-        text = f"{frames}{type(exc).__name__} (its text could not be formatted)\n"
-    return pickle.dumps((False, text + note), PICKLE_PROTOCOL) + _exception_pickle(exc)
+    return packed_exceptions.failure_bytes(exc, frames_to_hide, note)
 
 
 class OutputFile:
@@ -816,9 +770,10 @@ def pickled_result(result: object) -> bytes:
     try:
         return _dumps((True, result))
     except Exception as exc:
+        from cluster_tools.function_name import exception_text, type_name
+
         raise pickle.PicklingError(
-            f"the result, of type {type(result).__name__}, can't be pickled: "
-            f"{type(exc).__name__}: {exc}"
+            f"the result, of type {type_name(result)}, can't be pickled: {exception_text(exc)}"
         ) from None
 
 
@@ -840,7 +795,7 @@ def _deliver_failure(
         try:
             keep(failure, success=False)
         except Exception as exc:  # the failure itself still reaches the client below
-            print(f"cluster_tools: the store did not take the failure: {exc!r}", file=sys.stderr)
+            say_not_kept(exc)
     output.write(name, lambda file: file.write(failure))
 
 
@@ -1008,6 +963,12 @@ def _end_soon() -> None:
 
     signal.signal(signal.SIGALRM, end)
     signal.alarm(LINGER_S)
+
+
+def say_not_kept(exc: BaseException) -> None:
+    from cluster_tools.function_name import exception_text
+
+    _say(f"cluster_tools: the store did not take the failure: {exception_text(exc)}\n")
 
 
 def _say(text: str) -> None:

@@ -31,7 +31,7 @@ from cluster_tools.cluster.session import Session, Settings
 from cluster_tools.cluster.submission import Call
 from cluster_tools.errors import SubmissionException
 from cluster_tools.failure_log import FailureLog
-from cluster_tools.function_name import function_name
+from cluster_tools.function_name import exception_text, function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
@@ -469,7 +469,7 @@ def _submission_error(task: str, error: Exception) -> Exception:
     if isinstance(error, pickle.PicklingError):
         return error
     exception = SubmissionException(
-        f"{task} could not be submitted: {type(error).__name__}: {error}", ""
+        f"{task} could not be submitted: {exception_text(error)}", ""
     )
     exception.__cause__ = error
     return exception
@@ -504,7 +504,7 @@ def _pickled(value: object, what: str) -> pickling.Pieces:
     try:
         return pickling.dump_pieces(value)
     except Exception as exc:
-        raise pickle.PicklingError(f"{what} can't be pickled: {type(exc).__name__}: {exc}") from exc
+        raise pickle.PicklingError(f"{what} can't be pickled: {exception_text(exc)}") from exc
 
 
 _NO_GUARD = """

@@ -21,7 +21,8 @@ from types import MethodType
 from typing import Any, NamedTuple
 
 from cluster_tools import pickling
-from cluster_tools.executors.calls import Dumps, pack_exception, pack_result, run_packed_call
+from cluster_tools.executors.calls import Dumps, pack_result, run_packed_call
+from cluster_tools.packed_exceptions import failure_bytes
 from cluster_tools.worker import reduce_method
 
 # How long a worker keeps outcomes to itself, and calls that another could run.
@@ -80,7 +81,7 @@ class RunningChunk:
                 keep(result)
                 del result
             except BaseException as error:
-                keep((False, pack_exception(error)))
+                keep((False, failure_bytes(error, frames_to_hide=1)))
 
     def hand_back(self, send: Callable[[ChunkAnswer], None]) -> None:
         """Sends what is done and the number of calls that are not begun, which will not be."""
