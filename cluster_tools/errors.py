@@ -128,8 +128,17 @@ def _new_class(cls: type[Exception]) -> type[Exception]:
         "__slots__": (),
         "__reduce_ex__": _reduce,
     }
+
+    def new(_: type, *args: Any, **kwargs: Any) -> Exception:
+        """For `raise type(error)(words)`: it is no call's failure, and has `cls`'s constructor."""
+        return cls(*args, **kwargs)
+
+    attributes["__new__"] = new
     text = packed_exceptions.defined(cls, "__str__")
-    if text is not None and text[0] in (BaseException, object):  # RemoteException's would come first
+    if text is not None and text[0] in (
+        BaseException,
+        object,
+    ):  # RemoteException's would come first
         attributes["__str__"] = BaseException.__str__
     # The program's own metaclasses are to hear nothing of this class; ABCMeta's is for each of its classes.
     metaclass = type(cls)

@@ -21,7 +21,7 @@ def function_name(fn: Callable[..., Any]) -> str:
     named: Any = fn
     for _ in range(_MAX_PARTIALS):
         try:
-            name = named.__name__
+            name: Any = named.__name__
         except Exception:
             name = None
         if issubclass(type(name), str) and str.__len__(name):
@@ -42,8 +42,6 @@ def exception_text(exception: BaseException) -> str:
     name = type_name(exception)
     try:
         text = str.__str__(str(exception))
-    except KeyboardInterrupt:
-        raise
     except BaseException:  # its class may do anything in __str__
         return name
     return f"{name}: {text}" if text else name

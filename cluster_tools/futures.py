@@ -22,13 +22,13 @@ class RaisingFuture(Future[_T]):
     _exception: BaseException | None
 
     # What `result` calls, under the name that it has there.
-    def _Future__get_result(self) -> _T:  # noqa: N802
+    def _Future__get_result(self) -> _T:
         if self._exception is not None:
             try:
                 raise self._exception
             finally:
                 # The exception's traceback refers to this frame.
-                self = None  # noqa: PLW0642
+                self = None
         result: Any = self._result  # pyright: ignore
         return result
 

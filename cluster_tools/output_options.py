@@ -86,7 +86,7 @@ def resolve_output_key_getter(
 
 def _key(named: str | os.PathLike[str]) -> str:
     """A text of the interpreter's own type. Raises: TypeError, where it is neither text nor path."""
-    key: object = os.fspath(named)
+    key: Any = os.fspath(named)
     if not issubclass(type(key), str):
         raise TypeError(f"an output's key is a text or a path, not {type_name(named)}")
-    return str.__str__(key)  # pyright: ignore[reportArgumentType]
+    return str.__str__(key)

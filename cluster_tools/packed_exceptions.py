@@ -17,7 +17,6 @@ from __future__ import annotations
 import builtins
 import copyreg
 import pickle
-import sys
 import traceback
 from collections.abc import Callable
 from types import (
@@ -60,6 +59,10 @@ class UnknownException(Exception):
 
 
 # -- what the interpreter's types say ---------------------------------------------------------------
+
+
+def _type(value: Any) -> type[Any]:
+    return cast("type[Any]", type(value))
 
 
 def mro(cls: type) -> tuple[type, ...]:
@@ -108,7 +111,7 @@ def _own_method(exc: BaseException, name: str) -> Callable[..., Any] | None:
     found = defined(cls, name)
     if found is None or id(found[0]) in _BUILT_IN or found[1] is None:
         return None
-    return found[1].__get__(exc, cls) if hasattr(type(found[1]), "__get__") else found[1]
+    return found[1].__get__(exc, cls) if hasattr(_type(found[1]), "__get__") else found[1]
 
 
 def _members(exc: BaseException) -> dict[str, Any]:
@@ -169,8 +172,6 @@ def traceback_text(exc: BaseException, frames_to_hide: int = 0) -> str:
     try:
         if exc:  # else Pythons before 3.13 leave out what led to it
             return "".join(traceback.format_exception(type(exc), exc, frames))
-    except KeyboardInterrupt:
-        raise
     except BaseException:  # whatever the class does when it is asked
         pass
     return _text_of_each(exc, frames)
@@ -202,8 +203,6 @@ def _text_of_each(exc: BaseException, frames: TracebackType | None) -> str:
 def _text_alone(exc: BaseException, frames: TracebackType | None) -> str:
     try:
         return "".join(traceback.format_exception(type(exc), exc, frames, chain=False))
-    except KeyboardInterrupt:
-        raise
     except BaseException:
         head = "Traceback (most recent call last):\n" if frames is not None else ""
         return f"{head}{''.join(traceback.format_tb(frames))}{exception_text(exc)}\n"
@@ -232,8 +231,6 @@ def pack(exc: BaseException) -> bytes:
     """A pickle of rows. Raises nothing; it is empty where there is no way at all."""
     try:
         return pickle.dumps(_Packing(exc).rows(), PICKLE_PROTOCOL)
-    except KeyboardInterrupt:
-        raise
     except BaseException:
         return b""
 
@@ -295,9 +292,8 @@ class _Packing:
         for c in mro(cls):
             if not issubclass(c, BaseException):
                 continue
-            if c is Exception or c is BaseException:  # these say nothing
-                if c is not cls:
-                    break
+            if c is not cls and (c is Exception or c is BaseException):  # these say nothing
+                break
             try:
                 pickles.append(pickling.dumps(c))
             except Exception:
@@ -314,18 +310,32 @@ class _Packing:
         return message, [self._number(member) for member in exceptions]
 
     def _values(self, values: list[Any]) -> Row:
-        if all(id(type(value)) in _PLAIN_TYPES for value in values):
+        if all(id(_type(value)) in _PLAIN_TYPES for value in values):
             return {"values": values}
-        together = b""
-        if len(values) > 1:  # what two of them share stays one
-            try:
-                together = self._dump(values)
-            except Exception:
-                pass
-        one_by_one: list[bytes | str] = []
-        if len(together) <= _MAX_TWICE_BYTES:
-            one_by_one = [self._one(value) for value in values]
-        return {"together": together, "one_by_one": one_by_one}
+        together = self._dump_or_nothing(values)  # what two of them share stays one
+        if len(together) > _MAX_TWICE_BYTES:
+            return {"together": together, "one_by_one": []}
+        one_by_one = [self._one(value) for value in values]
+        if not together:  # some refuse; what the others share stays one all the same
+            texts = (one if isinstance(one, str) else None for one in one_by_one)
+            together = self._dump_or_nothing(
+                [value if text is None else text for value, text in zip(values, texts)]
+            )
+        places = {id(value): number for number, value in reversed([*enumerate(values)])}
+        return {
+            "together": together,
+            # The number of an earlier one where it is the same.
+            "one_by_one": [
+                one if places[id(value)] == number else places[id(value)]
+                for number, (one, value) in enumerate(zip(one_by_one, values))
+            ],
+        }
+
+    def _dump_or_nothing(self, values: list[Any]) -> bytes:
+        try:
+            return self._dump(values)
+        except Exception:
+            return b""
 
     def _one(self, value: object) -> bytes | str:
         try:
@@ -345,15 +355,14 @@ class _Packing:
                 return {}
             made, state = own
             row = self._checked(exc, args, attributes, made, state)
-            lost = [list(attributes)[number] for number in row.get("left_out", ())]
-            members = {key[0]: attributes[key] for key in lost if key[1]}
+            left_out: list[int] = row.get("left_out", [])
+            lost = [list(attributes)[number] for number in left_out]
+            members = {name: attributes[name, True] for name, is_member in lost if is_member}
             if members and _own_method(exc, "__setstate__") is not None:
                 # psycopg2 says nothing of its `pgcode` where there are other attributes, but takes it.
-                more = {**((state or ({}, None))[0]), **members}
+                more: dict[str, Any] = {**(state[0] if state is not None else {}), **members}
                 row = self._checked(exc, args, attributes, made, (more, None)) or row
             return row
-        except KeyboardInterrupt:
-            raise
         except BaseException:  # it is the user's code
             return {}
 
@@ -379,10 +388,10 @@ class _Packing:
         return row
 
     def _copy(self, exc: BaseException, args: tuple[Any, ...], row: Row) -> BaseException:
-        cls = original_class(exc)
+        cls: Any = original_class(exc)
 
-        def resolve(reference: Any) -> Any:
-            return cls if reference == _ITS_CLASS else self._exceptions[reference]
+        def resolve(reference: int | str) -> object:
+            return cls if isinstance(reference, str) else self._exceptions[reference]
 
         if row["made"] is None:
             copy = _bare(cls, args, None)
@@ -396,7 +405,8 @@ class _Packing:
 
     def _same_args(self, copied: tuple[Any, ...], args: tuple[Any, ...]) -> bool:
         return len(copied) == len(args) and all(
-            _is_like(mine, other) or type(self._one(mine)) is str for mine, other in zip(args, copied)
+            _is_like(mine, other) or type(self._one(mine)) is str
+            for mine, other in zip(args, copied)
         )
 
 
@@ -419,7 +429,8 @@ def _reduction(exc: BaseException) -> tuple[Any, Any] | None:
     if registered is not None:
         reduce, arguments = registered, (exc,)
     if reduce is not None:
-        made, arguments, state, items, pairs, setter = (*reduce(*arguments), *[None] * 4)[:6]
+        reduced: tuple[Any, ...] = (*reduce(*arguments), *[None] * 4)
+        made, arguments, state, items, pairs, setter = reduced[:6]
         if items is not None or pairs is not None:
             return None
         return (made, arguments), None if state is None else (state, setter)
@@ -451,8 +462,8 @@ def _is_like(one: Any, other: Any) -> bool:
     """Whether they are the same as far as the interpreter's own types tell. Calls nothing of theirs."""
     if one is other:
         return True
-    kind = type(one)
-    if kind is not type(other):
+    kind = _type(one)
+    if kind is not _type(other):
         return False
     if id(kind) in _PLAIN_TYPES:
         return one == other or one != one
@@ -518,9 +529,9 @@ def _set_state(exc: BaseException, state: Any, setter: Callable[..., Any] | None
     elif own is not None:
         own(state)
     else:
-        slots: Any = None
-        if type(state) is tuple and len(state) == 2:
-            state, slots = cast("tuple[Any, Any]", state)
+        slots: dict[str, Any] | None = None
+        if _type(state) is tuple:
+            state, slots = state
         get(exc, "__dict__").update(state or {})
         for name, value in (slots or {}).items():
             _set_attribute(exc, name, True, value)
@@ -580,8 +591,6 @@ class _Unpacking:
         row = self._rows[number]
         try:
             exc = self._made_of(number, row)
-        except KeyboardInterrupt:
-            raise
         except BaseException:  # whatever its class does
             exc = UnknownException(row["text"])
         self._being_made.discard(number)
@@ -661,8 +670,6 @@ class _Unpacking:
 
                     _set_state(exc, *pickling.loads(row["state"], resolve))
                 names = row["left_out"]
-            except KeyboardInterrupt:
-                raise
             except BaseException:  # it went well where it was packed
                 names = range(len(row["names"]))
         else:
@@ -670,7 +677,8 @@ class _Unpacking:
         if names:
             values = self._values(row)[row["argument_count"] :]
             for index in names:
-                _set_attribute(exc, *row["names"][index], values[index])
+                name, is_member = row["names"][index]
+                _set_attribute(exc, name, is_member, values[index])
 
     def _args(self, row: Row) -> tuple[Any, ...]:
         return tuple(self._values(row)[: row["argument_count"]])
@@ -689,7 +697,10 @@ class _Unpacking:
             pass
         if not row["one_by_one"]:
             return ["<it can't be unpickled here>"] * (row["argument_count"] + len(row["names"]))
-        return [self._value(packed) for packed in row["one_by_one"]]
+        values: list[Any] = []
+        for packed in row["one_by_one"]:
+            values.append(values[packed] if isinstance(packed, int) else self._value(packed))
+        return values
 
     def _value(self, packed: bytes | str) -> Any:
         if isinstance(packed, str):

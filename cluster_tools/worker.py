@@ -656,9 +656,7 @@ class _Referring(_ByReference):
         return self._refer(obj)
 
 
-def dump_by_reference(
-    value: object, file: Any, refer: Callable[[Any], Any] | None = None
-) -> None:
+def dump_by_reference(value: object, file: Any, refer: Callable[[Any], Any] | None = None) -> None:
     """Pickle's own way: functions and classes are the names under which they are imported.
 
     `refer`: gives what stands for an object that does not go into this pickle, None for all others.

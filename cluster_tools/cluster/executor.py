@@ -468,9 +468,7 @@ def _submission_error(task: str, error: Exception) -> Exception:
     """What a future raises whose call could not be submitted because of `error`."""
     if isinstance(error, pickle.PicklingError):
         return error
-    exception = SubmissionException(
-        f"{task} could not be submitted: {exception_text(error)}", ""
-    )
+    exception = SubmissionException(f"{task} could not be submitted: {exception_text(error)}", "")
     exception.__cause__ = error
     return exception
 

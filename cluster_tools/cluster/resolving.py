@@ -271,7 +271,9 @@ class Resolver(threading.Thread):
         except OSError as exc:
             raise OutputNotReadable(str(exc)) from exc
         except Exception as exc:
-            raise _StoreError(f"the output store can't read {key!r}: {exception_text(exc)}") from exc
+            raise _StoreError(
+                f"the output store can't read {key!r}: {exception_text(exc)}"
+            ) from exc
         if "stored" in record and tuple(record["stored"]) != worker.fingerprint(output):
             raise _StoreError(
                 f"what is kept under the key {key!r} is not this call's output: another call has "
@@ -358,7 +360,9 @@ class Resolver(threading.Thread):
         try:
             self._bury(piece, position, ending)
         except Exception as exc:  # it is not told of this element again
-            text = f"{ending.message} What became of it could not be found out: {exception_text(exc)}"
+            text = (
+                f"{ending.message} What became of it could not be found out: {exception_text(exc)}"
+            )
             self._resolve(array, position, None, self._unusable(array, position, text, exc))
 
     def _bury(self, piece: Piece, position: int, ending: Ending) -> None:
