@@ -172,10 +172,10 @@ def _class_from_job(
     return _combine(cls) if is_first or was_remote else cls
 
 
-def local_exception(packed: list[dict[str, Any]], traceback_text: str) -> BaseException:
+def local_exception(packed: list[dict[str, Any]] | None, traceback_text: str) -> BaseException:
     """The exception of a call that failed in another process of this machine, with its traceback there."""
-    exception = packed_exceptions.unpack(packed, _class_like_there)
-    if type(exception) is packed_exceptions.UnknownException:
+    exception = None if not packed else packed_exceptions.unpack(packed, _class_like_there)
+    if exception is None or type(exception) is packed_exceptions.UnknownException:
         words = f"the exception can't be made here: {exception}; its traceback is above"
         exception = pickle.PicklingError(words)
     _lead_from(exception, traceback_text)
@@ -183,22 +183,20 @@ def local_exception(packed: list[dict[str, Any]], traceback_text: str) -> BaseEx
 
 
 def remote_exception(
-    packed: object, traceback_text: str, job_id: str, where: str
+    packed: list[dict[str, Any]] | None, traceback_text: str, job_id: str, where: str
 ) -> RemoteException:
     """What `Future.exception()` of a failed call is.
 
-    `packed`: the second pickle of the failure, loaded: the rows of `packed_exceptions`; None where there
-    is nothing of the exception. `where`: a line on the task, its job and its log.
+    `packed`: the rows of `packed_exceptions`; None where there is nothing of the exception. `where`: a line on the task, its job and its log.
     """
     text = f"{traceback_text.strip()}\n\n{where}"
     original: BaseException | None = None
-    if isinstance(packed, list):
+    if packed:
         try:
-            rows = cast("list[dict[str, Any]]", packed)
-            original = packed_exceptions.unpack(rows, _class_from_job)
+            original = packed_exceptions.unpack(packed, _class_from_job)
             if packed_exceptions.is_exception(original, RemoteException):
                 is_combined = packed_exceptions.original_class(original) is not type(original)
-                if is_combined and not rows[0]["is_remote"]:
+                if is_combined and not packed[0]["is_remote"]:
                     _add_remote_attributes(original, text, job_id)
                     _lead_from(original, text)
                 return cast(RemoteException, original)

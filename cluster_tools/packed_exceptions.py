@@ -30,7 +30,7 @@ from typing import Any, cast
 
 from cluster_tools import pickling
 from cluster_tools.function_name import exception_text, type_name
-from cluster_tools.worker import PICKLE_PROTOCOL
+from cluster_tools.worker import NUMBER_BYTES, PICKLE_PROTOCOL, pack_numbers
 
 Row = dict[str, Any]
 
@@ -218,13 +218,51 @@ def _value_text(value: object) -> str:
 # -- packing ----------------------------------------------------------------------------------------
 
 
-def failure_bytes(exc: BaseException, frames_to_hide: int = 0, note: str = "") -> bytes:
+def failure_bytes(
+    exc: BaseException, frames_to_hide: int = 0, note: str = "", *, kept: bool = False
+) -> bytes:
     """The output of a failed call: the pickled pair (False, traceback text), then the exception.
 
-    `note`: what the text ends with.
+    That is pickled as its type, arguments and attributes where it is `kept` for others to read; then come
+    the rows, and how many bytes they are. `note`: what the text ends with.
     """
     text = traceback_text(exc, frames_to_hide) + note
-    return pickle.dumps((False, text), PICKLE_PROTOCOL) + pack(exc)
+    rows = pack(exc)
+    parts = _for_others(exc) if kept else b""
+    pair = pickle.dumps((False, text), PICKLE_PROTOCOL)
+    return b"".join((pair, parts, rows, pack_numbers(len(rows))))
+
+
+def rows_of(failure: bytes) -> list[Row] | None:
+    """The rows of `failure_bytes`; None where there are none."""
+    length = int.from_bytes(failure[-NUMBER_BYTES:], "little")
+    try:
+        return pickle.loads(failure[-NUMBER_BYTES - length : -NUMBER_BYTES])
+    except Exception:  # it was not written by this version
+        return None
+
+
+def _for_others(exc: BaseException) -> bytes:
+    args: tuple[Any, ...] = get(exc, "args")
+    state = {name: value for (name, _), value in _attributes(exc).items()}
+    cls = original_class(exc)
+    try:
+        return pickling.dumps((cls, args, state))
+    except Exception:
+        pass
+    try:
+        args = tuple(map(_value_or_text, args))
+        return pickling.dumps((cls, args, {n: _value_or_text(v) for n, v in state.items()}))
+    except Exception:
+        return b""
+
+
+def _value_or_text(value: object) -> object:
+    try:
+        pickling.dumps(value)
+    except Exception:
+        return _value_text(value)
+    return value
 
 
 def pack(exc: BaseException) -> bytes:

@@ -534,7 +534,8 @@ class _Pilot:
             if tasks.own_cgroup:
                 kills_before, self._oom_kills = self._oom_kills, worker.oom_kills()
                 note = worker.memory_note(kills_before, self._oom_kills)
-            output = worker.failure_bytes(exc, frames_to_hide=1, note=note)
+            kept = keep is not None
+            output = worker.failure_bytes(exc, frames_to_hide=1, note=note, kept=kept)
             if keep is not None:
                 try:
                     keep(output, success=False)

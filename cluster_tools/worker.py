@@ -696,14 +696,13 @@ def _dumps(value: object) -> bytes:
     return by_value.dumps(value, PICKLE_PROTOCOL)
 
 
-def failure_bytes(exc: BaseException, frames_to_hide: int = 0, note: str = "") -> bytes:
-    """The output of a failed call: the pickled pair (False, traceback text), then the exception.
-
-    `note`: what the text ends with.
-    """
+def failure_bytes(
+    exc: BaseException, frames_to_hide: int = 0, note: str = "", *, kept: bool = False
+) -> bytes:
+    """The output of a failed call; see `cluster_tools.packed_exceptions`."""
     from cluster_tools import packed_exceptions
 
-    return packed_exceptions.failure_bytes(exc, frames_to_hide, note)
+    return packed_exceptions.failure_bytes(exc, frames_to_hide, note, kept=kept)
 
 
 class OutputFile:
@@ -907,7 +906,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         note = ""
         if manifest is not None and manifest["own_cgroup"]:
             note = memory_note(record["oom_kills_before"], oom_kills())
-        failure = failure_bytes(exc, frames_to_hide=1, note=note)
+        failure = failure_bytes(exc, frames_to_hide=1, note=note, kept=keep is not None)
         is_signal = interruption.has_raised(exc)
         if manifest is not None and _was_told_to_end(exc):
             notice_s = manifest["notice_s"]
@@ -917,7 +916,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
             _deliver_result(result, output, output_name(task), keep)
             return
         except Exception as exc:  # it can't be pickled, or there is no room for it
-            failure = failure_bytes(exc)
+            failure = failure_bytes(exc, kept=keep is not None)
     else:
         signum = interruption.received()
         if signum is None and notice_s:

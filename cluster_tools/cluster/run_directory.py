@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from cluster_tools import __version__, pickling, worker
+from cluster_tools.packed_exceptions import rows_of
 
 _WRITE_BUFFER_BYTES = 1 << 20
 
@@ -46,8 +47,8 @@ class OutputCutShort(Exception):
 class Outcome:
     """What a call came to.
 
-    `value`: the result, or where `success` is False the traceback's text; then `exception` is the
-    second pickle (`cluster_tools.errors.remote_exception`). `record`: what the worker noted of the run.
+    `value`: the result, or where `success` is False the traceback's text; then `exception` is what
+    `cluster_tools.packed_exceptions` makes the call's exception of. `record`: what the worker noted of the run.
     """
 
     success: bool
@@ -342,12 +343,7 @@ def _ending(file: BinaryIO) -> tuple[int, dict[str, Any]]:
 
 def _outcome(file: BinaryIO, length: int, record: dict[str, Any]) -> Outcome:
     success, value = pickling.load(file)
-    exception = None
-    if not success and file.tell() < length:
-        try:
-            exception = pickling.load(file)
-        except Exception:  # a type that does not exist here: the text has to do
-            exception = None
+    exception = None if success else rows_of(file.read(length - file.tell()))
     return Outcome(success, value, exception, record)
 
 

@@ -6,7 +6,6 @@ becomes that call's exception here, because a pool breaks of it.
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from typing import Any, TypeVar
 from cluster_tools import pickling
 from cluster_tools.errors import local_exception
 from cluster_tools.function_name import exception_text, function_name, type_name
-from cluster_tools.packed_exceptions import failure_bytes
+from cluster_tools.packed_exceptions import failure_bytes, rows_of
 
 TYPE_CHECKING = False  # as in cluster_tools/__init__.py
 if TYPE_CHECKING:
@@ -129,6 +128,5 @@ def unpack_outcome(success: bool, outcome: bytes) -> tuple[Any, BaseException | 
 
 def unpack_exception(outcome: bytes) -> BaseException:
     """The exception of a call that failed in another process, with the traceback that it had there."""
-    file = io.BytesIO(outcome)
-    _, text = pickle.load(file)
-    return local_exception(pickle.load(file), text)
+    _, text = pickle.loads(outcome)
+    return local_exception(rows_of(outcome), text)
