@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import pickle
 from abc import ABCMeta
+from collections import deque
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 from cluster_tools import packed_exceptions
 
@@ -93,21 +95,25 @@ class RemoteTraceback(Exception):
 
 
 # By the class's id: what a metaclass says of equality counts for nothing.
-_combined: dict[int, tuple[type[BaseException], type[BaseException]]] = {}
+_combined: WeakValueDictionary[int, type[BaseException]] = WeakValueDictionary()
+# Those that were made last stay; of classes that are made anew with each call there may be any number.
+_kept: deque[type[BaseException]] = deque(maxlen=1_000)
 
 
 def _combine(cls: type[BaseException]) -> type[BaseException]:
     """The class `(cls, RemoteException)`; `cls` itself where it can't be combined, or is one already."""
     if not issubclass(cls, Exception) or issubclass(cls, RemoteException):
         return cls
-    if id(cls) not in _combined:
+    combined = _combined.get(id(cls))  # lives no longer than `cls`, which has the id as long
+    if combined is None:
         try:
-            combined: type[BaseException] = _new_class(cls)
-            packed_exceptions.register(combined, cls)
+            combined = _new_class(cls)
+            packed_exceptions.register(combined)
         except Exception:  # written in C and final, or of another layout
             combined = cls
-        _combined[id(cls)] = cls, combined
-    return _combined[id(cls)][1]
+        _combined[id(cls)] = combined
+        _kept.append(combined)
+    return combined
 
 
 class _Quiet:

@@ -27,6 +27,7 @@ from types import (
     WrapperDescriptorType,
 )
 from typing import Any, cast
+from weakref import WeakValueDictionary
 
 from cluster_tools import pickling
 from cluster_tools.function_name import exception_text, type_name
@@ -50,8 +51,8 @@ _BUILT_IN = {
 }
 _GROUP: type[BaseException] | None = getattr(builtins, "BaseExceptionGroup", None)  # from 3.11 on
 
-# The classes `(T, RemoteException)` and their T, by the ids of the former.
-_originals: dict[int, tuple[type[BaseException], type[BaseException]]] = {}
+# The classes `(T, RemoteException)`, by their ids: what a metaclass says of equality counts for nothing.
+_combined: WeakValueDictionary[int, type[BaseException]] = WeakValueDictionary()
 
 
 class UnknownException(Exception):
@@ -87,14 +88,14 @@ def is_exception(value: object, cls: type[BaseException] = BaseException) -> boo
     return issubclass(type(value), cls)
 
 
-def register(combined: type[BaseException], original: type[BaseException]) -> None:
-    """Makes known that `combined` is made of `original` and RemoteException."""
-    _originals[id(combined)] = combined, original
+def register(combined: type[BaseException]) -> None:
+    """Makes known that it is a class `(T, RemoteException)`."""
+    _combined[id(combined)] = combined
 
 
 def original_class(exc: BaseException) -> type[BaseException]:
     """The type of `exc`, without the RemoteException that it was combined with."""
-    return _originals.get(id(type(exc)), (None, type(exc)))[1]
+    return mro(type(exc))[1] if id(type(exc)) in _combined else type(exc)
 
 
 def defined(cls: type, name: str) -> tuple[type, Any] | None:
