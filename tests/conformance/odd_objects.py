@@ -165,7 +165,7 @@ class Liar(Exception):
         raise RuntimeError("do not decide")
 
     def __str__(self) -> str:
-        raise SystemExit
+        raise RuntimeError("do not print")
 
     __repr__ = __str__
 
