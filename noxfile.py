@@ -15,7 +15,7 @@ from pathlib import Path
 import nox
 
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
-OTHERS = [python for python in PYTHONS if python != "%d.%d" % sys.version_info[:2]]
+OTHERS = [python for python in PYTHONS if python != f"{sys.version_info[0]}.{sys.version_info[1]}"]
 # What users hand our executors to, and what raises exceptions that are hard to send.
 CLIENTS = [
     *("adaptive", "anyio", "dask[array,bag,delayed]", "emcee", "more-executors", "nevergrad"),

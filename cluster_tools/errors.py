@@ -16,9 +16,15 @@
 It knows pickles and exceptions, no scheduler and no executor.
 """
 
-from typing import Any, cast
+from __future__ import annotations
 
-from cluster_tools.worker import HEAP_TYPE, exception_state
+import pickle
+from abc import ABCMeta
+from collections import deque
+from typing import Any, cast
+from weakref import WeakValueDictionary
+
+from cluster_tools import packed_exceptions
 
 
 class RemoteException(Exception):
@@ -88,94 +94,149 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.text.strip()}\n"""'
 
 
-_combined: dict[type[Exception], type[Exception] | None] = {}
+# By the class's id: what a metaclass says of equality counts for nothing.
+_combined: WeakValueDictionary[int, type[BaseException]] = WeakValueDictionary()
+# Those that were made last stay; of classes that are made anew with each call there may be any number.
+_kept: deque[type[BaseException]] = deque(maxlen=1_000)
 
 
-def _combine(cls: type[Exception]) -> type[Exception] | None:
-    """The class `(cls, RemoteException)`, or None where `cls` can't be combined."""
-    if cls not in _combined:
+def _combine(cls: type[BaseException]) -> type[BaseException]:
+    """The class `(cls, RemoteException)`; `cls` itself where it can't be combined, or is one already."""
+    if not issubclass(cls, Exception) or issubclass(cls, RemoteException):
+        return cls
+    combined = _combined.get(id(cls))  # lives no longer than `cls`, which has the id as long
+    if combined is None:
         try:
-            _combined[cls] = cast(
-                type[Exception],
-                type(
-                    cls.__name__,
-                    cast(tuple[type, ...], (cls, RemoteException)),
-                    {
-                        "__module__": cls.__module__,
-                        "__qualname__": cls.__qualname__,
-                        "__doc__": cls.__doc__,
-                        # Without this line RemoteException's would come before BaseException's.
-                        "__str__": cls.__str__,
-                        "__reduce__": _reduce,
-                        "__reduce_ex__": _reduce,
-                    },
-                ),
-            )
-        except Exception:  # refuses subclassing, or its metaclass does
-            _combined[cls] = None
-    return _combined[cls]
+            combined = _new_class(cls)
+            packed_exceptions.register(combined)
+        except Exception:  # written in C and final, or of another layout
+            combined = cls
+        _combined[id(cls)] = combined
+        _kept.append(combined)
+    return combined
+
+
+class _Quiet:
+    """In front of a class, its `__init_subclass__` is not called: it is for classes of the program's own."""
+
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        pass
+
+
+def _new_class(cls: type[Exception]) -> type[Exception]:
+    own = packed_exceptions.class_attributes(cls)
+    attributes: dict[str, Any] = {
+        "__module__": vars(type)["__module__"].__get__(cls),
+        "__qualname__": vars(type)["__qualname__"].__get__(cls),
+        "__doc__": own.get("__doc__"),
+        "__slots__": (),
+        "__reduce_ex__": _reduce,
+    }
+
+    def new(_: type, *args: Any, **kwargs: Any) -> Exception:
+        """For `raise type(error)(words)`: it is no call's failure, and has `cls`'s constructor."""
+        return cls(*args, **kwargs)
+
+    attributes["__new__"] = new
+    text = packed_exceptions.defined(cls, "__str__")
+    if text is not None and text[0] in (
+        BaseException,
+        object,
+    ):  # RemoteException's would come first
+        attributes["__str__"] = BaseException.__str__
+    # The program's own metaclasses are to hear nothing of this class; ABCMeta's is for each of its classes.
+    metaclass = type(cls)
+    maker: Any = ABCMeta if issubclass(metaclass, ABCMeta) else type
+    bases = (cls, RemoteException)
+    name = vars(type)["__name__"].__get__(cls)
+    combined = maker.__new__(metaclass, name, (_Quiet, *bases), attributes)
+    vars(type)["__bases__"].__set__(combined, bases)
+    return combined
 
 
 def _reduce(self: RemoteException, protocol: int = 0) -> tuple[Any, ...]:
-    original = type(self).__mro__[1]
-    return rebuild, (original, self.args, exception_state(self))
+    # With the class by itself, so that who unpickles it, a job, imports what that needs.
+    return rebuild, (packed_exceptions.original_class(self), packed_exceptions.pack(self))
 
 
-def rebuild(cls: type[Exception], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    """An instance of `(cls, RemoteException)`, or of `cls` alone where they can't be combined.
-
-    The constructor of `cls` is not called: it may ask for other arguments than `args`.
-    """
-    return exception_from_parts(_combine(cls) or cls, args, state)
+def rebuild(cls: type[BaseException], packed: bytes) -> BaseException:
+    """The exception that was packed, an instance of `(cls, RemoteException)`."""
+    return packed_exceptions.unpack(packed, _class_like_there)
 
 
-def exception_from_parts(
-    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
-) -> BaseException:
-    """An instance of `cls` with these `args` and attributes, made without calling its constructor."""
-    # The interpreter's own base type of `cls` sets up what it keeps in C (`OSError.errno`).
-    base = next(c for c in cls.__mro__ if not c.__flags__ & HEAP_TYPE)
-    exc = base.__new__(cls, *args)
-    base.__init__(exc, *args)
-    BaseException.__setattr__(exc, "args", args)
-    for name, value in state.items():
-        try:
-            BaseException.__setattr__(exc, name, value)  # the class may have its own idea of it
-        except Exception:  # a read-only property of the type, which computes it again
-            pass
-    return exc
+def _class_like_there(
+    cls: type[BaseException], is_first: bool, was_remote: bool
+) -> type[BaseException]:
+    return _combine(cls) if was_remote else cls
+
+
+def _class_from_job(
+    cls: type[BaseException], is_first: bool, was_remote: bool
+) -> type[BaseException]:
+    return _combine(cls) if is_first or was_remote else cls
+
+
+def local_exception(packed: list[dict[str, Any]] | None, traceback_text: str) -> BaseException:
+    """The exception of a call that failed in another process of this machine, with its traceback there."""
+    exception = None if not packed else packed_exceptions.unpack(packed, _class_like_there)
+    if exception is None or type(exception) is packed_exceptions.UnknownException:
+        words = f"the exception can't be made here: {exception}; its traceback is above"
+        exception = pickle.PicklingError(words)
+    _lead_from(exception, traceback_text)
+    return exception
 
 
 def remote_exception(
-    exception: object, traceback_text: str, job_id: str, where: str
+    packed: list[dict[str, Any]] | None, traceback_text: str, job_id: str, where: str
 ) -> RemoteException:
     """What `Future.exception()` of a failed call is.
 
-    `exception`: the second pickle of the failure, loaded: (type, args, state), a RemoteException of a
-    nested submission, or None. `where`: a line on the task, its job and its log.
+    `packed`: the rows of `packed_exceptions`; None where there is nothing of the exception. `where`: a line on the task, its job and its log.
     """
-    if isinstance(exception, RemoteException):
-        return exception
     text = f"{traceback_text.strip()}\n\n{where}"
     original: BaseException | None = None
-    if exception is not None:
+    if packed:
         try:
-            cls, args, state = cast(
-                tuple[type[BaseException], tuple[Any, ...], dict[str, Any]], exception
-            )
-            combined = _combine(cls) if issubclass(cls, Exception) else None
-            original = exception_from_parts(combined or cls, args, state)
-            if isinstance(original, RemoteException):
-                for name, value in (("error", text), ("job_id", job_id)):
-                    try:
-                        BaseException.__getattribute__(original, name)
-                    except AttributeError:
-                        BaseException.__setattr__(original, name, value)
-                BaseException.__setattr__(original, "__cause__", RemoteTraceback(text))
-                return original
-        except Exception:  # a type that does not let itself be rebuilt, or extended
-            if isinstance(original, RemoteException):
-                original = None
+            original = packed_exceptions.unpack(packed, _class_from_job)
+            if packed_exceptions.is_exception(original, RemoteException):
+                is_combined = packed_exceptions.original_class(original) is not type(original)
+                if is_combined and not packed[0]["is_remote"]:
+                    _add_remote_attributes(original, text, job_id)
+                    _lead_from(original, text)
+                return cast(RemoteException, original)
+            if type(original) is packed_exceptions.UnknownException:
+                original = packed_exceptions.get(original, "__cause__")
+        except Exception:  # bytes that were changed on their way
+            original = None
     plain = RemoteException(text, job_id)
     plain.__cause__ = original
     return plain
+
+
+def _add_remote_attributes(exception: BaseException, text: str, job_id: str) -> None:
+    """`error` and `job_id`, unless the function's own class has such."""
+    attributes = packed_exceptions.get(exception, "__dict__")
+    for name, value in (("error", text), ("job_id", job_id)):
+        if name not in attributes and packed_exceptions.defined(type(exception), name) is None:
+            attributes[name] = value
+
+
+def _lead_from(exception: BaseException, text: str) -> None:
+    """Puts the traceback where the interpreter prints it: before the first of what led to `exception`."""
+    get, put = packed_exceptions.get, packed_exceptions.put
+    seen: set[int] = set()
+    first, before = exception, None
+    while id(first) not in seen:
+        seen.add(id(first))
+        before = get(first, "__cause__")
+        if before is None and not get(first, "__suppress_context__") and first is not exception:
+            before = get(first, "__context__")
+        if before is None:
+            break
+        first = before
+    if before is None:  # else they lead to each other in a circle
+        suppresses = get(first, "__suppress_context__")
+        put(first, "__cause__", RemoteTraceback(text))
+        put(first, "__suppress_context__", suppresses)

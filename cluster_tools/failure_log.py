@@ -11,6 +11,8 @@ import traceback
 from concurrent.futures import CancelledError, Future
 from typing import Any
 
+from cluster_tools.function_name import exception_text, type_name
+
 _MAX_LINES_PER_ARRAY = 10  # beyond it the lines tell nothing new and bury the rest of the log
 
 _logger = logging.getLogger("cluster_tools")
@@ -39,7 +41,7 @@ class FailureLog:
             exception: What the call raised. None and `CancelledError` are no failures.
             where: Names the call and its job, at the beginning of a sentence.
         """
-        is_failure = exception is not None and not isinstance(exception, CancelledError)
+        is_failure = exception is not None and not issubclass(type(exception), CancelledError)
         self._count_ends(1, exception if is_failure else None, where)
 
     def note_successes(self, count: int) -> None:
@@ -79,11 +81,9 @@ def first_line(exception: BaseException) -> str:
 
     Where the message is itself a traceback, that is the line which names the exception.
     """
-    name = type(exception).__name__
-    try:
-        lines = str(exception).strip().splitlines()
-    except Exception:  # the function's own class may do anything in __str__
-        return name
+    name = type_name(exception)
+    text = exception_text(exception).removeprefix(name).removeprefix(": ")
+    lines = text.strip().splitlines()
     if lines and lines[0].startswith("Traceback (most recent call last)"):
         lines = [line for line in lines[1:] if line.strip() and not line[0].isspace()]
     return f"{name}: {lines[0]}" if lines else name

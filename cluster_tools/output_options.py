@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar
 
+from cluster_tools.function_name import type_name
+
 _S = TypeVar("_S")
 
 # Seen from here: 1 is this module, 2 is submit or map_to_futures, 3 the one who called that.
@@ -46,14 +48,14 @@ def pop_output_key(kwargs: dict[str, Any]) -> str | None:
             f"and was given {options!r}"
         )
     if key is not None:
-        return os.fspath(key)
+        return _key(key)
     assert path is not None
     warnings.warn(
         "the option output_pickle_path is now called output_key",
         DeprecationWarning,
         stacklevel=_CALLERS_STACKLEVEL,
     )
-    return os.fspath(path)
+    return _key(path)
 
 
 def resolve_output_key_getter(
@@ -76,7 +78,15 @@ def resolve_output_key_getter(
             DeprecationWarning,
             stacklevel=_CALLERS_STACKLEVEL,
         )
-    getter = output_key_getter or output_pickle_path_getter
+    getter = output_pickle_path_getter if output_key_getter is None else output_key_getter
     if getter is None:
         return None
-    return lambda item: os.fspath(getter(item))
+    return lambda item: _key(getter(item))
+
+
+def _key(named: str | os.PathLike[str]) -> str:
+    """A text of the interpreter's own type. Raises: TypeError, where it is neither text nor path."""
+    key: Any = os.fspath(named)
+    if not issubclass(type(key), str):
+        raise TypeError(f"an output's key is a text or a path, not {type_name(named)}")
+    return str.__str__(key)

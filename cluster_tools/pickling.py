@@ -1,25 +1,31 @@
 """Pickles of functions, arguments and results, on the client's side.
 
-Plain pickle, unless something in it is not importable in a job: then cloudpickle, which takes lambdas,
+Plain pickle, unless something in it would not be found in a job: then cloudpickle, which takes lambdas,
 closures and all of a `__main__` without a file (notebooks, `python -c`) by value. A script's own
 functions and classes always go by reference, so that their identity and their module's globals are
 kept; `cluster_tools.worker` imports the script under the name that `main_module` says.
 """
 
 import io
+import keyword
 import os
 import pickle
 import sys
 import types
+from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from cluster_tools.worker import PICKLE_PROTOCOL
+from cluster_tools.worker import PICKLE_PROTOCOL, by_value_marks, dump_by_reference
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from typing_extensions import Buffer
 
-_BY_VALUE_MARK = b"__main__"  # stands in each pickle that refers to the main module
+_MAIN = "__main__"
+# What `multiprocessing` calls the script in its processes.
+_NAMELESS = "__mp_main__"
 
 
 class MainModule(NamedTuple):
@@ -28,14 +34,12 @@ class MainModule(NamedTuple):
     # The name under which a job imports it.
     name: str
     path: str
-    # Whether each job does so at once. An installed program (pytest, ipython) is imported only if a pickle
-    # refers to it.
+    # Whether that is the name of its `__spec__` (`python -m`); else a job's has none either.
+    has_spec: bool
+    # Whether each job does so at once; else only if a pickle refers to it. Not an installed program (pytest,
+    # ipython), nor what is never imported otherwise and need not have a guard (a package's `__main__.py`).
     at_once: bool
 
-
-_WORKER_PATH = os.path.join(
-    os.path.dirname(os.path.abspath(__file__)), "cluster", "start_worker.py"
-)
 
 # The main module that was last looked at, and what was found. At the end of a script the interpreter takes
 # away its `__file__`, while calls may still be on their way.
@@ -45,7 +49,7 @@ _known_main: tuple[ModuleType | None, MainModule | None] = (None, None)
 def main_module() -> MainModule | None:
     """The running script; None where there is no file that a job could import."""
     global _known_main
-    main = sys.modules.get("__main__")
+    main = sys.modules.get(_MAIN)
     if main is None or main is not _known_main[0]:
         _known_main = (main, None if main is None else _describe(main))
     return _known_main[1]
@@ -53,26 +57,67 @@ def main_module() -> MainModule | None:
 
 def _describe(main: ModuleType) -> MainModule | None:
     path = getattr(main, "__file__", None)
-    if path is None or not os.path.isfile(path):
+    if not isinstance(path, str) or not os.path.isfile(path) or _is_of_a_descriptor(path):
         return None
     path = os.path.abspath(path)
-    if path == _WORKER_PATH:  # a job whose call has not asked for the client's main module
-        return None
-    spec = getattr(main, "__spec__", None)  # python -m, or a job, which has imported the script
-    name = os.path.splitext(os.path.basename(path))[0] if spec is None else spec.name
+    spec_name = getattr(getattr(main, "__spec__", None), "name", None)
+    own_name = vars(main).get("__name__")
+    # That of a directory or zip is called `__main__`.
+    has_spec = isinstance(spec_name, str) and spec_name != _MAIN
+    if has_spec:
+        name = cast(str, spec_name)
+    elif isinstance(own_name, str) and own_name != _MAIN:
+        name = own_name  # a job, or a process of multiprocessing, which has imported the script
+    else:
+        stem = os.path.splitext(os.path.basename(path))[0]
+        name = stem if _is_imported_as(stem, path) else _NAMELESS
+    need_no_guard = isinstance(spec_name, str) and spec_name.rpartition(".")[2] == _MAIN
+    return MainModule(name, path, has_spec, not (need_no_guard or _is_installed(name, path)))
+
+
+def _is_of_a_descriptor(path: str) -> bool:
+    """Whether it leads to what this process has open (/dev/stdin, /dev/fd/3): others have not."""
+    for _ in range(40):  # as many links as Linux follows
+        folder = os.path.realpath(os.path.dirname(path))
+        if os.path.join(folder, "").startswith(("/proc/", "/dev/fd/")):
+            return True
+        if not os.path.islink(path):
+            return False
+        path = os.path.join(folder, os.readlink(path))
+    return True
+
+
+def _is_imported_as(name: str, path: str) -> bool:
+    """Whether `import name` is sure to give this very file, also in what a job starts."""
+    if (
+        not name.isidentifier()
+        or keyword.iskeyword(name)
+        or name in sys.stdlib_module_names
+        or name in sys.modules
+    ):
+        return False
+    try:
+        spec = PathFinder.find_spec(name)
+    except Exception:  # what others have put into the path
+        return False
+    origin = spec.origin if spec is not None else None
+    return origin is not None and os.path.realpath(origin) == os.path.realpath(path)
+
+
+def _is_installed(name: str, path: str) -> bool:
     folder = os.path.dirname(path)
-    installed = (
+    return (
         folder == os.path.dirname(sys.executable)
         or folder in os.get_exec_path()
+        or name.partition(".")[0] in sys.stdlib_module_names
         or not {"site-packages", "dist-packages"}.isdisjoint(path.split(os.sep))
     )
-    return MainModule(name, path, not installed)
 
 
 def _importable_from_main(value: Any) -> bool:
-    if getattr(value, "__module__", None) not in ("__main__", "__mp_main__"):
+    if getattr(value, "__module__", None) not in (_MAIN, _NAMELESS):
         return False
-    found: Any = sys.modules["__main__"]
+    found: Any = sys.modules[_MAIN]
     for part in getattr(value, "__qualname__", "").split("."):
         found = getattr(found, part, None)
     return found is value
@@ -87,38 +132,51 @@ class Pieces(list[bytes]):
         self.append(data if type(data) is bytes else bytes(data))
 
 
-def dumps(value: object) -> bytes:
-    """Pickles `value`; raises what pickle or cloudpickle raises where neither can."""
-    return b"".join(dump_pieces(value))
+def dumps(value: object, refer: "Callable[[Any], Any] | None" = None) -> bytes:
+    """Pickles `value`; raises what pickle or cloudpickle raises where neither can.
+
+    `refer`: gives what stands for an object that does not go into this pickle, None for all others.
+    """
+    return b"".join(dump_pieces(value, refer))
 
 
-def dump_pieces(value: object) -> Pieces:
+def dump_pieces(value: object, refer: "Callable[[Any], Any] | None" = None) -> Pieces:
     """The same, in pieces."""
     pieces = Pieces()
     try:
-        pickle.dump(value, pieces, PICKLE_PROTOCOL)
+        dump_by_reference(value, pieces, refer)
     except Exception:
-        return _dump_by_value(value)
-    if main_module() is None and any(_BY_VALUE_MARK in piece for piece in pieces):
-        return _dump_by_value(value)
-    return pieces
+        return _dump_by_value(value, refer)
+    return _dump_by_value(value, refer) if goes_by_value(pieces) else pieces
 
 
-def _dump_by_value(value: object) -> Pieces:
+def goes_by_value(pieces: "Iterable[bytes]") -> bool:
+    """Whether a pickle refers to what a job can't import, or what the user wants to go by value."""
+    marks = by_value_marks()
+    if main_module() is None:
+        marks.append(_MAIN.encode())
+    if not marks:
+        return False
+    return any(mark in piece for piece in pieces for mark in marks)
+
+
+def _dump_by_value(value: object, refer: "Callable[[Any], Any] | None") -> Pieces:
     import cloudpickle
 
-    main_has_a_file = main_module() is not None
+    goes_by_reference = main_module() is not None and _MAIN.encode() not in by_value_marks()
 
     class Pickler(cloudpickle.Pickler):
         def reducer_override(self, obj: Any) -> Any:
             if (
-                main_has_a_file
+                goes_by_reference
                 and isinstance(obj, (type, types.FunctionType))
                 and _importable_from_main(obj)
             ):
                 return NotImplemented  # pickle's own way: by reference
             return cast(Any, super()).reducer_override(obj)
 
+    if refer is not None:  # the pickler asks of each object, where it has this method
+        Pickler.persistent_id = staticmethod(refer)  # type: ignore[method-assign, assignment]
     pieces = Pieces()
     cast(Any, Pickler(cast(Any, pieces), protocol=PICKLE_PROTOCOL)).dump(value)
     return pieces
@@ -129,12 +187,24 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         main = main_module()
-        if module_name == "__mp_main__" or (main is not None and module_name == main.name):
-            module_name = "__main__"
+        if module_name == _NAMELESS or (main is not None and module_name == main.name):
+            module_name = _MAIN
         return super().find_class(module_name, global_name)
 
 
-def loads(data: bytes) -> Any:
+class _ResolvingUnpickler(_Unpickler):
+    def __init__(self, data: bytes, resolve: "Callable[[Any], Any]"):
+        self._resolve = resolve
+        super().__init__(io.BytesIO(data))
+
+    def persistent_load(self, pid: Any, /) -> Any:
+        return self._resolve(pid)
+
+
+def loads(data: bytes, resolve: "Callable[[Any], Any] | None" = None) -> Any:
+    """`resolve`: gives the object for which `refer` of `dumps` gave something else."""
+    if resolve is not None:
+        return _ResolvingUnpickler(data, resolve).load()
     return _Unpickler(io.BytesIO(data)).load()
 
 

@@ -30,7 +30,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
+from types import BuiltinFunctionType, FrameType, FunctionType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
 from cluster_tools import worker
@@ -551,15 +551,13 @@ class _Pilot:
             if tasks.own_cgroup:
                 kills_before, self._oom_kills = self._oom_kills, worker.oom_kills()
                 note = worker.memory_note(kills_before, self._oom_kills)
-            output = worker.failure_bytes(exc, frames_to_hide=1, note=note)
+            kept = keep is not None
+            output = worker.failure_bytes(exc, frames_to_hide=1, note=note, kept=kept)
             if keep is not None:
                 try:
                     keep(output, success=False)
                 except Exception as error:  # the failure itself still reaches the client
-                    print(
-                        f"cluster_tools: the store did not take the failure: {error!r}",
-                        file=sys.stderr,
-                    )
+                    worker.say_not_kept(error)
         return output, HERE
 
     def _write_file(self, task: int, dump: Callable[[BinaryIO], object]) -> tuple[bytes, bytes]:
@@ -636,6 +634,8 @@ def _is_large(result: object) -> bool:
 
 def _is_global(function: object) -> bool:
     """Whether a pickle of this is but the name under which it is imported."""
+    if not issubclass(type(function), (type, FunctionType, BuiltinFunctionType)):
+        return False  # its attributes may be anything, and it may have a state
     found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
     for name in str(getattr(function, "__qualname__", "")).split("."):
         found = getattr(found, name, None)
@@ -649,7 +649,7 @@ class _Tasks:
         self._file = worker.ArrayFile(path)
         manifest = self._file.manifest()
         worker.set_path(manifest)
-        self.working_directory: str = manifest["working_directory"]
+        self.working_directory: bytes = manifest["working_directory"]
         self.own_cgroup: bool = manifest["own_cgroup"]
         self._main = worker.Main(manifest)
         self._store: bytes | None = manifest["output_store"]
@@ -690,7 +690,7 @@ class _Tasks:
         row = self._rows[at : at + worker.ROW_NUMBERS]
         keep = None
         if row[5]:
-            key = self._read(row[4], row[5]).decode()
+            key = worker.decode_key(self._read(row[4], row[5]))
             keep = partial(self._unpickle(self._store or b"").write, key)
         place = (row[0], row[1])
         function = self._function

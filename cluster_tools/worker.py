@@ -11,10 +11,11 @@ task, runs the call and writes the output beside the claim. The names and layout
 
 from __future__ import annotations
 
+import copyreg  # pickle imports it, too
 import os
 import sys
 import time
-from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
+from types import MethodType, ModuleType
 
 TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
@@ -120,6 +121,15 @@ def left_name(task: int, submission: int) -> str:
     return f"{task}.left.{submission}"
 
 
+def encode_key(key: str) -> bytes:
+    """A key of the output store; it may be a path that is no UTF-8."""
+    return key.encode("utf-8", "surrogateescape")
+
+
+def decode_key(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
 def pack_numbers(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in numbers)
 
@@ -129,32 +139,6 @@ def unpack_numbers(data: bytes) -> list[int]:
         int.from_bytes(data[i : i + NUMBER_BYTES], "little")
         for i in range(0, len(data), NUMBER_BYTES)
     ]
-
-
-HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE, Include/object.h: not one of the interpreter's own types
-
-
-def exception_state(exc: BaseException) -> dict[str, Any]:
-    """The attributes of `exc`: its own, those in slots and those that C types keep (`OSError.errno`)."""
-    state: dict[str, Any] = {}
-    for cls in type(exc).__mro__:
-        for name, member in vars(cls).items():
-            if (
-                isinstance(member, (MemberDescriptorType, GetSetDescriptorType))
-                and not name.startswith("__")
-                # `obj` of an AttributeError is the whole object; it may be anything and of any size.
-                and name not in ("args", "obj")
-            ):
-                try:  # not by getattr: the class may have its own idea of attributes
-                    value = member.__get__(exc)
-                except AttributeError:  # not set
-                    continue
-                # What C types have not set reads as None, and is something else to them: an OSError
-                # whose `filename` is set to None prints "[Errno None] None: None".
-                if value is not None or cls.__flags__ & HEAP_TYPE:
-                    state[name] = value
-    state.update(BaseException.__getattribute__(exc, "__dict__"))
-    return state
 
 
 def fingerprint(output: bytes) -> tuple[int, int]:
@@ -184,6 +168,10 @@ class Running:
         # How often the scheduler has started it again.
         self.restart = 0
         self.main: Main | None = None
+        # Where modules were looked for before the client's path was known.
+        self.own_path: list[str] = []
+        # What has started the worker; from then on it is no longer `__main__`.
+        self.start_module: ModuleType | None = None
 
 
 running = Running()
@@ -225,7 +213,7 @@ class _Interruption:
     @staticmethod
     def has_raised(exc: BaseException) -> bool:
         """Whether this is a signal itself, rather than something that the call made of it."""
-        return _IS_SIGNAL in BaseException.__getattribute__(exc, "__dict__")
+        return _IS_SIGNAL in vars(BaseException)["__dict__"].__get__(exc)
 
     def received(self) -> int | None:
         """The signal that has come, if one has."""
@@ -278,10 +266,13 @@ def _was_told_to_end(exc: BaseException | None) -> bool:
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         seen.add(id(exc))
-        state: dict[str, Any] = BaseException.__getattribute__(exc, "__dict__")
-        if state.get("returncode") in _TOLD_TO_END:
+        # Not as attributes: the class may have its own idea of those.
+        own = vars(BaseException)
+        code = own["__dict__"].__get__(exc).get("returncode")
+        if type(code) is int and code in _TOLD_TO_END:
             return True
-        exc = exc.__cause__ or exc.__context__
+        cause = own["__cause__"].__get__(exc)
+        exc = own["__context__"].__get__(exc) if cause is None else cause
     return False
 
 
@@ -353,7 +344,7 @@ class ArrayFile:
 
     def key(self) -> str | None:
         """The task's key in the output store, or None where its output goes into the run directory."""
-        return self.read(*self._row[4:6]).decode() if self._row[5] else None
+        return decode_key(self.read(*self._row[4:6])) if self._row[5] else None
 
 
 def node_name() -> str:
@@ -480,48 +471,96 @@ def _enter(manifest: dict[str, Any]) -> None:
         )
     sys.argv[:] = manifest["argv"]
     del sys.path[0]  # set by what has started the worker
+    running.own_path = list(sys.path)
     set_path(manifest)
+    # What a call starts by spawn or forkserver runs the file of this process's main module again, and
+    # that must not be what has started the worker.
+    running.start_module = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
 
 
 def set_path(manifest: dict[str, Any]) -> None:
-    """Looks for modules where the client does."""
+    """Looks for modules where the client does, and where the job's own environment says.
+
+    What its PYTHONPATH has and the client's path lacks (of a set-up line, say) is looked at first.
+    """
+    clients = [os.fsdecode(entry) for entry in manifest["sys_path"]]
+    own = running.own_path
     if sys.prefix == manifest["prefix"]:
-        sys.path[:] = manifest["sys_path"]
+        path = clients + [entry for entry in own if entry not in clients]
     else:  # another environment keeps its own packages; it gets what the user added to the client's
         theirs = tuple(os.path.join(p, "") for p in (manifest["prefix"], manifest["base_prefix"]))
-        sys.path[:0] = [
+        path = [
             entry
-            for entry in manifest["sys_path"]
-            if entry not in sys.path and not os.path.join(entry, "").startswith(theirs)
-        ]
+            for entry in clients
+            if entry not in own and not os.path.join(entry, "").startswith(theirs)
+        ] + own
+    first = [entry for entry in _python_path() if entry not in clients]
+    sys.path[:] = first + [entry for entry in path if entry not in first]
+
+
+def _python_path() -> list[str]:
+    """The directories that this process's PYTHONPATH names."""
+    if sys.flags.ignore_environment:
+        return []
+    entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    # An empty one is what `PYTHONPATH=lib:$PYTHONPATH` leaves where there was none.
+    return [os.path.abspath(entry) for entry in entries if entry]
 
 
 class Main:
-    """The client's main module, imported here once under its import name."""
+    """The client's main module, imported here once under its import name.
+
+    Until then, and where it has no file, `__main__` is an empty module.
+    """
 
     def __init__(self, manifest: dict[str, Any]):
-        self._description: tuple[str, str, bool] | None = manifest["main"]
-        if self._description is not None and self._description[2]:
+        self._description: tuple[str, bytes, bool, bool] | None = manifest["main"]
+        self._error: BaseException | None = None
+        if self._description is not None and self._description[3]:
             self.load()
 
     def load(self) -> None:
-        """Imports the script; `__main__` and `__mp_main__` name it from here on."""
+        """Imports the script; `__main__` and `__mp_main__` name it from here on.
+
+        Raises: what the script raises, each time; it is run only once.
+        """
+        if self._error is not None:
+            raise self._error.with_traceback(self._traceback)
         if self._description is None:
             return
-        name, path, _ = self._description
+        name, path, has_spec, _ = self._description
         self._description = None
+        before = {alias: sys.modules.get(alias) for alias in (name, "__main__", "__mp_main__")}
+        try:
+            self._import(name, os.fsdecode(path), has_spec)
+        except BaseException as exc:
+            # A part of the script is not to be taken for the whole.
+            for alias, module in before.items():
+                if module is None:
+                    sys.modules.pop(alias, None)
+                else:
+                    sys.modules[alias] = module
+            self._error, self._traceback = exc, exc.__traceback__
+            raise
+
+    @staticmethod
+    def _import(name: str, path: str, has_spec: bool) -> None:
         if name in sys.modules and getattr(sys.modules[name], "__file__", None) == path:
             module = sys.modules[name]
             sys.modules["__main__"] = sys.modules["__mp_main__"] = module
             return
         if name in sys.modules:
-            name = "__mp_main__"
-        from importlib.machinery import ModuleSpec, SourceFileLoader
+            name, has_spec = "__mp_main__", False
+        from importlib.machinery import ModuleSpec, SourceFileLoader, SourcelessFileLoader
 
-        loader = SourceFileLoader(name, path)
+        loader = (SourcelessFileLoader if path.endswith(".pyc") else SourceFileLoader)(name, path)
         module = ModuleType(name)
-        module.__spec__ = ModuleSpec(name, loader, origin=path)
-        module.__spec__.has_location = True
+        # As in the client: what a call starts by spawn finds the script by the spec's name, where
+        # there is one, else by its path.
+        if has_spec:
+            module.__spec__ = ModuleSpec(name, loader, origin=path)
+            module.__spec__.has_location = True
         module.__loader__ = loader
         module.__file__ = path
         module.__package__ = package = name.rpartition(".")[0]
@@ -583,64 +622,107 @@ def _set_up_logging(pickled: bytes | None, main: Main, log_file: str) -> None:
         logging.getLogger().setLevel(config["level"])
 
 
-def _dumps(value: object) -> bytes:
-    try:
-        return pickle.dumps(value, PICKLE_PROTOCOL)
-    except Exception as plain_error:
-        try:
-            import cloudpickle
-        except ImportError:
-            raise plain_error from None
-        by_value: Any = cloudpickle
-        return by_value.dumps(value, PICKLE_PROTOCOL)
+def reduce_method(method: Any) -> tuple[Any, ...]:
+    """Says, for a pickle, how a bound method is found again.
 
+    Its own way is the function's name. That is not right for a private one (`__work` is `_Class__work`),
+    one that `super()` gave and one that was made under another name.
 
-def _exception_pickle(exc: BaseException) -> bytes:
-    """The second pickle of a failure; empty where nothing of the exception can be pickled."""
-    errors = sys.modules.get("cluster_tools.errors")
-    try:
-        if errors is not None and isinstance(exc, errors.RemoteException):
-            return _dumps(exc)
-        args: tuple[Any, ...] = BaseException.__getattribute__(exc, "args")
-        state = exception_state(exc)
-        try:
-            return _dumps((type(exc), args, state))
-        except Exception:
-            args = tuple(map(_picklable, args))
-            state = {name: _picklable(value) for name, value in state.items()}
-            return _dumps((type(exc), args, state))
-    except Exception:
-        return b""
-
-
-def _picklable(value: Any) -> Any:
-    """`value`, or its text where it can't be pickled."""
-    try:
-        _dumps(value)
-        return value
-    except Exception:
-        try:
-            return repr(value)
-        except Exception:
-            return f"<{type(value).__name__}>"
-
-
-def failure_bytes(exc: BaseException, frames_to_hide: int = 0, note: str = "") -> bytes:
-    """The output of a failed call: the pickled pair (False, traceback text), then the exception.
-
-    `note`: what the text ends with.
+    Raises: pickle.PicklingError, where the class does not have it.
     """
-    import traceback
+    owner, function = method.__self__, method.__func__
+    own_name = getattr(function, "__name__", None)
+    if isinstance(own_name, str) and _is_bound_as(method, own_name):
+        return getattr, (owner, own_name)
+    for cls in (owner if isinstance(owner, type) else type(owner)).__mro__:
+        for name, member in list(vars(cls).items()):
+            found: Any = member.__func__ if type(member) is classmethod else member  # pyright: ignore
+            if found is function and _is_bound_as(method, name):
+                return getattr, (owner, name)
+    raise pickle.PicklingError(f"{method!r} is not found under the name {own_name!r}")
 
-    tb = exc.__traceback__
-    for _ in range(frames_to_hide):
-        tb = tb.tb_next if tb is not None else None
+
+def _is_bound_as(method: Any, name: str) -> bool:
     try:
-        text = "".join(traceback.format_exception(type(exc), exc, tb))
-    except Exception:  # a __str__ or __getattr__ that raises must not cost the failure
-        frames = "".join(traceback.format_tb(tb))
-        text = f"{frames}{type(exc).__name__} (its text could not be formatted)\n"
-    return pickle.dumps((False, text + note), PICKLE_PROTOCOL) + _exception_pickle(exc)
+        found = getattr(method.__self__, name)
+        function, other = method.__func__, found.__func__
+        return (
+            type(found) is MethodType
+            and found.__self__ is method.__self__
+            # A descriptor may make a new function each time.
+            and (
+                other is function
+                or (other.__module__, other.__qualname__)
+                == (function.__module__, function.__qualname__)
+            )
+        )
+    except Exception:  # the class may have its own idea of attributes
+        return False
+
+
+_reducers: dict[type, Any] = {MethodType: reduce_method}
+
+
+class _ByReference(pickle.Pickler):
+    dispatch_table: Any = _reducers  # of the class: that costs the least with each pickle
+
+
+class _Referring(_ByReference):
+    def __init__(self, file: Any, refer: Callable[[Any], Any]):
+        self._refer = refer
+        super().__init__(file, PICKLE_PROTOCOL)
+
+    def persistent_id(self, obj: Any) -> Any:
+        return self._refer(obj)
+
+
+def dump_by_reference(value: object, file: Any, refer: Callable[[Any], Any] | None = None) -> None:
+    """Pickle's own way: functions and classes are the names under which they are imported.
+
+    `refer`: gives what stands for an object that does not go into this pickle, None for all others.
+    Raises: where one could not be found again, too, which pickle itself does not see with methods.
+    """
+    _reducers.update(copyreg.dispatch_table)
+    if refer is None:
+        _ByReference(file, PICKLE_PROTOCOL).dump(value)
+    else:
+        _Referring(file, refer).dump(value)
+
+
+def by_value_marks() -> list[bytes]:
+    """What stands in each pickle that refers to a module of `cloudpickle.register_pickle_by_value`."""
+    cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
+    registered = getattr(cloudpickle, "list_registry_pickle_by_value", None)
+    return [name.encode() for name in registered()] if registered is not None else []
+
+
+def _dumps(value: object) -> bytes:
+    from io import BytesIO
+
+    file = BytesIO()
+    error = None
+    try:
+        dump_by_reference(value, file)
+        pickled = file.getvalue()
+        if not any(mark in pickled for mark in by_value_marks()):
+            return pickled
+    except Exception as plain_error:
+        error = plain_error
+    try:
+        import cloudpickle
+    except ImportError as no_cloudpickle:
+        raise error or no_cloudpickle from None
+    by_value: Any = cloudpickle
+    return by_value.dumps(value, PICKLE_PROTOCOL)
+
+
+def failure_bytes(
+    exc: BaseException, frames_to_hide: int = 0, note: str = "", *, kept: bool = False
+) -> bytes:
+    """The output of a failed call; see `cluster_tools.packed_exceptions`."""
+    from cluster_tools import packed_exceptions
+
+    return packed_exceptions.failure_bytes(exc, frames_to_hide, note, kept=kept)
 
 
 class OutputFile:
@@ -688,8 +770,11 @@ class OutputFile:
 
 def dump_result(result: object, file: BinaryIO) -> None:
     """Straight into the file: a large result is not held in memory twice where plain pickle will do."""
+    if by_value_marks():  # it has to be seen whole
+        file.write(pickled_result(result))
+        return
     try:
-        pickle.dump((True, result), file, PICKLE_PROTOCOL)
+        dump_by_reference((True, result), file)
     except OSError:
         raise
     except Exception:
@@ -702,9 +787,10 @@ def pickled_result(result: object) -> bytes:
     try:
         return _dumps((True, result))
     except Exception as exc:
+        from cluster_tools.function_name import exception_text, type_name
+
         raise pickle.PicklingError(
-            f"the result, of type {type(result).__name__}, can't be pickled: "
-            f"{type(exc).__name__}: {exc}"
+            f"the result, of type {type_name(result)}, can't be pickled: {exception_text(exc)}"
         ) from None
 
 
@@ -726,7 +812,7 @@ def _deliver_failure(
         try:
             keep(failure, success=False)
         except Exception as exc:  # the failure itself still reaches the client below
-            print(f"cluster_tools: the store did not take the failure: {exc!r}", file=sys.stderr)
+            say_not_kept(exc)
     output.write(name, lambda file: file.write(failure))
 
 
@@ -844,7 +930,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         end_forked_copy(pid, 1)
         if manifest is not None and manifest["own_cgroup"]:
             note += memory_note(record["oom_kills_before"], oom_kills())
-        failure = failure_bytes(exc, frames_to_hide=1, note=note)
+        failure = failure_bytes(exc, frames_to_hide=1, note=note, kept=keep is not None)
         is_signal = interruption.has_raised(exc)
         if manifest is not None and _was_told_to_end(exc):
             notice_s = manifest["notice_s"]
@@ -854,7 +940,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
             _deliver_result(result, output, output_name(task), keep)
             return
         except Exception as exc:  # it can't be pickled, or there is no room for it
-            failure = failure_bytes(exc)
+            failure = failure_bytes(exc, kept=keep is not None)
     else:
         signum = interruption.received()
         if signum is None and notice_s:
@@ -898,6 +984,12 @@ def _end_soon() -> None:
 
     signal.signal(signal.SIGALRM, end)
     signal.alarm(LINGER_S)
+
+
+def say_not_kept(exc: BaseException) -> None:
+    from cluster_tools.function_name import exception_text
+
+    _say(f"cluster_tools: the store did not take the failure: {exception_text(exc)}\n")
 
 
 def _say(text: str) -> None:

@@ -6,6 +6,7 @@ import concurrent.futures
 import logging
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -31,7 +32,7 @@ from cluster_tools.cluster.submission import Call
 from cluster_tools.counts import check_count
 from cluster_tools.errors import SubmissionException
 from cluster_tools.failure_log import FailureLog
-from cluster_tools.function_name import function_name
+from cluster_tools.function_name import exception_text, function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
@@ -158,7 +159,10 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             cfut_dir=self.cfut_dir,
             debug=debug,
             keep_logs=keep_logs,
-            worker=[*(command_prefix or []), *self._worker_words(python_executable)],
+            worker=[
+                *(command_prefix or []),
+                *_with_our_flags(self._worker_words(python_executable)),
+            ],
             logging=log,
             pending_timeout_s=pending_timeout_s,
             client_timeout_s=None if keep_jobs_on_exit else client_timeout_s,
@@ -503,9 +507,7 @@ def _submission_error(task: str, error: Exception) -> Exception:
     """What a future raises whose call could not be submitted because of `error`."""
     if isinstance(error, pickle.PicklingError):
         return error
-    exception = SubmissionException(
-        f"{task} could not be submitted: {type(error).__name__}: {error}", ""
-    )
+    exception = SubmissionException(f"{task} could not be submitted: {exception_text(error)}", "")
     exception.__cause__ = error
     return exception
 
@@ -535,6 +537,13 @@ def _packed_initializer(
     return b"".join(_pickled((initializer, tuple(initargs)), f"The initializer {name}"))
 
 
+def _with_our_flags(worker_words: list[str]) -> list[str]:
+    """The jobs' interpreter gets the flags of this one, as `multiprocessing` does with its processes."""
+    interpreter, *start = worker_words
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # pyright: ignore
+    return [interpreter, *flags, *start]
+
+
 def _working_directory() -> str:
     try:
         return os.getcwd()
@@ -547,7 +556,7 @@ def _pickled(value: object, what: str) -> pickling.Pieces:
     try:
         return pickling.dump_pieces(value)
     except Exception as exc:
-        raise pickle.PicklingError(f"{what} can't be pickled: {type(exc).__name__}: {exc}") from exc
+        raise pickle.PicklingError(f"{what} can't be pickled: {exception_text(exc)}") from exc
 
 
 _NO_GUARD = """

@@ -9,8 +9,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import InvalidStateError
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from cluster_tools.futures import RaisingFuture
 
 if TYPE_CHECKING:
     from cluster_tools.cluster.session import Session
@@ -48,7 +50,7 @@ def end_quietly(end: Callable[[], object], name: str) -> None:
         _logger.exception("a callback of a future of %s raised", name)
 
 
-class ClusterFuture(Future[_T]):
+class ClusterFuture(RaisingFuture[_T]):
     """A `concurrent.futures.Future` that knows its job, and of which 100,000 fit into little memory."""
 
     # The standard library's future makes a condition at once, which is most of its size and cost. Here

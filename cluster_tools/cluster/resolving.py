@@ -44,6 +44,7 @@ from cluster_tools.errors import (
     SubmissionException,
     remote_exception,
 )
+from cluster_tools.function_name import exception_text
 from cluster_tools.schedulers.base import Cause, Element, Ending
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ class Resolver(threading.Thread):
         except (OutputCutShort, _StoreError) as exc:
             result, exception = None, self._unusable(array, position, str(exc), exc.__cause__)
         except BaseException as exc:  # whatever the classes of the call do when they are unpickled
-            text = f"Its result can't be unpickled here: {_text(exc)}"
+            text = f"Its result can't be unpickled here: {exception_text(exc)}"
             result, exception = None, self._unusable(array, position, text, exc)
         self._unreadable.pop((array, position, name), None)
         self._discard(array, position, name)
@@ -270,7 +271,9 @@ class Resolver(threading.Thread):
         except OSError as exc:
             raise OutputNotReadable(str(exc)) from exc
         except Exception as exc:
-            raise _StoreError(f"the output store can't read {key!r}: {exc!r}") from exc
+            raise _StoreError(
+                f"the output store can't read {key!r}: {exception_text(exc)}"
+            ) from exc
         if "stored" in record and tuple(record["stored"]) != worker.fingerprint(output):
             raise _StoreError(
                 f"what is kept under the key {key!r} is not this call's output: another call has "
@@ -357,7 +360,9 @@ class Resolver(threading.Thread):
         try:
             self._bury(piece, position, ending)
         except Exception as exc:  # it is not told of this element again
-            text = f"{ending.message} What became of it could not be found out: {_text(exc)}"
+            text = (
+                f"{ending.message} What became of it could not be found out: {exception_text(exc)}"
+            )
             self._resolve(array, position, None, self._unusable(array, position, text, exc))
 
     def _bury(self, piece: Piece, position: int, ending: Ending) -> None:
@@ -522,10 +527,3 @@ class Resolver(threading.Thread):
             self.abandon(array)
         if without_job and self._session.leaves_jobs:
             _logger.warning("%d calls have no job yet and will get none", without_job)
-
-
-def _text(exc: BaseException) -> str:
-    try:
-        return f"{type(exc).__name__}: {exc}"
-    except Exception:  # the function's own class may do anything in __str__
-        return type(exc).__name__

@@ -24,12 +24,13 @@ import socket
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from cluster_tools import __version__, pickling, worker
+from cluster_tools.packed_exceptions import rows_of
 
 _WRITE_BUFFER_BYTES = 1 << 20
 
@@ -46,8 +47,8 @@ class OutputCutShort(Exception):
 class Outcome:
     """What a call came to.
 
-    `value`: the result, or where `success` is False the traceback's text; then `exception` is the
-    second pickle (`cluster_tools.errors.remote_exception`). `record`: what the worker noted of the run.
+    `value`: the result, or where `success` is False the traceback's text; then `exception` is what
+    `cluster_tools.packed_exceptions` makes the call's exception of. `record`: what the worker noted of the run.
     """
 
     success: bool
@@ -74,15 +75,24 @@ def manifest(
         "argv": list(getattr(sys, "argv", [])),
         "prefix": sys.prefix,
         "base_prefix": sys.base_prefix,
-        "sys_path": [os.path.abspath(os.path.join(cwd, entry)) for entry in sys.path],
-        "main": None if main is None else tuple(main),
+        # Paths are bytes: where a job's locale is another than ours, they name the same files.
+        "sys_path": list(_module_path(cwd)),
+        "main": None if main is None else tuple(main._replace(path=os.fsencode(main.path))),
         "logging": None if logging is None else pickling.dumps(logging),
         "notice_s": notice_s,
         "own_cgroup": own_cgroup,
         "initializer": initializer,
-        "working_directory": cwd,
+        "working_directory": os.fsencode(cwd),
         "output_store": None if store is None else pickling.dumps(store),
     }
+
+
+def _module_path(cwd: str) -> Iterator[bytes]:
+    for entry in sys.path:
+        try:
+            yield os.fsencode(os.path.abspath(os.path.join(cwd, entry)))
+        except UnicodeEncodeError:  # no directory can be called so in our locale
+            continue
 
 
 class RunDirectory:
@@ -297,7 +307,7 @@ class ArrayWriter:
             self._file.write(piece)
             self._offset += len(piece)
         row = (*self._function_place, offset, self._offset - offset)
-        self._rows.extend(row + ((0, 0) if key is None else self._blob(key.encode())))
+        self._rows.extend(row + ((0, 0) if key is None else self._blob(worker.encode_key(key))))
 
     def finish(self, manifest: dict[str, Any]) -> int:
         """Puts the file in its place and returns the number of its first task."""
@@ -341,12 +351,7 @@ def _ending(file: BinaryIO) -> tuple[int, dict[str, Any]]:
 
 def _outcome(file: BinaryIO, length: int, record: dict[str, Any]) -> Outcome:
     success, value = pickling.load(file)
-    exception = None
-    if not success and file.tell() < length:
-        try:
-            exception = pickling.load(file)
-        except Exception:  # a type that does not exist here: the text has to do
-            exception = None
+    exception = None if success else rows_of(file.read(length - file.tell()))
     return Outcome(success, value, exception, record)
 
 

@@ -6,7 +6,7 @@ A script given by path is compiled anew each time, which for the worker costs mo
 import os
 import sys
 
-if not getattr(sys.flags, "safe_path", False):
+if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
     # This file's folder: its modules must not be found under their bare names.
     del sys.path[0]
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))

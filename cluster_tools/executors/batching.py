@@ -20,6 +20,7 @@ from typing_extensions import ParamSpec, Self
 
 from cluster_tools.executor_protocol import Executor
 from cluster_tools.function_name import function_name
+from cluster_tools.futures import RaisingFuture
 from cluster_tools.mapping import check_map_arguments
 
 _P = ParamSpec("_P")
@@ -245,7 +246,7 @@ class _BatchRun(Generic[_T]):
         self.item_futures = []
 
 
-class _ItemFuture(Future[_T]):
+class _ItemFuture(RaisingFuture[_T]):
     """The future of one item of a batch."""
 
     def __init__(self, batch_run: _BatchRun[_T]) -> None:

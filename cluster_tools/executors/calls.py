@@ -7,14 +7,13 @@ becomes that call's exception here, because a pool breaks of it.
 from __future__ import annotations
 
 import pickle
-import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from cluster_tools import pickling
-from cluster_tools.errors import RemoteTraceback, exception_from_parts
-from cluster_tools.function_name import function_name
-from cluster_tools.worker import exception_state
+from cluster_tools.errors import local_exception
+from cluster_tools.function_name import exception_text, function_name, type_name
+from cluster_tools.packed_exceptions import failure_bytes, rows_of
 
 TYPE_CHECKING = False  # as in cluster_tools/__init__.py
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ def pack_call(
     except Exception as error:
         raise pickle.PicklingError(
             f"call of {function_name(fn)}: {_culprit(fn, args, kwargs, dumps)} cannot be pickled "
-            f"({type(error).__name__}: {error})"
+            f"({exception_text(error)})"
         ) from error
 
 
@@ -75,8 +74,8 @@ def pack_result(fn: Callable[..., Any], result: object, *, dumps: Dumps = pickli
         return dumps((True, result))
     except Exception as error:
         raise pickle.PicklingError(
-            f"call of {function_name(fn)}: its result, of type {type(result).__name__}, cannot be "
-            f"pickled ({type(error).__name__}: {error})"
+            f"call of {function_name(fn)}: its result, of type {type_name(result)}, cannot be "
+            f"pickled ({exception_text(error)})"
         ) from error
 
 
@@ -116,40 +115,7 @@ def run_packed_call(call: bytes, dumps: Dumps, keep: KeptOutput | None) -> tuple
         store.write(key, outcome, success=True)
         return True, outcome
     except BaseException as error:
-        return False, pack_exception(error)
-
-
-def pack_exception(error: BaseException) -> bytes:
-    """Pickles an exception and its traceback's text, by whichever way brings it back."""
-    frames = error.__traceback__
-    try:
-        # The first frame is ours.
-        text = "".join(traceback.format_exception(type(error), error, frames and frames.tb_next))
-    except Exception:  # the function's own class may do anything in __str__
-        text = f"{type(error).__name__} (its message cannot be formatted)\n"
-    # First the parts: the constructor that a class's own pickle calls may want other arguments.
-    state = exception_state(error)
-    parts = (type(error), error.args, state)
-    without = (type(error), error.args, {k: v for k, v in state.items() if _is_picklable(v)})
-    for form in (parts, error, without):
-        try:
-            packed = pickling.dumps((text, form))
-            if type(_rebuilt(pickling.loads(packed)[1])) is type(error):
-                return packed
-        except Exception:
-            continue  # an attribute that refuses, or a type
-    lost = pickle.PicklingError(
-        f"an exception of type {type(error).__name__} cannot be pickled; its traceback is above"
-    )
-    return pickling.dumps((text, lost))
-
-
-def _is_picklable(value: object) -> bool:
-    try:
-        pickling.dumps(value)
-    except Exception:
-        return False
-    return True
+        return False, failure_bytes(error, frames_to_hide=1)  # the first frame is ours
 
 
 def unpack_outcome(success: bool, outcome: bytes) -> tuple[Any, BaseException | None]:
@@ -161,20 +127,6 @@ def unpack_outcome(success: bool, outcome: bytes) -> tuple[Any, BaseException | 
 
 
 def unpack_exception(outcome: bytes) -> BaseException:
-    """The exception of a call that failed in another process.
-
-    Where this process cannot rebuild it, that is the exception. The traceback that it had there
-    is its `__cause__`.
-    """
-    text = ""
-    try:
-        text, form = pickling.loads(outcome)
-        error = _rebuilt(form)
-    except Exception as unpickling_error:
-        error = unpickling_error
-    error.__cause__ = RemoteTraceback(text)
-    return error
-
-
-def _rebuilt(form: Any) -> BaseException:
-    return form if isinstance(form, BaseException) else exception_from_parts(*form)
+    """The exception of a call that failed in another process, with the traceback that it had there."""
+    _, text = pickle.loads(outcome)
+    return local_exception(rows_of(outcome), text)

@@ -183,7 +183,8 @@ class ChunkedMap(Generic[_T]):
 
     def give_up(self, error: BaseException) -> list[tuple[int, int]]:
         """The ranges that wait, and will not be called. Nor will those that come back: `given_up`."""
-        self.given_up = self.given_up or error
+        if self.given_up is None:
+            self.given_up = error
         waiting, self._waiting = self._waiting, []
         return waiting
 
@@ -336,11 +337,13 @@ class WorkQueue:
     ) -> None:
         # In the pool's thread, which next looks for what it can give out.
         error = future.exception()
-        answer = ChunkAnswer([], 0, 0.0, goes_on=False) if error else future.result()
+        answer = ChunkAnswer([], 0, 0.0, goes_on=False)
+        if error is None:
+            answer = future.result()
         returned_from = stop - answer.returned
         with self._order_lock:
             given_up = chunked.given_up
-            if answer.returned and not given_up:
+            if answer.returned and given_up is None:
                 chunked.take_back(returned_from, stop)
                 self._waiting_beyond_pending += answer.returned
             if answer.goes_on:
@@ -351,7 +354,7 @@ class WorkQueue:
             chunked.fail(start, stop, error)
         elif answer.outcomes:
             chunked.record(start, answer.outcomes, answer.seconds_per_call)
-        if answer.returned and given_up:
+        if answer.returned and given_up is not None:
             chunked.fail(returned_from, stop, given_up)
 
 

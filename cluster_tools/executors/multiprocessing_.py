@@ -36,6 +36,7 @@ from cluster_tools.executors.log_forwarding import LogForwarding
 from cluster_tools.executors.pool_worker import dumps_for_relatives, start_worker
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
+from cluster_tools.futures import RaisingFuture
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
@@ -383,7 +384,7 @@ class _PoolFuture(Future[_T]):
             super().set_exception(exception)
 
 
-class _CallFuture(Future[_T]):
+class _CallFuture(RaisingFuture[_T]):
     """The future that a caller gets, resolved from the pool's future of a packed outcome.
 
     The pool marks a cancelled future as done only when it would have been its turn; this one is

@@ -17,10 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import _ResultItem  # pyright: ignore[reportPrivateUsage]
 from multiprocessing.reduction import ForkingPickler
+from types import MethodType
 from typing import Any, NamedTuple
 
 from cluster_tools import pickling
-from cluster_tools.executors.calls import Dumps, pack_exception, pack_result, run_packed_call
+from cluster_tools.executors.calls import Dumps, pack_result, run_packed_call
+from cluster_tools.packed_exceptions import failure_bytes
+from cluster_tools.worker import reduce_method
 
 # How long a worker keeps outcomes to itself, and calls that another could run.
 HOLD_LIMIT_S = 0.1
@@ -78,7 +81,7 @@ class RunningChunk:
                 keep(result)
                 del result
             except BaseException as error:
-                keep((False, pack_exception(error)))
+                keep((False, failure_bytes(error, frames_to_hide=1)))
 
     def hand_back(self, send: Callable[[ChunkAnswer], None]) -> None:
         """Sends what is done and the number of calls that are not begun, which will not be."""
@@ -165,11 +168,11 @@ def start_worker(
 def dumps_for_relatives(obj: object) -> bytes:
     """Pickles in the way of multiprocessing, which knows how to share connections and the like."""
     buffer = io.BytesIO()
+    pickler: Any = ForkingPickler(buffer, 5)
+    pickler.dispatch_table = {**pickler.dispatch_table, MethodType: reduce_method}
     try:
-        ForkingPickler(buffer, 5).dump(obj)
+        pickler.dump(obj)
     except Exception:
         return pickling.dumps(obj)
     pickled = buffer.getvalue()
-    if b"__main__" in pickled and pickling.main_module() is None:
-        return pickling.dumps(obj)  # by value: a worker has no file to import it from
-    return pickled
+    return pickling.dumps(obj) if pickling.goes_by_value((pickled,)) else pickled

@@ -14,6 +14,7 @@ from typing_extensions import ParamSpec
 from cluster_tools.executors.calls import KeptOutput, call_and_keep
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
+from cluster_tools.futures import RaisingFuture
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
@@ -118,7 +119,7 @@ class SequentialExecutor(concurrent.futures.Executor):
     ) -> Future[_T]:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future: Future[_T] = Future()
+        future: Future[_T] = RaisingFuture()
         future.set_running_or_notify_cancel()
         result, error = self._outcome(fn, args, kwargs, key)
         if error is None:

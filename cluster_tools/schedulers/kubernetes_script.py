@@ -19,7 +19,7 @@ from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 # which -c puts first, must not hide the standard library from it; the worker takes away one entry.
 WORKER_START = f"""\
 import sys
-if not getattr(sys.flags, "safe_path", False):
+if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
     del sys.path[0]
 try:
     from cluster_tools.worker import main

@@ -31,7 +31,7 @@ from cluster_tools.schedulers.base import (
     State,
 )
 from cluster_tools.schedulers.detached import start_detached
-from cluster_tools.schedulers.script import job_script
+from cluster_tools.schedulers.script import encoded, job_script
 
 _job_ids = count(1)
 
@@ -144,7 +144,7 @@ class LocalScheduler(Scheduler):
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             return subprocess.Popen(
-                [*shlex.split(shell), "-c", script],
+                [*shlex.split(shell), "-c", encoded(script)],
                 stdin=subprocess.DEVNULL,
                 stdout=fd,
                 stderr=fd,

@@ -5,6 +5,7 @@ Enters the client's working directory, runs the user's set-up lines and becomes 
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 
@@ -55,6 +56,14 @@ while kill -0 $worker 2>/dev/null; do
 done
 exit $code
 """
+
+
+def encoded(text: str) -> bytes:
+    """A script, or a word of a command: paths as the operating system has them, the rest as UTF-8."""
+    try:
+        return os.fsencode(text)
+    except UnicodeEncodeError:  # a locale of C, in which paths have nothing but ASCII and bytes
+        return text.encode("utf-8", "surrogateescape")
 
 
 def job_script(

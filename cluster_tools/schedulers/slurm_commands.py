@@ -20,6 +20,7 @@ from cluster_tools.schedulers.base import (
     Uncertain,
     Unreachable,
 )
+from cluster_tools.schedulers.script import encoded
 
 # slurmctld may answer late: sbatch itself retries for two minutes when the job table is full.
 SBATCH_TIMEOUT_S = 180
@@ -89,11 +90,9 @@ def run(command: Sequence[str], *, stdin: str = "", timeout_s: float | None = No
         timeout_s = QUERY_TIMEOUT_S
     try:
         done = subprocess.run(
-            command,
-            input=stdin,
+            [encoded(word) for word in command],
+            input=encoded(stdin),
             capture_output=True,
-            text=True,
-            errors="replace",
             timeout=timeout_s,
             env=_environment(command[0]),
             start_new_session=True,  # a Ctrl-C at the terminal is for the client
@@ -108,12 +107,13 @@ def run(command: Sequence[str], *, stdin: str = "", timeout_s: float | None = No
         ) from exc
     except OSError as exc:
         raise Unreachable(f"{command[0]} could not be run: {exc}") from exc
+    stdout, stderr = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
     if done.returncode < 0:
         raise Unreachable(f"{command[0]} was ended by signal {-done.returncode}")
     if done.returncode:
-        words = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        words = stderr.strip() or stdout.strip() or f"exit code {done.returncode}"
         raise CommandFailed(words)
-    return done.stdout
+    return stdout
 
 
 def query(*command: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import pytest
 from clusters import Cluster
 from programs import Program
 from waiting import LIMIT_S
@@ -191,3 +193,62 @@ def test_a_script_without_the_guard_is_told_so(cluster: Cluster, tmp_path: Path)
         assert program.exit_status() == 1
     assert "current process has finished its bootstrapping phase" in program.stderr
     assert 'if __name__ == "__main__":' in program.stderr
+
+
+_POOLS = """
+    import concurrent.futures
+    import multiprocessing
+
+    import cluster_tools
+
+    def double(number):
+        return 2 * number
+
+    def in_executor(method):
+        context = multiprocessing.get_context(method)
+        with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+            return pool.submit(double, 1).result(60)
+
+    def in_pool(method):
+        with multiprocessing.get_context(method).Pool(1) as pool:
+            return pool.map_async(double, [1]).get(60)
+
+    if __name__ == "__main__":
+        for pilots in ({{}}, {{"pilot_jobs": 1}}):
+            with cluster_tools.get_executor({environment!r}, **{keywords!r}, **pilots) as executor:
+                futures = [
+                    executor.submit(call, method)
+                    for call in (in_executor, in_pool)
+                    for method in ("spawn", "forkserver")
+                ]
+                print([future.result() for future in futures])
+"""
+
+
+def test_a_call_has_pools_of_its_own(cluster: Cluster, tmp_path: Path) -> None:
+    keywords = {**cluster.keywords, "cfut_dir": str(tmp_path / "cfut")}
+    text = _POOLS.format(environment=cluster.environment, keywords=keywords)
+    with Program(tmp_path / "run.v2.py", text) as program:
+        assert program.succeed() == 2 * "[2, 2, [2], [2]]\n"
+
+
+def test_a_script_whose_path_is_no_utf_8_works(cluster: Cluster, tmp_path: Path) -> None:
+    if cluster.environment == "kubernetes":
+        pytest.skip("what a pod is made of is JSON, which has no such paths")
+    directory = tmp_path / os.fsdecode(b"d\xff")
+    directory.mkdir()
+    script = directory / os.fsdecode(b"s\xe9.py")
+    text = _POOLS.replace("(in_executor, in_pool)", "(in_executor,)").format(
+        environment=cluster.environment,
+        keywords={**cluster.keywords, "cfut_dir": "cfut"},
+    )
+    script.write_text(textwrap.dedent(text))
+    ended = subprocess.run(
+        [sys.executable, script],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (0, 2 * "[2, 2]\n"), ended.stderr

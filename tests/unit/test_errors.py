@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import sys
 import traceback
+import types
+import weakref
+from abc import ABC
 from typing import Any
 
 import jobs
@@ -18,15 +23,13 @@ from cluster_tools import (
     errors,
 )
 from cluster_tools.errors import remote_exception
-from cluster_tools.worker import exception_state
+from cluster_tools.packed_exceptions import pack
 
 
 def _arrived(exception: BaseException) -> RemoteException:
     """What the client makes of an exception that a job has raised."""
-    packed = (type(exception), exception.args, exception_state(exception))
-    return remote_exception(
-        pickle.loads(pickle.dumps(packed)), "Traceback: there", "12_3", "Task 3 of 9 (job 12_3)"
-    )
+    packed = pickle.loads(pack(exception))
+    return remote_exception(packed, "Traceback: there", "12_3", "Task 3 of 9 (job 12_3)")
 
 
 def test_the_class_of_a_type_is_made_once() -> None:
@@ -134,11 +137,10 @@ def test_what_is_no_exception_is_a_plain_one_with_the_original_as_cause(
     assert error.job_id == "12_3"
 
 
-def test_a_type_that_refuses_subclassing_is_a_plain_one_with_the_original_as_cause() -> None:
-    error = _arrived(jobs.Final("final"))
-    assert type(error) is RemoteException
-    assert type(error.__cause__) is jobs.Final
-    assert error.__cause__.args == ("final",)
+def test_what_a_class_does_with_its_subclasses_is_not_done_with_ours() -> None:
+    error = _arrived(jobs.Final("final"))  # it refuses them
+    assert type(error).__mro__[1:3] == (jobs.Final, RemoteException)
+    assert error.args == ("final",)
 
 
 class _Meta(type):
@@ -152,10 +154,10 @@ class _OfMeta(Exception, metaclass=_Meta):
     pass
 
 
-def test_a_metaclass_that_refuses_is_no_harm() -> None:
+def test_a_metaclass_that_refuses_is_not_asked() -> None:
     error = _arrived(_OfMeta("odd"))
-    assert type(error) is RemoteException
-    assert type(error.__cause__) is _OfMeta
+    assert isinstance(error, _OfMeta)
+    assert isinstance(error, RemoteException)
 
 
 class _ReadOnly(Exception):
@@ -171,7 +173,9 @@ def test_a_type_that_takes_no_attributes_still_arrives() -> None:
 
 def test_a_remote_exception_of_a_nested_submission_passes_as_it_is() -> None:
     inner = _arrived(ValueError("inner"))
-    assert remote_exception(inner, "text", "99", "outer") is inner
+    outer = remote_exception(pickle.loads(pack(inner)), "text", "99", "outer")
+    assert type(outer) is type(inner)
+    assert (outer.error, outer.job_id, outer.args) == (inner.error, inner.job_id, inner.args)
 
 
 def test_without_a_second_pickle_the_text_has_to_do() -> None:
@@ -196,3 +200,119 @@ def test_the_tree_at_the_top_has_every_exception() -> None:
     for name, value in vars(errors).items():
         if isinstance(value, type) and issubclass(value, RemoteException):
             assert name in errors.__doc__
+
+
+class _Abstract(Exception, ABC):
+    pass
+
+
+_HIDDEN: dict[int, str] = {}
+
+
+class _Hidden(Exception):
+    """Keeps state where only its own pickling finds it, as types written in C do."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)
+        self.later = "attribute"
+
+    @property
+    def code(self) -> str | None:
+        return _HIDDEN.get(id(self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self.args, {"code": self.code}
+
+    def __setstate__(self, state: Any) -> None:
+        _HIDDEN[id(self)] = state["code"]
+
+
+def test_state_that_only_its_own_pickling_finds_arrives() -> None:
+    exception = _Hidden("hidden")
+    exception.__setstate__({"code": "23505"})
+    exception.added = 5  # type: ignore[attr-defined]
+    exception.__notes__ = ["a note"]  # type: ignore[attr-defined]
+    error: Any = _arrived(exception)
+    for other in (error, pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert type(other).__mro__[1:3] == (_Hidden, RemoteException)
+        assert (other.code, other.added, other.later) == ("23505", 5, "attribute")
+        assert other.__notes__ == ["a note"]
+
+
+def test_a_pickled_one_keeps_what_led_to_it() -> None:
+    exception = ValueError("bad")
+    exception.__cause__ = KeyError("absent")
+    error = pickle.loads(pickle.dumps(_arrived(exception)))
+    assert type(error.__cause__) is KeyError
+    printed = "".join(traceback.format_exception(type(error), error, None))
+    assert "Traceback: there" in printed
+
+
+def test_its_class_can_be_called_as_the_functions_own() -> None:
+    error = _arrived(jobs.NeedsKeyword(code=7))
+    again = type(error)(code=8)  # type: ignore[call-arg]
+    assert type(again) is jobs.NeedsKeyword
+    assert again.code == 8
+
+
+def _in_module_of_there_only(code: str) -> dict[str, Any]:
+    module = types.ModuleType("module_of_there_only")
+    sys.modules[module.__name__] = module
+    exec(code, vars(module))
+    return vars(module)
+
+
+def test_of_a_class_that_is_not_here_its_nearest_base_arrives() -> None:
+    there = _in_module_of_there_only("class Error(ValueError): pass\nclass Value: pass")
+    exception = there["Error"]("absent")
+    exception.value, exception.code = there["Value"](), 7
+    exception.__cause__ = there["Error"]("cause")
+    packed = pickle.loads(pack(exception))
+    del sys.modules["module_of_there_only"]
+    error: Any = remote_exception(packed, "Traceback: there", "12", "The call")
+    assert type(error).__mro__[1:3] == (ValueError, RemoteException)
+    assert (error.args, error.code) == (("absent",), 7)
+    assert "module_of_there_only" in error.value
+    assert type(error.__cause__) is ValueError
+
+
+def test_of_a_class_with_no_base_here_the_text_arrives() -> None:
+    there = _in_module_of_there_only("class Error(Exception): pass")
+    exception, outer = there["Error"]("words"), ValueError("outer")
+    outer.__cause__ = exception
+    packed, packed_outer = pickle.loads(pack(exception)), pickle.loads(pack(outer))
+    del sys.modules["module_of_there_only"]
+    error = remote_exception(packed, "Error: words", "12", "The call")
+    assert type(error) is RemoteException
+    assert "Error: words" in str(error)
+    error = remote_exception(packed_outer, "text", "12", "The call")
+    assert isinstance(error, ValueError)
+    assert "module_of_there_only.Error: words" in str(error.__cause__)
+
+
+def test_large_attributes_come_once() -> None:
+    exception = ValueError("large")
+    exception.first = exception.second = bytes(1 << 22)  # type: ignore[attr-defined]
+    assert len(pack(exception)) < 5 << 20
+    error: Any = _arrived(exception)
+    assert error.first is error.second
+
+
+def test_an_abstract_class_keeps_its_checks_to_itself() -> None:
+    error = _arrived(_Abstract("abstract"))
+    assert isinstance(error, _Abstract)
+    assert not isinstance(_Abstract("other"), type(error))
+
+
+def test_classes_that_are_over_are_not_kept() -> None:
+    def new_class() -> Any:
+        return type("New", (Exception,), {"__module__": __name__})
+
+    first = new_class()
+    watch = weakref.ref(first)
+    errors._combine(first)  # pyright: ignore[reportPrivateUsage]
+    del first
+    for _ in range(1_001):
+        errors._combine(new_class())  # pyright: ignore[reportPrivateUsage]
+    gc.collect()
+    assert watch() is None

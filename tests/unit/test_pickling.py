@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copyreg
 import functools
+import os
 import pickle
+import sys
 import threading
+import types
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jobs
 import pytest
@@ -94,4 +100,106 @@ def test_several_pickles_of_a_file_are_read_one_after_the_other(tmp_path: Any) -
 
 def test_the_main_module_is_imported_by_a_jobs_pickle_only_where_it_is_a_script() -> None:
     main = pickling.main_module()
-    assert main is None or main[2] is False  # pytest is an installed program
+    assert main is None or not main.at_once  # pytest is an installed program
+
+
+class _Liar:
+    """Has an idea of its own of attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name) if name.startswith("__") else RuntimeError(name)
+
+    def method(self) -> str:
+        return "ours"
+
+    def __private(self) -> str:
+        return "private"
+
+    def private(self) -> Any:
+        return self.__private
+
+    renamed = lambda self: "renamed"  # noqa: E731
+
+
+class _NewEachTime:
+    """A descriptor that binds another function at each look."""
+
+    def __get__(self, owner: Any, _: Any) -> Any:
+        def made(self: Any) -> str:
+            return "made"
+
+        made.__qualname__ = "_Described.made"
+        return types.MethodType(made, owner)
+
+
+class _Described:
+    made = _NewEachTime()
+
+
+def test_methods_are_found_again_by_reference() -> None:
+    liar = _Liar()
+    for method in (liar.method, liar.private(), liar.renamed, _Described().made):
+        pickled = pickling.dumps(method)
+        assert b"cloudpickle" not in pickled
+        assert pickle.loads(pickled)() == method()
+
+
+def test_a_function_bound_to_what_does_not_have_it_goes_by_value() -> None:
+    owner = _Described()
+    bound = types.MethodType(lambda self: type(self).__name__, owner)
+    assert _round_trip(bound)() == "_Described"
+    assert _round_trip(mock.Mock.reset_mock.__get__(owner)).__self__.__class__ is _Described
+
+
+def test_what_a_program_has_copyreg_do_is_done() -> None:
+    class Local:
+        pass
+
+    copyreg.pickle(Local, lambda _: (str, ("by copyreg",)))  # pyright: ignore
+    try:
+        assert _round_trip([Local()]) == ["by copyreg"]
+    finally:
+        del copyreg.dispatch_table[Local]
+
+
+@pytest.mark.parametrize(
+    ("name", "imported_as"),
+    [
+        ("ordinary.py", "ordinary"),
+        ("run.v2.py", "__mp_main__"),
+        ("no_suffix", "__mp_main__"),
+        ("statistics.py", "__mp_main__"),
+        ("class.py", "__mp_main__"),
+        ("jobs.py", "__mp_main__"),  # of that name another one is loaded
+    ],
+)
+def test_a_script_is_imported_under_its_name_only_where_that_finds_it(
+    name: str, imported_as: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / name).touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    main = types.ModuleType("__main__")
+    main.__file__ = str(tmp_path / name)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    described = pickling.main_module()
+    assert described == pickling.MainModule(imported_as, main.__file__, False, True)
+
+
+@pytest.mark.parametrize("path", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "link"])
+def test_what_this_process_has_open_is_no_file_for_jobs(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to("/dev/stdin")
+    main = types.ModuleType("__main__")
+    main.__file__ = os.path.join(tmp_path, path)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert pickling.main_module() is None
+
+
+def test_a_main_module_whose_attributes_are_not_what_they_should_be_has_no_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main: Any = types.ModuleType("__main__")
+    main.__file__ = main.__spec__ = mock.Mock()
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert pickling.main_module() is None

@@ -12,6 +12,8 @@ import pytest
 from cluster_tools import pickling, worker
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import OutputCutShort, RunDirectory
+from cluster_tools.errors import remote_exception
+from cluster_tools.packed_exceptions import failure_bytes
 
 MANY = 100_000
 
@@ -93,12 +95,14 @@ def test_an_output_is_read_with_its_record(directory: RunDirectory) -> None:
 
 
 def test_a_failure_is_read_with_its_exception(directory: RunDirectory) -> None:
-    data = pickle.dumps((False, "text")) + pickle.dumps((ValueError, (1,), {}))
+    data = failure_bytes(ValueError(1), kept=True)
     _write_output(directory, 5, data)
     outcome = directory.outcome(5, worker.output_name(5))
     assert not outcome.success
-    assert outcome.value == "text"
-    assert outcome.exception == (ValueError, (1,), {})
+    assert outcome.value == "ValueError: 1\n"
+    exception = remote_exception(outcome.exception, outcome.value, "12", "Task 5 of 6")
+    assert isinstance(exception, ValueError)
+    assert exception.args == (1,)
 
 
 def test_an_exception_that_does_not_load_leaves_the_text(directory: RunDirectory) -> None:
@@ -155,6 +159,6 @@ def test_the_manifest_says_what_a_job_has_to_know(
     monkeypatch.syspath_prepend("relative")
     manifest = run_directory.manifest(str(tmp_path), ({"level": 10}, None), None)
     assert manifest["format"] == worker.FORMAT
-    assert str(tmp_path / "relative") in manifest["sys_path"]
+    assert os.fsencode(tmp_path / "relative") in manifest["sys_path"]
     assert pickling.loads(manifest["logging"]) == ({"level": 10}, None)
     pickle.dumps(manifest)

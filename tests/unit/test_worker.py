@@ -19,6 +19,7 @@ import cluster_tools
 from cluster_tools import FileOutputStore, pickling, worker
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import RunDirectory
+from cluster_tools.errors import remote_exception
 
 START = Path(worker.__file__).parent / "cluster" / "start_worker.py"
 
@@ -71,6 +72,10 @@ def _outcome(directory: RunDirectory, task: int = 0) -> run_directory.Outcome:
     return directory.outcome(task, worker.output_name(task))
 
 
+def _exception(outcome: run_directory.Outcome) -> BaseException:
+    return remote_exception(outcome.exception, outcome.value, "12_0", "Task 0 of 1")
+
+
 def test_it_runs_its_element_of_the_array(directory: RunDirectory) -> None:
     array = _write_array(directory, (jobs.square, (2,)), (jobs.square, (3,)))
     assert _run(array, 1) == (0, "", "")
@@ -108,7 +113,7 @@ def test_a_failure_is_an_output(directory: RunDirectory) -> None:
     assert "ZeroDivisionError: division by zero" in outcome.value
     assert "in reciprocal" in outcome.value
     assert worker.__file__ not in outcome.value  # our own frames are nobody's business
-    assert outcome.exception[0] is ZeroDivisionError
+    assert isinstance(_exception(outcome), ZeroDivisionError)
 
 
 def test_an_output_is_private_whatever_the_umask(directory: RunDirectory) -> None:
@@ -294,7 +299,7 @@ def test_a_failing_command_counts_where_no_signal_comes(
 ) -> None:
     call = (jobs.check_command, (["sh", "-c", f"exit {code}"],))
     assert _run(_write_array(directory, call, notice_s=notice_s))[0] == 0
-    assert _outcome(directory).exception[0] is subprocess.CalledProcessError
+    assert isinstance(_exception(_outcome(directory)), subprocess.CalledProcessError)
 
 
 def test_a_task_whose_output_was_taken_does_not_run_again(

@@ -1,0 +1,43 @@
+"""The future that all strategies' futures are, where the standard library's trusts what it holds.
+
+Knows nothing of what resolves it.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from cluster_tools.function_name import type_name
+
+_T = TypeVar("_T")
+
+
+class RaisingFuture(Future[_T]):
+    """A `concurrent.futures.Future` that raises its exception also where that is false.
+
+    Up to Python 3.13.3 `result()` returns None then (https://github.com/python/cpython/issues/132063).
+    """
+
+    _exception: BaseException | None
+
+    # What `result` calls, under the name that it has there.
+    def _Future__get_result(self) -> _T:
+        if self._exception is not None:
+            try:
+                raise self._exception
+            finally:
+                # The exception's traceback refers to this frame.
+                self = None
+        result: Any = self._result  # pyright: ignore
+        return result
+
+    def __repr__(self) -> str:
+        """As the standard library's, which asks the result and the exception for what they are."""
+        state: str = self._state  # pyright: ignore
+        text = f"<{type_name(self)} at {id(self):#x} state={state.lower().partition('_')[0]}"
+        if state != "FINISHED":
+            return f"{text}>"
+        if self._exception is not None:
+            return f"{text} raised {type_name(self._exception)}>"
+        return f"{text} returned {type_name(self._result)}>"  # pyright: ignore
