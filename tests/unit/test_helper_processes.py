@@ -207,3 +207,18 @@ def test_entries_are_those_of_packages_and_not_the_scripts_folder(
     entries = entries_for("pytest")
     assert entries[0] == str(Path(pytest.__file__).parent.parent)
     assert not {"", str(tmp_path)} & set(entries)
+
+
+def test_the_helper_that_deletes_jobs_finds_the_client_of_kubernetes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("kubernetes")
+    _spoil(tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "here"))
+    start_helper(
+        "cluster_tools.schedulers.kubernetes_stop",
+        ["", "default", ""],
+        entries=entries_for("kubernetes"),
+        changed={"KUBECONFIG": str(tmp_path / "nothing")},
+    )
