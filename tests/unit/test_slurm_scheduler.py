@@ -330,6 +330,7 @@ def test_the_limit_is_that_of_the_account_and_the_partition(fake: Fake, tmp_path
     assert _max_submit_jobs_of_user(read_resources({}).destination) == 9
 
 
+@pytest.mark.filterwarnings("ignore:cfut_dir")
 @pytest.mark.parametrize("option", ["M", "-M", "clusters", "--clusters"])
 def test_counts_and_limits_are_those_of_the_executors_cluster(
     fake: Fake, tmp_path: Path, option: str
