@@ -138,6 +138,8 @@ class SlurmScheduler(Scheduler):
             raise ValueError(
                 f"cfut_dir {options.log_directory}: sbatch takes no backslash in --output"
             )
+        if options.pilot_jobs is not None:
+            refuse_for_pilots(options.job_resources)
         self._requested = read_resources(options.job_resources)
         self.destination = self._requested.destination
         self._cluster_arguments = self.destination.arguments
@@ -193,10 +195,12 @@ class SlurmScheduler(Scheduler):
             *self._cluster_arguments,
         ]
         if request.is_array:
-            running = _number_from_environment("SLURM_MAX_RUNNING_SIZE")
-            if self._requested.is_singleton:  # which Slurm takes for whole arrays, not for elements
-                running = 1
-            at_a_time = f"%{running}" if running else ""
+            # Slurm lets all elements of an array go past a singleton together, and which calls are in one
+            # array is for us to decide.
+            one = 1 if self._requested.is_singleton else None
+            limits = (_number_from_environment("SLURM_MAX_RUNNING_SIZE"), request.at_a_time, one)
+            running = min(filter(None, limits), default=request.count)
+            at_a_time = f"%{running}" if running < request.count else ""
             command.append(f"--array=0-{request.count - 1}{at_a_time}")
         if not request.runs_pilots:
             return [*command, *self._requested.arguments]
@@ -230,6 +234,17 @@ class SlurmScheduler(Scheduler):
             if is_of(row.command, token):
                 return row.job_id
         return None
+
+    def width(self) -> int:
+        if self._requested.is_singleton:
+            return 1
+        limits = [_number_from_environment("SLURM_MAX_RUNNING_SIZE"), super().width()]
+        for ask in (self.max_submitted, self.max_array_size):
+            try:
+                limits.append(ask())
+            except SchedulerError:  # no accounting, or no answer: the others have to do
+                continue
+        return max(1, min(filter(None, limits)))
 
     def array_limit(self) -> int | None:
         limits = [
@@ -656,8 +671,6 @@ class SlurmExecutor(ClusterExecutor):
     _destination: Destination
 
     def __init__(self, *args: Any, **kwargs: Any):
-        if kwargs.get("pilot_jobs") is not None:
-            refuse_for_pilots(kwargs.get("job_resources") or {})
         super().__init__(*args, **kwargs)
         if is_on_one_machine_only(self.cfut_dir):
             warnings.warn(
