@@ -42,7 +42,8 @@ class ArrayRequest:
 
     # As a user wants to see it in the queue.
     name: str
-    # Stands in the job's name behind `name`: unique to this array, begins with its executor's token.
+    # By it the job is known again, whatever people make of its name: unique to this array, begins with its
+    # executor's token.
     token: str
     count: int
     # False: one element, as a job that is no array.

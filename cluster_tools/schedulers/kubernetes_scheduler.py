@@ -18,7 +18,6 @@ import re
 import shlex
 import socket
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
@@ -37,7 +36,12 @@ from cluster_tools.schedulers.base import (
     State,
     Unreachable,
 )
-from cluster_tools.schedulers.detached import start_detached
+from cluster_tools.schedulers.detached import (
+    entries_for,
+    helper_command,
+    helper_environment,
+    start_helper,
+)
 from cluster_tools.schedulers.kubernetes_api import (
     ApiError,
     ApiServer,
@@ -99,12 +103,7 @@ _STOP_IN_POD_TIMEOUT_S = 15.0
 # Elements whose pods one request deletes: their indexes have to fit into its address.
 _MAX_INDEXES = 500
 
-# Not `-m`: that would look for modules in the working directory first.
-_STOP = """\
-import sys
-if "" in sys.path: sys.path.remove("")
-from cluster_tools.schedulers.kubernetes_stop import main
-main(sys.argv[1:])"""
+_STOP = "cluster_tools.schedulers.kubernetes_stop"
 # What `_to_explain` makes of a Job all of whose pods are well.
 _NOTHING_TO_EXPLAIN = ("", 0, 0, None, False)
 _FINISHED_BY_INDEX = {"", "FailedIndexes", "MaxFailedIndexesExceeded"}
@@ -738,36 +737,38 @@ class KubernetesScheduler(Scheduler):
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
         self._stopped = True
-        command = self._stop_command(token)
         if own_namespace() is None:
-            start_detached(command, environment=self._environment_of_stop())
+            self._start_stop(token)
             return
         # The end of a pod is the end of all its processes.
-        subprocess.run(
-            command,
+        done = subprocess.run(
+            helper_command(_STOP, self._arguments_of_stop(token), entries_for("kubernetes")),
             stdin=subprocess.DEVNULL,
-            env=self._environment_of_stop(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=helper_environment(self._changed_for_stop()),
+            cwd="/",
             timeout=_STOP_IN_POD_TIMEOUT_S,
             check=False,
         )
+        if done.returncode:
+            raise OSError(f"{_STOP}: {done.stderr.decode(errors='replace')}")
 
-    def _stop_command(self, token: str) -> list[str]:
-        return [
-            sys.executable,
-            "-c",
+    def _start_stop(self, token: str, stdin: str = "") -> None:
+        start_helper(
             _STOP,
-            token,
-            self._resources.namespace,
-            self._server.context or "",
-        ]
+            self._arguments_of_stop(token),
+            stdin=stdin,
+            entries=entries_for("kubernetes"),
+            changed=self._changed_for_stop(),
+        )
 
-    def _environment_of_stop(self) -> dict[str, str]:
-        package_parent = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
-        entries = [package_parent, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-        path = os.pathsep.join(os.path.abspath(entry) for entry in entries if entry)
+    def _arguments_of_stop(self, token: str) -> list[str]:
+        return [token, self._resources.namespace, self._server.context or ""]
+
+    def _changed_for_stop(self) -> dict[str, str]:
         config = self._server.config_path
-        named = {} if config is None else {"KUBECONFIG": config}
-        return {**os.environ, "PYTHONPATH": path, **named}
+        return {} if config is None else {"KUBECONFIG": config}
 
     def forget(self, job_id: str) -> None:
         """All its futures are done: the Job goes, and its pods with it."""
@@ -804,11 +805,10 @@ class KubernetesScheduler(Scheduler):
         if not self._options.keep_jobs_on_exit:
             self._undeleted += [name for name in self._first_tries if name not in self._jobs]
         if self._undeleted and not self._stopped:
-            start_detached(
-                self._stop_command(""),
-                stdin="\n".join(self._undeleted),
-                environment=self._environment_of_stop(),
-            )
+            try:
+                self._start_stop("", stdin="\n".join(self._undeleted))
+            except OSError as exc:
+                _logger.warning("Jobs that are done stay for up to 7 days: %s", exc)
             self._undeleted = []
         self._server.close()
 

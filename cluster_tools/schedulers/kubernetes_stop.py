@@ -1,4 +1,4 @@
-"""Deletes Jobs, as a process of its own: nobody has to wait for it, and it goes on when the client has ended.
+"""Deletes Jobs, as a helper (`detached`): nobody has to wait for it, and it goes on when the client has ended.
 
     main(TOKEN, NAMESPACE, CONTEXT) < names, one a line
 

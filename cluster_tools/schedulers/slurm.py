@@ -1,7 +1,11 @@
 """Slurm: arrays submitted with sbatch, asked for with squeue, explained by sacct.
 
-Knows jobs and elements; what the tools print is read by `slurm_commands`, jobs are cancelled by
-`slurm_stop`, a process of its own.
+Knows jobs and elements; what the tools print is read by `slurm_commands`, what users ask for by
+`slurm_options`, jobs are cancelled by `slurm_stop`, a process of its own.
+
+A job is ours by the path of its script, `<run directory>/<token>.sh`: Slurm keeps it as the job's command,
+which nobody can edit. Its name, comment, partition and all else may be changed. The file itself goes once
+sbatch has read it. Where a site's wrapper gives sbatch a copy, the script in slurmctld tells.
 """
 
 from __future__ import annotations
@@ -10,12 +14,12 @@ import getpass
 import logging
 import os
 import shlex
-import sys
 import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from cluster_tools.cluster.executor import ClusterExecutor
 from cluster_tools.cluster.file_system import is_on_one_machine_only
@@ -35,22 +39,32 @@ from cluster_tools.schedulers.base import (
     Uncertain,
     Unreachable,
 )
-from cluster_tools.schedulers.detached import start_detached
-from cluster_tools.schedulers.script import job_script
+from cluster_tools.schedulers.detached import start_helper
+from cluster_tools.schedulers.script import encoded, job_script
 from cluster_tools.schedulers.slurm_commands import (
-    SACCT_FORMAT,
     SBATCH_TIMEOUT_S,
     AccountedElement,
     CommandFailed,
+    account,
     accounted_elements,
     controlled_elements,
+    is_of,
     leading_number,
     parse_size,
     query,
     queue,
     refusal,
     run,
+    script_mark,
+    script_name,
+    script_of,
     submitted_job_id,
+)
+from cluster_tools.schedulers.slurm_options import (
+    Destination,
+    destination_of,
+    read_resources,
+    refuse_for_pilots,
 )
 from cluster_tools.schedulers.slurm_stop import stop_at_once
 from cluster_tools.worker import EXIT_NO_ARRAY
@@ -94,22 +108,6 @@ _NOTABLE_REASONS = {
 # slurmctld sets these before it decides whether to run the job again (JobRequeue, PreemptMode).
 _RETURNING_WORDS = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}
 
-_OWNED_OPTIONS = {
-    "array": "a",
-    "output": "o",
-    "error": "e",
-    "wait": "W",
-    "wrap": "",
-    "parsable": "",
-    "chdir": "D",
-    "open-mode": "",
-}
-# Whoever gives one of these has decided on the number of tasks himself.
-_TASK_COUNT_OPTIONS = {"n", "N", "ntasks", "nodes", "ntasks-per-node", "ntasks-per-core"} | {
-    "ntasks-per-gpu",
-    "ntasks-per-socket",
-}
-
 # Accounting lags behind by seconds.
 _ACCOUNTING_PATIENCE_S = 8.0
 _ACCOUNTING_INTERVAL_S = 1.0
@@ -140,15 +138,18 @@ class SlurmScheduler(Scheduler):
             raise ValueError(
                 f"cfut_dir {options.log_directory}: sbatch takes no backslash in --output"
             )
-        resources = _named_resources(options.job_resources)
-        # Goes before the token, which has to be in the name.
-        self._name = resources.pop("job-name", None) or resources.pop("J", None)
-        self._qos = resources.get("qos") or resources.get("q") or os.environ.get("SBATCH_QOS")
-        # All commands have to ask the cluster that sbatch was sent to.
-        clusters = resources.pop("clusters", None) or resources.pop("M", None)
-        clusters = clusters or os.environ.get("SBATCH_CLUSTERS")
-        self._cluster_arguments = [f"--clusters={clusters}"] if clusters else []
-        self._resource_arguments = _resource_arguments(resources)
+        if options.pilot_jobs is not None:
+            refuse_for_pilots(options.job_resources)
+        self._requested = read_resources(options.job_resources)
+        self.destination = self._requested.destination
+        self._cluster_arguments = self.destination.arguments
+        # (job id, token) of jobs that only their scripts tell to be ours.
+        self._known_by_script: set[tuple[str, str]] = set()
+        if any(line.lstrip().startswith("#SBATCH") for line in options.setup_lines):
+            warnings.warn(
+                "#SBATCH lines among additional_setup_lines take no effect: give the options as job_resources",
+                stacklevel=2,
+            )
 
     @property
     def cluster(self) -> Hashable:
@@ -159,14 +160,16 @@ class SlurmScheduler(Scheduler):
     def submit(self, request: ArrayRequest) -> str:
         limit = _number_from_environment("SLURM_MAX_SUBMIT_JOBS")
         if limit is not None:
-            queued = SlurmExecutor.get_number_of_submitted_jobs()
+            queued = len(_queued_ids(self.destination))
             if queued + request.count > limit:
                 raise RefusedForCount(
                     f"SLURM_MAX_SUBMIT_JOBS is {limit}, and {queued} are in the queue"
                 )
-        command = self._sbatch_command(request)
+        path = os.path.join(request.run_directory, script_name(request.token))
+        command = [*self._sbatch_command(request), path]
+        _write_script(path, self._script(request))
         try:
-            stdout = run(command, stdin=self._script(request), timeout_s=SBATCH_TIMEOUT_S)
+            stdout = run(command, timeout_s=SBATCH_TIMEOUT_S)
         except Unreachable as exc:
             raise Uncertain(str(exc)) from exc
         except CommandFailed as exc:
@@ -174,6 +177,9 @@ class SlurmScheduler(Scheduler):
             if isinstance(error, Refused):
                 error = Refused(f"sbatch says: {exc}\nThe command was: {' '.join(command)}")
             raise error from exc
+        finally:
+            with suppress(OSError):
+                os.unlink(path)
         job_id = submitted_job_id(stdout)
         if job_id is None:
             raise Uncertain(f"sbatch printed no job id but {stdout!r}")
@@ -183,20 +189,23 @@ class SlurmScheduler(Scheduler):
         command = [
             "sbatch",
             "--parsable",
-            f"--job-name={self._name or request.name}.{request.token}",
+            f"--job-name={self._requested.job_name or request.name}",
             f"--output={self._log_pattern(request)}",
             "--open-mode=append",
             *self._cluster_arguments,
         ]
         if request.is_array:
-            limits = (_number_from_environment("SLURM_MAX_RUNNING_SIZE"), request.at_a_time)
+            # Slurm lets all elements of an array go past a singleton together, and which calls are in one
+            # array is for us to decide.
+            one = 1 if self._requested.is_singleton else None
+            limits = (_number_from_environment("SLURM_MAX_RUNNING_SIZE"), request.at_a_time, one)
             running = min(filter(None, limits), default=request.count)
             at_a_time = f"%{running}" if running < request.count else ""
             command.append(f"--array=0-{request.count - 1}{at_a_time}")
         if not request.runs_pilots:
-            return [*command, *self._resource_arguments]
+            return [*command, *self._requested.arguments]
         warning = f"--signal=B:USR1@{WARNING_S:.0f}"
-        return [*command, warning, *self._resource_arguments, "--no-requeue"]
+        return [*command, warning, *self._requested.arguments, "--no-requeue"]
 
     def _log_pattern(self, request: ArrayRequest) -> str:
         directory = self._options.log_directory.replace("%", "%%")
@@ -218,15 +227,17 @@ class SlurmScheduler(Scheduler):
             shlex.quote(self._options.log_directory), Element('"$cluster_tools_job"')
         )
         names = f"cluster_tools_job={job}\ncluster_tools_index={index}\ncluster_tools_log={log}"
-        return f"{first_line}\n{names}\n{rest}"
+        return f"{first_line}\n{script_mark(request.token)}{names}\n{rest}"
 
     def find(self, token: str) -> str | None:
         for row in queue(*self._cluster_arguments, "--states=all"):
-            if row.name.endswith(f".{token}"):
+            if is_of(row.command, token):
                 return row.job_id
         return None
 
     def width(self) -> int:
+        if self._requested.is_singleton:
+            return 1
         limits = [_number_from_environment("SLURM_MAX_RUNNING_SIZE"), super().width()]
         for ask in (self.max_submitted, self.max_array_size):
             try:
@@ -244,26 +255,28 @@ class SlurmScheduler(Scheduler):
         return max(1, min(limits)) if limits else None
 
     def max_array_size(self) -> int | None:
-        return _max_array_size()
+        return _max_array_size(self.destination)
 
     def max_submitted(self) -> int | None:
         limit = _number_from_environment("SLURM_MAX_SUBMIT_JOBS")
         if limit is not None:
             return limit
         # Which of them Slurm goes by depends on more than can be asked for; the lower one is safe.
-        qos = self._options.job_resources.get("qos", self._options.job_resources.get("q"))
-        of_qos = _max_submit_jobs_of_qos(str(qos or os.environ.get("SBATCH_QOS", "normal")))
-        limits = [n for n in (_max_submit_jobs_of_user(), of_qos) if n is not None]
-        return min(limits, default=None)
+        limits = (
+            _max_submit_jobs_of_user(self.destination),
+            _max_submit_jobs_of_qos(self.destination),
+        )
+        return min((limit for limit in limits if limit is not None), default=None)
 
     # -- states --
 
     def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
+        self._known_by_script &= jobs.items()
         reports: dict[Element, Report] = {}
         made: dict[tuple[str, str], Report] = {}  # of 10,000 elements most are in the same state
         for row in queue(*self._cluster_arguments, "--states=all"):
             token = jobs.get(row.job_id)
-            if token is None or not row.name.endswith(f".{token}"):
+            if token is None or not self._is_ours(row.job_id, row.command, token):
                 continue
             report = made.get((row.state, row.reason))
             if report is not None:
@@ -284,6 +297,15 @@ class SlurmScheduler(Scheduler):
                 may_return=row.state in _RETURNING_WORDS,
             )
         return reports
+
+    def _is_ours(self, job_id: str, command: str, token: str) -> bool:
+        """Raises: Unreachable."""
+        if is_of(command, token) or (job_id, token) in self._known_by_script:
+            return True
+        if not is_of(script_of(job_id, *self._cluster_arguments), token):
+            return False
+        self._known_by_script.add((job_id, token))
+        return True
 
     def explain(
         self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
@@ -333,12 +355,7 @@ class SlurmScheduler(Scheduler):
         deadline = time.monotonic() + _ACCOUNTING_PATIENCE_S
         while True:
             try:
-                rows = accounted_elements(
-                    query(
-                        *("sacct", *self._cluster_arguments, "--noheader", "--parsable2"),
-                        *(f"--format={SACCT_FORMAT}", f"--jobs={','.join(job_ids)}"),
-                    )
-                )
+                rows = accounted_elements(account(job_ids, *self._cluster_arguments))
             except SchedulerError:  # not configured, or its daemon is down
                 # slurmctld knows what it has just reported. Of the rest nobody else does.
                 if None not in ended.values() or time.monotonic() >= deadline:
@@ -347,9 +364,13 @@ class SlurmScheduler(Scheduler):
                 continue
             found = {
                 element: row
-                for element in ended
+                for element, report in ended.items()
                 if (row := rows.get((element.job_id, element.index))) is not None
-                and row.name.endswith(f".{jobs.get(element.job_id)}")
+                # Where the command line is not kept, that slurmctld has just reported it has to do.
+                and (
+                    is_of(row.submit_line, jobs[element.job_id])
+                    or (not row.submit_line and report is not None)
+                )
                 and row.state.partition(" ")[0] in _ENDED_WORDS
             }
             # A failure without a code is written by halves: a slurmdbd that was away for a while gets
@@ -374,20 +395,23 @@ class SlurmScheduler(Scheduler):
                 )
             except SchedulerError:
                 continue
-            token = f".{jobs.get(job_id)}"
-            if any(record.get("JobName", "").endswith(token) for record in records.values()):
-                known_jobs.add(job_id)
+            try:
+                is_ours = any(
+                    self._is_ours(job_id, record["Command"], jobs[job_id])
+                    for record in records.values()
+                )
+            except SchedulerError:
+                continue
+            if not is_ours:
+                continue
+            known_jobs.add(job_id)
             for element in elements:
                 record = records.get((element.job_id, element.index))
-                if (
-                    record is not None
-                    and record.get("JobName", "").endswith(f".{jobs.get(element.job_id)}")
-                    and record.get("JobState") in _ENDED_WORDS
-                ):
+                if record is not None and record.get("JobState") in _ENDED_WORDS:
                     found[element] = AccountedElement(
                         state=record["JobState"],
                         exit_code=record.get("ExitCode", ""),
-                        name=record.get("JobName", ""),
+                        submit_line="",
                         node=record.get("NodeList", ""),
                         time_limit=record.get("TimeLimit", ""),
                         elapsed=record.get("RunTime", ""),
@@ -404,29 +428,33 @@ class SlurmScheduler(Scheduler):
         indexes: defaultdict[str, list[int]] = defaultdict(list)
         for element in elements:
             indexes[element.job_id] += [] if element.index is None else [element.index]
-        self._start_stop(
-            token, [f"{job}_[{_ranges(some)}]" if some else job for job, some in indexes.items()]
-        )
+        ids = [f"{job}_[{_ranges(some)}]" if some else job for job, some in indexes.items()]
+        try:
+            self._start_stop("elements", token, ids)
+        except OSError as exc:
+            raise Unreachable(str(exc)) from exc
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
         if "SLURM_JOB_ID" in os.environ:
-            stop_at_once(token, self._cluster_arguments)
+            stop_at_once(token, job_ids, self._cluster_arguments)
         else:
-            self._start_stop(token, [])
+            self._start_stop("all", token, job_ids)
 
-    def _start_stop(self, token: str, ids: Iterable[str]) -> None:
-        package_parent = os.path.dirname(
-            os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    def _start_stop(self, what: str, token: str, ids: Iterable[str]) -> None:
+        start_helper(
+            "cluster_tools.schedulers.slurm_stop",
+            [what, token, str(self._options.grace_s), *self._cluster_arguments],
+            stdin="".join(f"{one}\n" for one in ids),
         )
-        path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-        start_detached(
-            [
-                *(sys.executable, "-m", "cluster_tools.schedulers.slurm_stop"),
-                *(token, str(self._options.grace_s), *self._cluster_arguments),
-            ],
-            stdin="\n".join(ids),
-            environment={**os.environ, "PYTHONPATH": path},
-        )
+
+
+def _write_script(path: str, script: str) -> None:
+    """Raises: Unreachable, as a disk that is full may have room later."""
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "wb") as file:
+            file.write(encoded(script))
+    except OSError as exc:
+        raise Unreachable(f"the job's script could not be written: {exc}") from exc
 
 
 def _ending(element: Element, row: AccountedElement) -> Ending:
@@ -514,73 +542,118 @@ def _number_from_environment(name: str) -> int | None:
         raise ValueError(f"the environment variable {name} is no number: {text!r}") from None
 
 
-def _max_array_size() -> int | None:
-    for line in query("scontrol", "show", "config").splitlines():
-        name, _, value = line.partition("=")
-        if name.strip() == "MaxArraySize" and value.strip().isdigit():
-            return int(value)
+def _configuration(name: str, destination: Destination) -> str | None:
+    """A value of slurm.conf. Raises: SchedulerError."""
+    for line in query("scontrol", *destination.arguments, "show", "config").splitlines():
+        key, _, value = line.partition("=")
+        if key.strip() == name:
+            return value.strip()
     return None
 
 
-def _max_submit_jobs_of_user() -> int | None:
-    return leading_number(
-        query(
-            *("sacctmgr", "--noheader", "--parsable2", "list", "user", getpass.getuser()),
-            *("withassoc", "format=maxsubmitjobs"),
-        )
+def _max_array_size(destination: Destination) -> int | None:
+    text = _configuration("MaxArraySize", destination)
+    return int(text) if text is not None and text.isdigit() else None
+
+
+def _max_submit_jobs_of_user(destination: Destination) -> int | None:
+    """The lowest limit of the user's associations with what he has asked for; with an account, with that."""
+    conditions = [f"user={getpass.getuser()}"]
+    cluster = destination.cluster or _configuration("ClusterName", destination)
+    if cluster:
+        conditions.append(f"cluster={cluster}")
+    if destination.account:
+        conditions.append(f"account={destination.account}")
+    stdout = query(
+        *("sacctmgr", "--noheader", "--parsable2", "list", "associations", *conditions),
+        "format=partition,maxsubmitjobs",
     )
+    limits = [
+        int(limit)
+        for partition, _, limit in (line.rpartition("|") for line in stdout.splitlines())
+        if limit.strip().isdigit() and partition in ("", destination.partition)
+    ]
+    return min(limits, default=None)
 
 
-def _max_submit_jobs_of_qos(qos: str) -> int | None:
+def _max_submit_jobs_of_qos(destination: Destination) -> int | None:
     return leading_number(
         query(
-            *("sacctmgr", "--noheader", "--parsable2", "list", "qos", qos),
+            *("sacctmgr", "--noheader", "--parsable2", "list", "qos", destination.qos or "normal"),
             "format=maxsubmitjobsperuser",
         )
     )
 
 
-def _max_submit_jobs() -> int | None:
-    of_user = _max_submit_jobs_of_user()
-    return _max_submit_jobs_of_qos("normal") if of_user is None else of_user
+def _max_submit_jobs(destination: Destination) -> int | None:
+    of_user = _max_submit_jobs_of_user(destination)
+    return _max_submit_jobs_of_qos(destination) if of_user is None else of_user
 
 
-def _named_resources(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """`job_resources` with each key as sbatch spells it, less the dashes before it.
-
-    Raises: ValueError, for an option that the executor owns, and for what is not one line.
-    """
-    named: dict[str, Any] = {}
-    for key, value in resources.items():
-        name = str(key).lstrip("-")
-        if len(name) > 1:
-            name = name.replace("_", "-")
-        text = f"{key}{value}"
-        if not name or text.splitlines() != [text]:
-            raise ValueError(f"job_resources: {key!r}: {value!r} is not one line")
-        for owned, letter in _OWNED_OPTIONS.items():
-            # sbatch takes each beginning of an option for the option.
-            if name == letter or (len(name) > 1 and owned.startswith(name)):
-                raise ValueError(
-                    f"job_resources: {key!r} is the option --{owned}, which belongs to the executor"
-                )
-        if name != "job-name" and len(name) > 1 and "job-name".startswith(name):
-            raise ValueError(f"job_resources: write job-name in full, not {key!r}")
-        if value is not None and value is not False:
-            named[name] = value
-    return named
+def _queued_ids(destination: Destination, state: str | None = None) -> list[str]:
+    """`<jobid>` or `<jobid>_<index>` of each element of the user's in the queue, all or those in `state`."""
+    states = [f"--states={state}"] if state else []
+    command = ("squeue", *destination.arguments, "--all", "--me", "--noheader", "--array")
+    # Before the rows of a cluster that is named stands "CLUSTER: ...".
+    lines = query(*command, "--format=%i", *states).splitlines()
+    return [line.strip() for line in lines if line[:1].isdigit()]
 
 
-def _resource_arguments(resources: Mapping[str, Any]) -> list[str]:
-    """`{"mem": "4G", "exclusive": True, "c": 4}` as `--mem=4G --exclusive -c 4`."""
-    arguments: list[str] = []
-    for name, value in resources.items():
-        if len(name) == 1:
-            arguments += [f"-{name}"] if value is True else [f"-{name}", str(value)]
-        else:
-            arguments.append(f"--{name}" if value is True else f"--{name}={value}")
-    counts_tasks = not _TASK_COUNT_OPTIONS.isdisjoint(resources)
-    return arguments if counts_tasks else ["--ntasks=1", *arguments]
+_UNLIMITED = 2**32  # what "no limit" is to callers of get_max_array_size and get_max_submit_jobs
+
+
+def _limit(
+    variable: str, ask: Callable[[Destination], int | None], destination: Destination
+) -> int:
+    limit = _number_from_environment(variable)
+    if limit is None:
+        try:
+            limit = ask(destination)
+        except SchedulerError as exc:  # no accounting, say
+            _logger.warning(
+                "Slurm does not tell the limit that %s would override: %s", variable, exc
+            )
+    return _UNLIMITED if limit is None else limit
+
+
+def _max_array_size_or_many(destination: Destination) -> int:
+    """How many elements an array may have: SLURM_MAX_ARRAY_SIZE, else Slurm's MaxArraySize."""
+    return _limit("SLURM_MAX_ARRAY_SIZE", _max_array_size, destination)
+
+
+def _max_submit_jobs_or_many(destination: Destination) -> int:
+    """How many elements a user may have in the queue: SLURM_MAX_SUBMIT_JOBS, else the user's limit, else
+    that of the QOS."""
+    return _limit("SLURM_MAX_SUBMIT_JOBS", _max_submit_jobs, destination)
+
+
+def _number_of_queued(destination: Destination, state: str | None = None) -> int:
+    """How many elements of the user are in the queue, all or those in `state`."""
+    return len(_queued_ids(destination, state))
+
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
+
+
+class _Asked(Generic[_Arguments, _Answer]):
+    """A method that asks where an executor's jobs go; on the class, where the environment sends them."""
+
+    def __init__(self, ask: Callable[Concatenate[Destination, _Arguments], _Answer]):
+        self._ask = ask
+        self.__doc__ = ask.__doc__
+
+    def __get__(
+        self, executor: SlurmExecutor | None, kind: type[SlurmExecutor]
+    ) -> Callable[_Arguments, _Answer]:
+        def ask(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
+            # The class below is the only one that has these.
+            own = None if executor is None else executor._destination  # pyright: ignore[reportPrivateUsage]
+            destination = own or destination_of({})
+            return self._ask(destination, *args, **kwargs)
+
+        ask.__doc__ = self.__doc__
+        return ask
 
 
 class SlurmExecutor(ClusterExecutor):
@@ -591,6 +664,8 @@ class SlurmExecutor(ClusterExecutor):
     out. The other arguments are those of `ClusterExecutor`.
     """
 
+    _destination: Destination
+
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if is_on_one_machine_only(self.cfut_dir):
@@ -600,47 +675,19 @@ class SlurmExecutor(ClusterExecutor):
             )
 
     def _make_scheduler(self, options: Options) -> Scheduler:
-        return SlurmScheduler(options)
+        scheduler = SlurmScheduler(options)
+        self._destination = scheduler.destination
+        return scheduler
 
-    @classmethod
-    def get_max_array_size(cls) -> int:
-        """How many elements an array may have: SLURM_MAX_ARRAY_SIZE, else Slurm's MaxArraySize."""
-        return _limit("SLURM_MAX_ARRAY_SIZE", _max_array_size)
-
-    @classmethod
-    def get_max_submit_jobs(cls) -> int:
-        """How many elements a user may have in the queue: SLURM_MAX_SUBMIT_JOBS, else the user's limit,
-        else that of the QOS."""
-        return _limit("SLURM_MAX_SUBMIT_JOBS", _max_submit_jobs)
+    get_max_array_size = _Asked(_max_array_size_or_many)
+    get_max_submit_jobs = _Asked(_max_submit_jobs_or_many)
+    get_number_of_submitted_jobs = _Asked(_number_of_queued)
 
     @classmethod
     def get_max_running_size(cls) -> int:
         """How many elements of an array may run at a time: SLURM_MAX_RUNNING_SIZE, else 0 (no limit)."""
         return _number_from_environment("SLURM_MAX_RUNNING_SIZE") or 0
 
-    @classmethod
-    def get_number_of_submitted_jobs(cls, state: str | None = None) -> int:
-        """How many elements of the user are in the queue, all or those in `state`."""
-        states = [f"--states={state}"] if state else []
-        command = ("squeue", "--all", "--me", "--noheader", "--array", "--format=%i")
-        return len(query(*command, *states).split())
-
     def get_pending_tasks(self) -> set[str]:
         """The ids of the user's pending elements, `<jobid>` or `<jobid>_<index>`."""
-        command = ("squeue", "--all", "--me", "--noheader", "--array", "--format=%i")
-        return set(query(*command, "--states=PENDING").split())
-
-
-_UNLIMITED = 2**32  # what "no limit" is to callers of get_max_array_size and get_max_submit_jobs
-
-
-def _limit(variable: str, ask: Callable[[], int | None]) -> int:
-    limit = _number_from_environment(variable)
-    if limit is None:
-        try:
-            limit = ask()
-        except SchedulerError as exc:  # no accounting, say
-            _logger.warning(
-                "Slurm does not tell the limit that %s would override: %s", variable, exc
-            )
-    return _UNLIMITED if limit is None else limit
+        return set(_queued_ids(self._destination, "PENDING"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cluster_tools.schedulers.base import (
@@ -172,6 +172,35 @@ def submitted_job_id(stdout: str) -> str | None:
     return None
 
 
+# -- whose job it is --
+
+
+def script_name(token: str) -> str:
+    """The name of the file that sbatch is given as the script of an array of this token."""
+    return f"{token}.sh"
+
+
+def script_mark(token: str) -> str:
+    """A line of that script: it tells where a site's wrapper has given sbatch a copy of it."""
+    return f"# cluster_tools: /{script_name(token)}\n"
+
+
+def is_of(text: str, token: str) -> bool:
+    """Whether a job's command, its submission's command line or its script names this token.
+
+    `token`: an array's; or an executor's, with which those of its arrays begin.
+    """
+    return f"/{token}." in text
+
+
+def script_of(job_id: str, *cluster_arguments: str) -> str:
+    """The script of a job that slurmctld knows, "" where it has none. Raises: Unreachable."""
+    try:
+        return query("scontrol", *cluster_arguments, "write", "batch_script", job_id, "-")
+    except CommandFailed:
+        return ""
+
+
 @dataclass(frozen=True)
 class QueueRow:
     """A row of `squeue -r`: one element."""
@@ -180,12 +209,13 @@ class QueueRow:
     index: int | None
     state: str
     reason: str
-    name: str
+    # The path of the job's script, which nobody can edit; "(null)" where sbatch had it from elsewhere.
+    command: str
 
 
-_SQUEUE_FORMAT = "%i|%T|%r|%j"
+_SQUEUE_FORMAT = "%i|%T|%r|%o"
 # What stands above its rows, and alone where there are none: whatever lacks it is no answer of squeue's.
-SQUEUE_HEADER = "JOBID|STATE|REASON|NAME"
+SQUEUE_HEADER = "JOBID|STATE|REASON|COMMAND"
 
 
 def queue(*options: str) -> list[QueueRow]:
@@ -204,15 +234,15 @@ def queue(*options: str) -> list[QueueRow]:
 def queue_rows(stdout: str) -> list[QueueRow]:
     """The rows of `squeue -r -o _SQUEUE_FORMAT`; a line that is none is passed over."""
     rows: list[QueueRow] = []
-    for line in stdout.split("\n"):  # only there: a name may have other line ends of Unicode's
+    for line in stdout.split("\n"):  # only there: a path may have other line ends of Unicode's
         parts = line.split("|", 3)
         if len(parts) != 4:
             continue
-        identity, state, reason, name = parts
+        identity, state, reason, command = parts
         job_id, _, index = identity.strip().partition("_")
         if not job_id.isdigit() or (index and not index.isdigit()):
             continue
-        rows.append(QueueRow(job_id, int(index) if index else None, state.strip(), reason, name))
+        rows.append(QueueRow(job_id, int(index) if index else None, state.strip(), reason, command))
     return rows
 
 
@@ -222,7 +252,8 @@ class AccountedElement:
 
     state: str
     exit_code: str
-    name: str
+    # The command line that has submitted it; "" where accounting does not keep it.
+    submit_line: str
     node: str
     time_limit: str
     elapsed: str
@@ -230,7 +261,20 @@ class AccountedElement:
     peak_memory_bytes: int | None
 
 
-SACCT_FORMAT = "JobID,State,ExitCode,NodeList,Timelimit,Elapsed,ReqMem,MaxRSS,JobName"
+_SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Timelimit,Elapsed,ReqMem,MaxRSS"
+
+
+def account(job_ids: Iterable[str], *cluster_arguments: str) -> str:
+    """What accounting has on these jobs. Raises: Unreachable, CommandFailed."""
+    command = ("sacct", *cluster_arguments, "--noheader", "--parsable2")
+    jobs = f"--jobs={','.join(job_ids)}"
+    try:
+        return query(*command, f"--format={_SACCT_FIELDS},SubmitLine", jobs)
+    except CommandFailed as exc:
+        if "SubmitLine" not in str(exc):
+            raise
+        return query(*command, f"--format={_SACCT_FIELDS}", jobs)  # before 21.08
+
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -248,14 +292,14 @@ def _expanded(index_list: str) -> Iterator[int]:
 
 
 def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], AccountedElement]:
-    """The rows of `sacct -n -P --format=SACCT_FORMAT`, by (job id, index)."""
+    """The rows that `account` prints, by (job id, index)."""
     allocations: dict[tuple[str, int | None], list[str]] = {}
     peaks: dict[tuple[str, int | None], int] = {}
     out_of_memory: set[tuple[str, int | None]] = set()
     rests: list[tuple[str, str, list[str]]] = []
-    for line in stdout.splitlines():
+    for line in stdout.split("\n"):  # only there: a path may have other line ends of Unicode's
         fields = line.split("|", 8)
-        if len(fields) != 9:
+        if len(fields) < 8:
             continue
         identity, _, step = fields[0].partition(".")
         job_id, _, index = identity.partition("_")
@@ -284,7 +328,7 @@ def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], Accounted
             elapsed=fields[5],
             requested_memory=fields[6],
             peak_memory_bytes=peaks.get(key),
-            name=fields[8],
+            submit_line="".join(fields[8:]),
         )
         for key, fields in allocations.items()
     }
@@ -293,14 +337,23 @@ def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], Accounted
 def controlled_elements(stdout: str) -> Mapping[tuple[str, int | None], Mapping[str, str]]:
     """The records of `scontrol -o show job`, by (job id, index), each a field -> value."""
     records: dict[tuple[str, int | None], Mapping[str, str]] = {}
-    for line in stdout.splitlines():
-        record = dict(re.findall(r"(?:^|\s)([A-Z]\w*(?::\w+)*)=(\S*)", line))
+    for line in stdout.split("\n"):
+        # Free text must not be taken for fields: the name stands before them, the others behind.
+        line = _JOB_NAME.sub(" ", line, count=1)
+        record: dict[str, str] = {}
+        for name, value in re.findall(r"(?:^|\s)([A-Z]\w*(?::\w+)*)=(\S*)", line):
+            record.setdefault(name, value)
+        command = re.search(r"\sCommand=(.*)", line)  # to the end, as paths have spaces
         job_id = record.get("ArrayJobId", record.get("JobId"))
         index = record.get("ArrayTaskId")
         if job_id is None or (index is not None and not index.isdigit()):
             continue
+        record["Command"] = command.group(1) if command else ""
         records[job_id, int(index) if index is not None else None] = record
     return records
+
+
+_JOB_NAME = re.compile(r" JobName=.* (?=UserId=\S+\(\d+\) GroupId=)")
 
 
 def leading_number(stdout: str) -> int | None:

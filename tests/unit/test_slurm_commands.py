@@ -19,10 +19,12 @@ from cluster_tools.schedulers.base import (
 from cluster_tools.schedulers.slurm_commands import (
     accounted_elements,
     controlled_elements,
+    is_of,
     leading_number,
     parse_size,
     queue_rows,
     refusal,
+    script_mark,
     submitted_job_id,
 )
 
@@ -31,33 +33,33 @@ POLICY = (
     "(job submit limit, user's size and/or time limits)"
 )
 SQUEUE = """\
-2497_0|COMPLETED|None|call.0a1b2c3d.0.0.0
-2501|COMPLETING|None|odd name|50%.0a1b2c3d.4.0.0
-2497_4|FAILED|NonZeroExitCode|call.0a1b2c3d.0.0.0
-2498|OUT_OF_MEMORY|OutOfMemory|hog.0a1b2c3d.1.0.0
-2502_1|PENDING|JobArrayTaskLimit|wait.0a1b2c3d.5.0.0
-2509|PENDING|JobHeldUser|held.0a1b2c3d.6.0.0
-2502_0|RUNNING|None|wait.0a1b2c3d.5.0.0
+2497_0|COMPLETED|None|/c/run.0a1b2c3d/0a1b2c3d.0.0.0.sh
+2501|COMPLETING|None|/odd name|50%/0a1b2c3d.4.0.0.sh
+2497_4|FAILED|NonZeroExitCode|/c/run.0a1b2c3d/0a1b2c3d.0.0.0.sh
+2498|OUT_OF_MEMORY|OutOfMemory|/c/run.0a1b2c3d/0a1b2c3d.1.0.0.sh
+2502_1|PENDING|JobArrayTaskLimit|/c/run.0a1b2c3d/0a1b2c3d.5.0.0.sh
+2509|PENDING|JobHeldUser|/c/run.0a1b2c3d/0a1b2c3d.6.0.0.sh
+2502_0|RUNNING|None|/c/run.0a1b2c3d/0a1b2c3d.5.0.0.sh
 """
 SACCT = """\
-2498|OUT_OF_MEMORY|0:125|c1|01:00:00|00:00:00|50M||hog.0a1b2c3d.1.0.0
+2498|OUT_OF_MEMORY|0:125|c1|01:00:00|00:00:00|50M||/c/run.0a1b2c3d/0a1b2c3d.1.0.0.sh
 2498.batch|OUT_OF_MEMORY|0:125|c1||00:00:00||1080K|batch
-2499|FAILED|0:9|c1|01:00:00|00:00:00|50M||kill.0a1b2c3d.2.0.0
+2499|FAILED|0:9|c1|01:00:00|00:00:00|50M||/c/run.0a1b2c3d/0a1b2c3d.2.0.0.sh
 2499.batch|CANCELLED|0:9|c1||00:00:00||1084K|batch
-2500|FAILED|0:53|c1|01:00:00|00:00:00|50M||nolog.0a1b2c3d.3.0.0
+2500|FAILED|0:53|c1|01:00:00|00:00:00|50M||/c/run.0a1b2c3d/0a1b2c3d.3.0.0.sh
 2500.batch|CANCELLED|0:53|c1||00:00:00|||batch
-2501|CANCELLED by 0|0:0|c1|01:00:00|00:00:04|50M||odd name|50%.0a1b2c3d.4.0.0
+2501|CANCELLED by 0|0:0|c1|01:00:00|00:00:04|50M||/odd name|50%/0a1b2c3d.4.0.0.sh
 2501.batch|CANCELLED|0:0|c1||00:00:04|||batch
-2497_5|FAILED|5:0|c1|01:00:00|00:00:00|50M||call.0a1b2c3d.0.0.0
+2497_5|FAILED|5:0|c1|01:00:00|00:00:00|50M||/c/run.0a1b2c3d/0a1b2c3d.0.0.0.sh
 2497_5.batch|FAILED|5:0|c1||00:00:00||3324K|batch
-2502_0|CANCELLED by 0|0:0|c1|01:00:00|00:00:04|50M||wait.0a1b2c3d.5.0.0
+2502_0|CANCELLED by 0|0:0|c1|01:00:00|00:00:04|50M||/c/run.0a1b2c3d/0a1b2c3d.5.0.0.sh
 2502_0.batch|CANCELLED|0:15|c1||00:00:05||3204K|batch
-2502_[0-3%1]|CANCELLED by 0|0:0|None assigned|01:00:00|00:00:00|50M||wait.0a1b2c3d.5.0.0
+2502_[0-3%1]|CANCELLED by 0|0:0|None assigned|01:00:00|00:00:00|50M||/c/run.0a1b2c3d/0a1b2c3d.5.0.0.sh
 """
 SCONTROL = """\
-JobId=2498 JobName=hog.0a1b2c3d.1.0.0 UserId=root(0) GroupId=root(0) MCS_label=N/A JobState=OUT_OF_MEMORY Reason=OutOfMemory Dependency=(null) Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:125 RunTime=00:00:00 TimeLimit=01:00:00 TimeMin=N/A NodeList=c1 BatchHost=c1 NumNodes=1 CPUs/Task=1 ReqB:S:C:T=0:0:*:* TRES=cpu=1,mem=50M,node=1,billing=1 MinMemoryNode=50M StdOut=/dev/null Power=\x20
-JobId=2502 ArrayJobId=2502 ArrayTaskId=1-3%1 ArrayTaskThrottle=1 JobName=wait.0a1b2c3d.5.0.0 JobState=PENDING Reason=JobArrayTaskLimit NodeList= MinMemoryNode=50M Power=\x20
-JobId=2505 ArrayJobId=2502 ArrayTaskId=0 ArrayTaskThrottle=1 JobName=wait.0a1b2c3d.5.0.0 JobState=RUNNING Reason=None ExitCode=0:0 NodeList=c1 MinMemoryNode=50M Power=\x20
+JobId=2498 JobName=hog JobState=TIMEOUT UserId=no UserId=root(0) GroupId=root(0) MCS_label=N/A JobState=OUT_OF_MEMORY Reason=OutOfMemory Dependency=(null) Requeue=1 Restarts=0 BatchFlag=1 Reboot=0 ExitCode=0:125 RunTime=00:00:00 TimeLimit=01:00:00 TimeMin=N/A NodeList=c1 BatchHost=c1 NumNodes=1 CPUs/Task=1 ReqB:S:C:T=0:0:*:* TRES=cpu=1,mem=50M,node=1,billing=1 MinMemoryNode=50M Command=/odd name/0a1b2c3d.1.0.0.sh WorkDir=/a JobState=FAILED StdOut=/dev/null Power=\x20
+JobId=2502 ArrayJobId=2502 ArrayTaskId=1-3%1 ArrayTaskThrottle=1 JobName=wait JobState=PENDING Reason=JobArrayTaskLimit NodeList= MinMemoryNode=50M Power=\x20
+JobId=2505 ArrayJobId=2502 ArrayTaskId=0 ArrayTaskThrottle=1 JobName=wait JobState=RUNNING Reason=None ExitCode=0:0 NodeList=c1 MinMemoryNode=50M Power=\x20
 """
 
 
@@ -73,10 +75,21 @@ def test_squeues_rows_are_elements_with_a_state_and_a_reason() -> None:
     assert (rows["2509", None].state, rows["2509", None].reason) == ("PENDING", "JobHeldUser")
 
 
-def test_a_job_name_may_have_any_sign() -> None:
+def test_a_path_may_have_any_sign() -> None:
     rows = {row.job_id: row for row in queue_rows(SQUEUE)}
-    assert rows["2501"].name == "odd name|50%.0a1b2c3d.4.0.0"
-    assert accounted_elements(SACCT)["2501", None].name == "odd name|50%.0a1b2c3d.4.0.0"
+    assert rows["2501"].command == "/odd name|50%/0a1b2c3d.4.0.0.sh"
+    assert accounted_elements(SACCT)["2501", None].submit_line == "/odd name|50%/0a1b2c3d.4.0.0.sh"
+
+
+def test_a_command_is_of_its_array_and_of_its_executor_and_of_no_other() -> None:
+    command = "/c/run.0a1b2c3d/0a1b2c3d.1.0.0.sh"
+    assert is_of(command, "0a1b2c3d.1.0.0")
+    assert is_of(command, "0a1b2c3d")
+    assert is_of(script_mark("0a1b2c3d.1.0.0"), "0a1b2c3d.1.0.0")
+    for other in ("0a1b2c3d.1.0.1", "0a1b2c3d.1.0.00", "a1b2c3d.1.0.0", "0a1b2c3", "0a1b2c3e"):
+        assert not is_of(command, other)
+    assert not is_of("/c/run.0a1b2c3d/of_somebody.sh", "0a1b2c3d")
+    assert not is_of("(null)", "0a1b2c3d")
 
 
 @pytest.mark.parametrize(
@@ -103,9 +116,9 @@ def test_sacct_tells_how_each_element_ended() -> None:
 def test_an_element_of_its_own_row_is_not_taken_for_the_arrays_rest() -> None:
     """The rest's list of indexes is that of the submission: it has the elements that did run, too."""
     text = """\
-2502_0|OUT_OF_MEMORY|0:125|c1|01:00:00|00:00:04|50M||wait.0a1b2c3d.5.0.0
+2502_0|OUT_OF_MEMORY|0:125|c1|01:00:00|00:00:04|50M||/c/run.0a1b2c3d/0a1b2c3d.5.0.0.sh
 2502_0.batch|OUT_OF_MEMORY|0:125|c1||00:00:05||3204K|batch
-2502_[0-3%1]|CANCELLED by 0|0:0|None assigned|01:00:00|00:00:00|50M||wait.0a1b2c3d.5.0.0
+2502_[0-3%1]|CANCELLED by 0|0:0|None assigned|01:00:00|00:00:00|50M||/c/run.0a1b2c3d/0a1b2c3d.5.0.0.sh
 """
     elements = accounted_elements(text)
     assert elements["2502", 0].state == "OUT_OF_MEMORY"
@@ -115,13 +128,13 @@ def test_an_element_of_its_own_row_is_not_taken_for_the_arrays_rest() -> None:
 
 
 def test_the_index_list_of_an_arrays_rest_may_have_gaps() -> None:
-    text = "12_[1,3-5,9%2]|CANCELLED by 0|0:0|None assigned|01:00:00|00:00:00|50M||a.0.0.0.0\n"
+    text = "12_[1,3-5,9%2]|CANCELLED by 0|0:0|None assigned|01:00:00|00:00:00|50M||sbatch /a/0.0.0.0.sh\n"
     assert {index for _, index in accounted_elements(text)} == {1, 3, 4, 5, 9}
 
 
 def test_a_step_that_ran_out_of_memory_makes_its_element_so() -> None:
     text = """\
-31|FAILED|1:0|c1|01:00:00|00:00:04|50M||call.0a1b2c3d.5.0.0
+31|FAILED|1:0|c1|01:00:00|00:00:04|50M||/c/run.0a1b2c3d/0a1b2c3d.5.0.0.sh
 31.batch|OUT_OF_ME+|0:125|c1||00:00:05||3204K|batch
 31.extern|COMPLETED|0:0|c1||00:00:05||0|extern
 """
@@ -145,7 +158,7 @@ def test_scontrols_records_are_by_element() -> None:
     assert records["2498", None]["JobState"] == "OUT_OF_MEMORY"
     assert records["2498", None]["ExitCode"] == "0:125"
     assert records["2498", None]["MinMemoryNode"] == "50M"
-    assert records["2498", None]["JobName"] == "hog.0a1b2c3d.1.0.0"
+    assert is_of(records["2498", None]["Command"], "0a1b2c3d.1.0.0")
     assert records["2502", 0]["NodeList"] == "c1"
 
 
