@@ -72,6 +72,9 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         pilot_jobs: Run the calls on so many long-lived jobs, which take one after the other, instead of
             a job for each. For many short calls.
         pilot_idle_timeout_s: After so long without work such a job leaves; more work makes others.
+        linger_s: So many seconds a job stays at the most for what its call has left behind (threads,
+            exit functions, child processes), once its output is written. Executors of the call's own
+            that have work are waited for.
         keep_jobs_on_exit: Where this process ends by an exception or a signal, its jobs are not
             cancelled, and go on without it. For calls whose outputs are kept.
 
@@ -99,6 +102,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         keep_jobs_on_exit: bool = False,
         pilot_jobs: int | None = None,
         pilot_idle_timeout_s: float = 60.0,
+        linger_s: float = 10.0,
     ):
         if getattr(sys.modules.get("__main__"), "__cluster_tools_bootstrapping__", False):
             raise RuntimeError(_NO_GUARD)
@@ -112,6 +116,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             raise ValueError("pilot_jobs must be at least 1")
         if not pilot_idle_timeout_s >= 0:
             raise ValueError("pilot_idle_timeout_s must not be negative")
+        if not 0 <= linger_s < float("inf"):
+            raise ValueError(f"linger_s must be a number of seconds, 0 or more, not {linger_s!r}")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")
         if isinstance(additional_setup_lines, str):
@@ -151,6 +157,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             pilot_jobs=pilot_jobs,
             pilot_idle_timeout_s=pilot_idle_timeout_s,
             pilot_name=job_name or Settings.pilot_name,
+            linger_s=linger_s,
             own_outputs=isinstance(self.output_store, FileOutputStore)
             and self.output_store.directory is None,
             store=self.output_store,
@@ -256,7 +263,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         future = cast(ClusterFuture[_T], fut)
         try:
             job_id = future.cluster_jobid
-        except BaseException:
+        except Exception:
             return fut.result()
         path = self._session.log_path_of(future)
         late_s = min(_LATE_LOG_S, self._session.late_files_s)

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster_tools.schedulers import exit_status
 from cluster_tools.schedulers.base import (
     Refused,
     RefusedForCount,
@@ -88,7 +89,7 @@ def run(command: Sequence[str], *, stdin: str = "", timeout_s: float | None = No
     if timeout_s is None:
         timeout_s = QUERY_TIMEOUT_S
     try:
-        done = subprocess.run(
+        done = exit_status.run(
             command,
             input=stdin,
             capture_output=True,
@@ -97,7 +98,6 @@ def run(command: Sequence[str], *, stdin: str = "", timeout_s: float | None = No
             timeout=timeout_s,
             env=_environment(command[0]),
             start_new_session=True,  # a Ctrl-C at the terminal is for the client
-            check=False,
         )
     except subprocess.TimeoutExpired as exc:
         raise Unreachable(f"{command[0]} did not answer within {timeout_s} s") from exc
