@@ -11,6 +11,7 @@ task, runs the call and writes the output beside the claim. The names and layout
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 import time
@@ -215,7 +216,13 @@ class Interruption:
         self.is_quiet = False
         self._open_pipe()
         _expect_usual_signals()
-        os.register_at_fork(after_in_child=self._leave_child_alone)
+        # By thread: the signals that were blocked before it forks.
+        self._masks: dict[int, Any] = {}
+        os.register_at_fork(
+            before=self._hold_signals,
+            after_in_parent=self._release_signals,
+            after_in_child=self._leave_child_alone,
+        )
         self._listen()
 
     def _open_pipe(self) -> None:
@@ -234,6 +241,15 @@ class Interruption:
         signal.signal(signal.SIGTERM, self._hear)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
+    def _hold_signals(self) -> None:
+        """One that comes to a child at once must not be lost between our handlers and its own."""
+        held = (signal.SIGINT, signal.SIGTERM)
+        self._masks[_thread.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+
+    def _release_signals(self) -> None:
+        mask = self._masks.pop(_thread.get_ident(), ())
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
     def _leave_child_alone(self) -> None:
         """What the call forks has signals of its own."""
         signal.set_wakeup_fd(-1)
@@ -243,6 +259,7 @@ class Interruption:
         ):
             if signal.getsignal(signum) == self._hear:
                 signal.signal(signum, default)
+        self._release_signals()
 
     def _hear(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
@@ -390,7 +407,10 @@ class ArrayFile:
         return self.read(self._index + number * ROW_BYTES, count * ROW_BYTES)
 
     def close(self) -> None:
-        os.close(self.fd)
+        try:
+            os.close(self.fd)
+        except OSError:  # a call has closed all that it found open
+            pass
 
     def open_at(self, offset: int) -> BinaryIO:
         """The file from there on: what is large is not to be held in memory as a pickle as well."""
@@ -902,6 +922,8 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
             keep = partial(main.unpickle(manifest["output_store"]).write, key)
         function = main.unpickle(array.function())
         args, kwargs = main.unpickle_from(array.call())
+        if interruption.received() is not None:  # and an import has made nothing of it
+            raise interruption.told() if interruption.told_to_end else KeyboardInterrupt
         result = function(*args, **kwargs)
         interruption.ignore()
         end_forked_copy(pid, 0)
@@ -953,8 +975,6 @@ def _end_soon(code: int) -> None:
 
     But executors do that have calls of their own.
     """
-    import _thread
-
     _watch_from_outside(has_work())
     try:
         _thread.start_new_thread(_end_in_time, (code,))

@@ -21,13 +21,7 @@ from cluster_tools import pickling, worker
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import RunDirectory
 
-# As start_worker.py does, with so many seconds' patience for what a call leaves behind.
-_START = """
-import sys
-from cluster_tools import worker
-worker.LINGER_S = int(sys.argv[1])
-sys.exit(worker.main(sys.argv[2:]))
-"""
+START = Path(worker.__file__).parent / "cluster" / "start_worker.py"
 _LINGERS = "cluster_tools: what the call has left behind still runs; the job ends"
 
 
@@ -36,23 +30,28 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(str(tmp_path / "cfut"))
 
 
-def _write_array(directory: RunDirectory, function: Callable[..., Any], *arguments: Any) -> str:
+def _write_array(
+    directory: RunDirectory, function: Callable[..., Any], *arguments: Any, linger_s: float = 60.0
+) -> str:
     writer = directory.begin_array()
     writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, {})), None)
-    writer.finish(run_directory.manifest(os.getcwd(), None, None))
+    writer.finish(run_directory.manifest(os.getcwd(), None, None, linger_s=linger_s))
     return writer.path
 
 
 def _start(
-    array: str, *, submission: int = 0, restart: int = 0, linger_s: int = worker.LINGER_S
+    array: str, *, submission: int = 0, restart: int = 0, **options: Any
 ) -> subprocess.Popen[str]:
     numbers = [str(number) for number in (0, submission, 0, restart)]
     return subprocess.Popen(
-        [sys.executable, "-c", _START, str(linger_s), array, *numbers, "12_0", "/logs/job.log"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, str(START), array, *numbers, "12_0", "/logs/job.log"],
+        **{
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            **options,
+        },
     )
 
 
@@ -62,9 +61,9 @@ def _end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def _run(
-    directory: RunDirectory, function: Callable[..., Any], *arguments: Any, **keywords: int
+    directory: RunDirectory, function: Callable[..., Any], *arguments: Any, linger_s: float = 60.0
 ) -> tuple[int, str]:
-    return _end_of(_start(_write_array(directory, function, *arguments), **keywords))
+    return _end_of(_start(_write_array(directory, function, *arguments, linger_s=linger_s)))
 
 
 def _outcome(directory: RunDirectory) -> run_directory.Outcome:
