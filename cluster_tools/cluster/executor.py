@@ -116,7 +116,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             raise ValueError("pilot_jobs must be at least 1")
         if not pilot_idle_timeout_s >= 0:
             raise ValueError("pilot_idle_timeout_s must not be negative")
-        if not 0 <= linger_s < float("inf"):
+        if not isinstance(linger_s, (int, float)) or not 0 <= linger_s < float("inf"):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"linger_s must be a number of seconds, 0 or more, not {linger_s!r}")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")
