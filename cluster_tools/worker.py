@@ -1031,7 +1031,7 @@ def has_work() -> bool:
     processes: Any = sys.modules.get("concurrent.futures.process")
     try:
         if threads is not None:
-            frames = sys._current_frames()
+            frames: Any = vars(sys)["_current_frames"]()
             for thread, queue in list(threads._threads_queues.items()):
                 frame = frames.get(thread.ident)
                 # One that waits for work has nothing above the function of its thread.

@@ -137,7 +137,9 @@ def ends_children() -> list[Any]:
     """Returns what they ended with."""
     codes: list[Any] = []
     for signum in (signal.SIGINT, signal.SIGTERM):
-        with subprocess.Popen([sys.executable, "-c", "print(1, flush=True); input()"], **_PIPES) as child:
+        with subprocess.Popen(
+            [sys.executable, "-c", "print(1, flush=True); input()"], **_PIPES
+        ) as child:
             assert child.stdout is not None
             child.stdout.readline()
             child.send_signal(signum)

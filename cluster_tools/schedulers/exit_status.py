@@ -57,7 +57,8 @@ def run(command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[A
     """`subprocess.run` with the right exit status."""
     status = ExitStatus(command)
     try:
-        done = subprocess.run(status.words, pass_fds=status.pass_fds, check=False, **options)
+        plain_run: Any = subprocess.run
+        done = plain_run(status.words, pass_fds=status.pass_fds, check=False, **options)
         done.returncode = status.read(done.returncode)
         return done
     finally:

@@ -111,9 +111,7 @@ def test_a_daemon_thread_does_not_keep_the_job(directory: RunDirectory) -> None:
     assert _outcome(directory).value == 7
 
 
-@pytest.mark.parametrize(
-    "leave", [lingering_calls.leave_a_child, lingering_calls.leave_a_command]
-)
+@pytest.mark.parametrize("leave", [lingering_calls.leave_a_child, lingering_calls.leave_a_command])
 def test_a_process_that_a_call_has_started_does_not_keep_the_job(
     directory: RunDirectory, leave: Callable[[], int]
 ) -> None:
