@@ -11,9 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from waiting import LIMIT_S, wait_until
@@ -177,15 +175,3 @@ import signal
 print(*(signal.getsignal(n) in (signal.SIG_DFL, signal.default_int_handler)
         for n in (signal.SIGCHLD, signal.SIGQUIT, signal.SIGINT)))
 """
-
-
-def wait_and_count_interrupts(started: Path, gate: Path) -> int:
-    count = 0
-    started.touch()
-    deadline = time.monotonic() + LIMIT_S
-    while not gate.exists() and time.monotonic() < deadline:
-        try:
-            time.sleep(0.01)
-        except KeyboardInterrupt:
-            count += 1
-    return count

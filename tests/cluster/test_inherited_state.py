@@ -145,9 +145,9 @@ def test_ctrl_c_while_a_log_is_forwarded_is_a_keyboard_interrupt(tmp_path: Path)
         directory = tmp_path / str(queued)
         directory.mkdir()
         body = f"""
-            executor = new_executor(max_workers=1)
+            executor = new_executor(**({{"pilot_jobs": 1}} if {queued} else {{}}))
             future = start(executor)[0]
-            if {queued}:
+            if {queued}:  # it has no job yet
                 future = executor.submit(jobs.square, 2)
             wait_until(started)
             print("ready")
