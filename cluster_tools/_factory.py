@@ -54,6 +54,7 @@ _CLUSTER_KEYWORDS = frozenset(
         "job_resources",
         "keep_jobs_on_exit",
         "keep_logs",
+        "linger_s",
         "logging_config",
         "logging_setup_fn",
         "max_workers",

@@ -18,6 +18,23 @@ _MAX_LINES_PER_ARRAY = 10  # beyond it the lines tell nothing new and bury the r
 _logger = logging.getLogger("cluster_tools")
 
 
+def _hand_to_handlers(record: logging.LogRecord) -> None:
+    """In place of the logger's own: what the program's handlers raise ends none of our threads.
+
+    Those of logging itself raise where stderr was closed.
+    """
+    try:
+        type(_logger).handle(_logger, record)
+    except Exception:
+        try:
+            traceback.print_exc()
+        except Exception:
+            pass
+
+
+vars(_logger)["handle"] = _hand_to_handlers
+
+
 class FailureLog:
     """Logs the failures among the calls of one array.
 
@@ -53,19 +70,15 @@ class FailureLog:
             self._finished += count
             self._failed += failure is not None
             failed, is_last = self._failed, count > 0 and self._finished == self._count
-        try:
-            if failure is not None and failed <= _MAX_LINES_PER_ARRAY:
-                _logger.error("%s failed: %s", where, first_line(failure))
-            if is_last and failed > _MAX_LINES_PER_ARRAY:
-                _logger.error(
-                    "%d of %d calls failed; the first %d are listed above",
-                    failed,
-                    self._count,
-                    _MAX_LINES_PER_ARRAY,
-                )
-        # The program's own handlers may raise. The exception is in the future, too.
-        except Exception:
-            traceback.print_exc()
+        if failure is not None and failed <= _MAX_LINES_PER_ARRAY:
+            _logger.error("%s failed: %s", where, first_line(failure))
+        if is_last and failed > _MAX_LINES_PER_ARRAY:
+            _logger.error(
+                "%d of %d calls failed; the first %d are listed above",
+                failed,
+                self._count,
+                _MAX_LINES_PER_ARRAY,
+            )
 
     def watch(self, future: Future[Any], where: str) -> None:
         """Notes the outcome of `future` once it is done."""

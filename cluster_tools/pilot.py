@@ -17,6 +17,7 @@ knows no scheduler.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import pickle
 import random
@@ -371,8 +372,9 @@ class _Pilot:
         # Both as they were when the last task ended.
         self._log_end = NO_LOG
         self._oom_kills: int | None = None
-        # The scheduler has told us to end: what the task raises is not its own.
-        self._told = False
+        # Between calls signals are only heard: an exception would lose what is being done.
+        self._interruption = running.interruption or worker.Interruption()
+        self._heard_at = 0.0
         self._listen()
         name = Journal(self._name, running.restart, worker.node_name(), self._job_id).name()
         # Elsewhere what is written shows up when it is synced, here at once.
@@ -388,22 +390,14 @@ class _Pilot:
         self._unwritten = b""
 
     def _listen(self) -> None:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            previous: Any = signal.getsignal(signum)
+        """Puts back what is ours: a call may do with signals what it likes."""
+        self._interruption.ignore()
+        faulthandler.unregister(signal.SIGUSR1)
+        worker.signal.signal(signal.SIGUSR1, self._warn)  # quicker than the one with enums
 
-            def tell(
-                number: int, frame: FrameType | None, previous: Callable[..., object] = previous
-            ) -> None:
-                self._told = True
-                previous(number, frame)
-
-            signal.signal(signum, tell)
-
-        def warn(number: int, frame: FrameType | None) -> None:
-            left = time.monotonic() + WARNING_S
-            self._deadline = left if self._deadline is None else min(left, self._deadline)
-
-        signal.signal(signal.SIGUSR1, warn)
+    def _warn(self, number: int, frame: FrameType | None) -> None:
+        left = time.monotonic() + WARNING_S
+        self._deadline = left if self._deadline is None else min(left, self._deadline)
 
     def close(self) -> None:
         self._journal.close()
@@ -429,10 +423,21 @@ class _Pilot:
                 self._oom_kills = worker.oom_kills()
                 self._run_all(held)
                 idle_since = time.monotonic()
+                self._heard_at = 0.0
                 continue
             if time.monotonic() - idle_since > idle_timeout_s:
                 raise _Leave("there was nothing to do")
-            time.sleep(self._claimer.alive / _LOOKS_PER_S * random.uniform(0.8, 1.2))
+            self._wait(self._claimer.alive / _LOOKS_PER_S * random.uniform(0.8, 1.2))
+
+    def _wait(self, seconds: float) -> None:
+        """Raises: _Leave; what SIGTERM is in a call."""
+        interruption = self._interruption
+        interruption.wait(seconds)
+        interruption.look()
+        if interruption.told_to_end:
+            raise interruption.told()
+        if interruption.was_interrupted:
+            raise _Leave("it was interrupted")
 
     def _steal(self) -> Range | None:
         self._looks += 1
@@ -443,8 +448,16 @@ class _Pilot:
     def _why_to_leave(self) -> str:
         """Empty where another task may begin."""
         now = time.monotonic()
-        if self._told:  # and a call has made nothing of it
+        interruption = self._interruption
+        if now - self._heard_at > _QUICK_S:
+            self._heard_at = now
+            interruption.look()
+        if interruption.told_to_end:  # and a call has made nothing of it
             return "it was told to end"
+        if interruption.was_interrupted:  # which was a call's
+            interruption.was_interrupted = False
+            if interruption.is_left():
+                return "its executor has ended"
         # One may take twice as long as any before.
         if self._deadline is not None and self._deadline - now <= 2 * self._longest_s:
             return "its time is nearly over"
@@ -532,10 +545,15 @@ class _Pilot:
         """The output, and where it is. Raises: what a signal raises."""
         pid = os.getpid()
         keep = None
+        interruption = self._interruption
         try:
             os.chdir(tasks.working_directory)
-            call, keep = tasks.call(task)
-            result = call()
+            try:
+                interruption.is_quiet = False
+                call, keep = tasks.call(task)
+                result = call()
+            finally:
+                self._listen()
             worker.end_forked_copy(pid, 0)
             if keep is None and _is_large(result):
                 return self._write_file(task, lambda file: worker.dump_result(result, file))
@@ -544,8 +562,9 @@ class _Pilot:
                 keep(output, success=True)
                 return _FINGERPRINT.pack(*worker.fingerprint(output)), IN_STORE
         except BaseException as exc:
+            self._listen()  # another signal may have come in the middle of it
             worker.end_forked_copy(pid, 1)
-            if self._told:
+            if interruption.received() is not None:  # what the task raises is not its own
                 raise
             note = ""
             if tasks.own_cgroup:
@@ -557,7 +576,7 @@ class _Pilot:
                 try:
                     keep(output, success=False)
                 except Exception as error:  # the failure itself still reaches the client
-                    worker.say_not_kept(error)
+                    worker.say_store_refused(error)
         return output, HERE
 
     def _write_file(self, task: int, dump: Callable[[BinaryIO], object]) -> tuple[bytes, bytes]:

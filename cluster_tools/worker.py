@@ -11,6 +11,7 @@ task, runs the call and writes the output beside the claim. The names and layout
 
 from __future__ import annotations
 
+import _thread
 import copyreg  # pickle imports it, too
 import os
 import sys
@@ -65,9 +66,12 @@ EXIT_NO_ARRAY = 78
 OWN_EXIT_CODES = (EXIT_NO_PACKAGE, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED, EXIT_NO_ARRAY)
 
 
-# So many seconds a process stays at the most whose call has left something behind: enough for what
-# programs do at their exit.
-LINGER_S = 300
+# The job's executor has been left: what a call has left behind has so long for what programs do at their exit.
+_LEFT_S = 1.0
+# Between looks at what a call has left behind.
+_LINGER_INTERVAL_S = 0.1
+# An interpreter that runs no Python any more is ended from outside of it so much later.
+_DEAF_S = 1.0
 
 # What a call's child or step ends with that was told to end, as `subprocess` and as shells and srun say it.
 _TOLD_TO_END = (-15, 128 + 15)
@@ -104,6 +108,10 @@ def interrupted_name(task: int) -> str:
 def revoked_name(task: int) -> str:
     """Made by the client: whoever has not started this task must not start it."""
     return f"{task}.revoked"
+
+
+# Made by the client before it interrupts what runs: nobody wants what comes of it.
+STOPPED = "stopped"
 
 
 def taken_name(task: int) -> str:
@@ -167,6 +175,9 @@ class Running:
         self.job_id = ""
         # How often the scheduler has started it again.
         self.restart = 0
+        # How long it may stay for what its call has left behind.
+        self.linger_s = 10.0
+        self.interruption: Interruption | None = None
         self.main: Main | None = None
         # Where modules were looked for before the client's path was known.
         self.own_path: list[str] = []
@@ -181,84 +192,168 @@ running = Running()
 _IS_SIGNAL = "_cluster_tools_signal"
 
 
-class _Interruption:
+class Interruption:
     """Turns the scheduler's signals into exceptions, so that `finally` and `with` of the call run.
 
-    A pipe hears of them too, whatever handlers the call has set instead of ours.
+    SIGTERM tells the job to end, once. SIGINT is the call's own, as often as it comes, until its executor has
+    been left. A pipe hears of both too, whatever handlers the call has set instead of ours.
     """
 
     def __init__(self) -> None:
-        self._raised: int | None = None
-        self._pipe, write_end = os.pipe()
-        os.set_blocking(self._pipe, False)
-        os.set_blocking(write_end, False)
-        signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
-        # What the call forks has signals of its own.
-        os.register_at_fork(after_in_child=_forget_wakeup_fd)
-        signal.signal(signal.SIGINT, self._raise)
-        signal.signal(signal.SIGTERM, self._raise)
-        # A warning that the time is nearly over kills nobody who does not care.
-        signal.signal(signal.SIGUSR1, _hear)
+        self.told_to_end = False
+        # SIGINT has come.
+        self.was_interrupted = False
+        # Where an executor says that it was left or has cancelled this task; and what goes with them.
+        self.stop_marks: tuple[str, ...] = ()
+        self.array_file = ""
+        # Signals raise nothing, or not any more.
+        self.is_quiet = False
+        self._open_pipe()
+        _expect_usual_signals()
+        # By thread: the signals that were blocked before it forks.
+        self._masks: dict[int, Any] = {}
+        os.register_at_fork(
+            before=self._hold_signals,
+            after_in_parent=self._release_signals,
+            after_in_child=self._leave_child_alone,
+        )
+        self._listen()
 
-    def _raise(self, signum: int, frame: FrameType | None) -> None:
-        # A shell around the worker passes on what the scheduler has sent to both: once is enough.
-        if self._raised == signum:
+    def _open_pipe(self) -> None:
+        self._pipe, self._write_end = os.pipe()
+        os.set_blocking(self._pipe, False)
+        os.set_blocking(self._write_end, False)
+
+    def _listen(self) -> None:
+        """In place of what a call may have put there."""
+        try:
+            signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        except (OSError, ValueError):  # it has closed all that it found open
+            self._open_pipe()
+            signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGINT, self._hear)
+        signal.signal(signal.SIGTERM, self._hear)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+    def _hold_signals(self) -> None:
+        """One that comes to a child at once must not be lost between our handlers and its own."""
+        held = (signal.SIGINT, signal.SIGTERM)
+        self._masks[_thread.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+
+    def _release_signals(self) -> None:
+        mask = self._masks.pop(_thread.get_ident(), ())
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def _leave_child_alone(self) -> None:
+        """What the call forks has signals of its own."""
+        signal.set_wakeup_fd(-1)
+        for signum, default in (
+            (signal.SIGINT, signal.default_int_handler),
+            (signal.SIGTERM, signal.SIG_DFL),
+        ):
+            if signal.getsignal(signum) == self._hear:
+                signal.signal(signum, default)
+        self._release_signals()
+
+    def _hear(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGTERM:
+            first, self.told_to_end = not self.told_to_end, True
+            if first and not self.is_quiet:
+                raise self.told()
             return
-        self._raised = signum
-        interrupt = signum == signal.SIGINT
-        exception = KeyboardInterrupt() if interrupt else SystemExit("terminated by SIGTERM")
-        vars(exception)[_IS_SIGNAL] = True
-        raise exception
+        first, self.was_interrupted = not self.was_interrupted, True
+        # A shell around the worker passes on what the scheduler has sent to both.
+        if not self.is_quiet and (first or not self.is_left()):
+            raise KeyboardInterrupt
 
     @staticmethod
-    def has_raised(exc: BaseException) -> bool:
+    def told() -> SystemExit:
+        """What SIGTERM is in a call."""
+        exception = SystemExit("terminated by SIGTERM")
+        vars(exception)[_IS_SIGNAL] = True
+        return exception
+
+    def has_raised(self, exc: BaseException) -> bool:
         """Whether this is a signal itself, rather than something that the call made of it."""
+        if type(exc) is KeyboardInterrupt:
+            return self.was_interrupted
         return _IS_SIGNAL in vars(BaseException)["__dict__"].__get__(exc)
 
-    def received(self) -> int | None:
-        """The signal that has come, if one has."""
-        if self._raised is not None:
-            return self._raised
+    def is_left(self) -> bool:
+        """Whether the executor was left, or has cancelled this task."""
+        return any(map(os.path.exists, self.stop_marks)) or not os.path.exists(self.array_file)
+
+    def look(self) -> None:
+        """Takes note of what the pipe has heard."""
         try:
             heard = os.read(self._pipe, 4096)
         except OSError:  # nothing in it
-            return None
-        return next((n for n in heard if n in (signal.SIGINT, signal.SIGTERM)), None)
+            return
+        self.told_to_end = self.told_to_end or signal.SIGTERM in heard
+        self.was_interrupted = self.was_interrupted or signal.SIGINT in heard
 
-    def await_signal(self, seconds: float) -> int | None:
-        """The same, once it has come or the time is over."""
+    def received(self) -> int | None:
+        """The signal that has come and ends the job, if one has."""
+        self.look()
+        if self.told_to_end:
+            return signal.SIGTERM
+        return signal.SIGINT if self.was_interrupted and self.is_left() else None
+
+    def wait(self, seconds: float) -> None:
+        """Until then, or until a signal comes."""
         from select import select
 
+        try:
+            select([self._pipe], [], [], seconds)
+        except (OSError, ValueError):  # a call has closed all that it found open
+            time.sleep(seconds)
+
+    def await_signal(self, seconds: float) -> int | None:
+        """What is received, once it has come or the time is over."""
         deadline = time.monotonic() + seconds
         while (came := self.received()) is None and (left := deadline - time.monotonic()) > 0:
-            select([self._pipe], [], [], left)
+            self.wait(left)
         return came
-
-    def restore(self) -> None:
-        """The output is written; a signal ends what may be left, threads of the call's, say."""
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def ignore(self) -> None:
         """From here on the output is being written; the kill that follows a signal is soon enough.
 
-        The pipe still hears of one.
+        Signals are heard, and raise nothing. Nor does a timer that the call has left behind.
         """
-        signal.signal(signal.SIGINT, _hear)
-        signal.signal(signal.SIGTERM, _hear)
+        self.is_quiet = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._listen()
+
+    def restore(self) -> None:
+        """The output is written; a signal ends what may be left, threads of the call's, say."""
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+            signal.signal(signum, signal.SIG_DFL)
+        process_wide = sys.modules.get("cluster_tools.cluster.process_wide")
+        if process_wide is not None and process_wide.has_sessions():
+            process_wide.install_signal_handlers()  # their jobs end with this one
+
+
+def _expect_usual_signals() -> None:
+    """Whatever has started this process ignored: a shell in the background, a client without children."""
+    for signum in (signal.SIGCHLD, signal.SIGQUIT, signal.SIGALRM):
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
 
 
 def is_signal(exc: BaseException) -> bool:
     """Whether this is what the worker makes of a signal, and not the call's own."""
-    return _Interruption.has_raised(exc)
+    return running.interruption is not None and running.interruption.has_raised(exc)
 
 
-def _hear(signum: int, frame: FrameType | None) -> None:
-    """Nothing is to be done at once."""
+def free_warning() -> None:
+    """SIGUSR1 is the call's, and no handler of Python's stands on it.
 
+    A warning that the time is nearly over kills nobody who does not care: it leaves a stack in the log.
+    """
+    import faulthandler
 
-def _forget_wakeup_fd() -> None:
-    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    faulthandler.register(signal.SIGUSR1, file=2)
 
 
 def _was_told_to_end(exc: BaseException | None) -> bool:
@@ -314,7 +409,10 @@ class ArrayFile:
         return self.read(self._index + number * ROW_BYTES, count * ROW_BYTES)
 
     def close(self) -> None:
-        os.close(self.fd)
+        try:
+            os.close(self.fd)
+        except OSError:  # a call has closed all that it found open
+            pass
 
     def open_at(self, offset: int) -> BinaryIO:
         """The file from there on: what is large is not to be held in memory as a pickle as well."""
@@ -812,8 +910,14 @@ def _deliver_failure(
         try:
             keep(failure, success=False)
         except Exception as exc:  # the failure itself still reaches the client below
-            say_not_kept(exc)
+            say_store_refused(exc)
     output.write(name, lambda file: file.write(failure))
+
+
+def say_store_refused(exc: Exception) -> None:
+    from cluster_tools.function_name import exception_text
+
+    say(f"cluster_tools: the store did not take the failure: {exception_text(exc)}\n")
 
 
 _oom_counter: str | None = None
@@ -872,7 +976,7 @@ def _usage() -> dict[str, Any]:
     }
 
 
-def _run(arguments: list[str], interruption: _Interruption) -> None:
+def _run(arguments: list[str], interruption: Interruption) -> None:
     array_file, first_task, submission, index, restart, job_id, log_file = arguments
     run_directory = os.path.dirname(array_file)
     task = int(first_task) + int(index)
@@ -895,6 +999,11 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
         "oom_kills_before": oom_kills(),
     }
     output = OutputFile(shard, record)
+    interruption.array_file = array_file
+    interruption.stop_marks = (
+        os.path.join(run_directory, STOPPED),
+        os.path.join(shard, revoked_name(task)),
+    )
     running.run_directory, running.job_id, running.restart = run_directory, job_id, int(restart)
     pid = os.getpid()
     note = ""
@@ -907,6 +1016,8 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     try:
         manifest = array.manifest()
         _enter(manifest)
+        running.linger_s = manifest["linger_s"]
+        free_warning()
         main = running.main = Main(manifest)
         _set_up_logging(manifest["logging"], main, log_file)
         key = array.key()
@@ -920,6 +1031,8 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
             note = ""
         function = main.unpickle(array.function())
         args, kwargs = main.unpickle_from(array.call())
+        if interruption.received() is not None:  # and an import has made nothing of it
+            raise interruption.told() if interruption.told_to_end else KeyboardInterrupt
         result = function(*args, **kwargs)
         interruption.ignore()
         end_forked_copy(pid, 0)
@@ -944,14 +1057,14 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     else:
         signum = interruption.received()
         if signum is None and notice_s:
-            print(
-                f"cluster_tools: the call has lost a child to SIGTERM; if the job is next, it is within {notice_s:g} s",
-                file=sys.stderr,
+            say(
+                "cluster_tools: the call has lost a child to SIGTERM; if the job is next, it is within "
+                f"{notice_s:g} s\n"
             )
             signum = interruption.await_signal(notice_s)
         if signum is not None:
             if is_signal:  # no failure of the call's: where it was may still help
-                _say(pickle.loads(failure)[1])
+                say(pickle.loads(failure)[1])
             else:
                 output.write(interrupted_name(task), lambda file: file.write(failure))
             raise Stop(128 + signum, f"task {task} was ended by a signal")
@@ -965,37 +1078,93 @@ def end_forked_copy(pid: int, code: int) -> None:
         os._exit(code)
 
 
-def _end_soon() -> None:
+def _end_soon(code: int) -> None:
     """What the call has left behind (threads, exit functions) does not keep the job: nobody waits for it.
 
-    But executors do that wait for their own jobs.
+    But executors do that have calls of their own.
     """
-
-    def end(signum: int, frame: FrameType | None) -> None:
-        process_wide = sys.modules.get("cluster_tools.cluster.process_wide")
-        if process_wide is not None and process_wide.has_sessions():
-            signal.alarm(LINGER_S)
-            return
-        print(
-            "cluster_tools: what the call has left behind still runs; the job ends", file=sys.stderr
-        )
-        flush()
-        os._exit(0)
-
-    signal.signal(signal.SIGALRM, end)
-    signal.alarm(LINGER_S)
+    _watch_from_outside(has_work())
+    try:
+        _thread.start_new_thread(_end_in_time, (code,))
+    except RuntimeError:  # no more threads
+        pass
 
 
-def say_not_kept(exc: BaseException) -> None:
-    from cluster_tools.function_name import exception_text
+def _watch_from_outside(has_work: bool) -> None:
+    """Ends a process whose interpreter runs no Python any more: one that hangs in C, say."""
+    import faulthandler
 
-    _say(f"cluster_tools: the store did not take the failure: {exception_text(exc)}\n")
+    faulthandler.cancel_dump_traceback_later()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    if has_work:  # which may be what runs so long in C
+        return
+    patience_s = running.linger_s + _DEAF_S
+    try:
+        # At the very end of the interpreter there is only the kernel.
+        signal.setitimer(signal.ITIMER_REAL, patience_s + _DEAF_S)
+        faulthandler.dump_traceback_later(patience_s, exit=True, file=2)
+    except (RuntimeError, ValueError, OverflowError, OSError):  # no more threads; years
+        pass
 
 
-def _say(text: str) -> None:
+def _end_in_time(code: int) -> None:
+    """In a thread, which ends with the interpreter."""
+    deadline = time.monotonic() + running.linger_s
+    is_left = had_work = False
+    while True:
+        now = time.monotonic()
+        works = has_work()
+        if works != had_work:
+            had_work = works
+            _watch_from_outside(works)
+        if works:
+            deadline = now + running.linger_s
+        elif not is_left and not os.path.exists(running.run_directory):
+            is_left = True
+            deadline = min(deadline, now + _LEFT_S)
+        if now >= deadline and not works:
+            break
+        time.sleep(min(_LINGER_INTERVAL_S, max(0.001, deadline - now)))
+    say("cluster_tools: what the call has left behind still runs; the job ends\n")
+    flush()
+    os._exit(code)
+
+
+def has_work() -> bool:
+    """Whether an executor of the call's own has calls that are not done: ours, or the standard library's."""
+    process_wide = sys.modules.get("cluster_tools.cluster.process_wide")
+    if process_wide is not None and process_wide.has_open_calls():
+        return True
+    threads: Any = sys.modules.get("concurrent.futures.thread")
+    processes: Any = sys.modules.get("concurrent.futures.process")
+    try:
+        if threads is not None:
+            frames: Any = vars(sys)["_current_frames"]()
+            for thread, queue in list(threads._threads_queues.items()):
+                frame = frames.get(thread.ident)
+                # One that waits for work has nothing above the function of its thread.
+                if not queue.empty() or (
+                    frame is not None and frame.f_code is not threads._worker.__code__
+                ):
+                    return True
+        if processes is not None:
+            for manager in list(processes._threads_wakeups):
+                if manager.is_alive() and manager.pending_work_items:
+                    return True
+    except Exception:  # they change under our hands, or another Python has them elsewhere
+        pass
+    return False
+
+
+def say(text: str) -> None:
     """Into the log, where the call has left us one."""
     try:
         sys.stderr.write(text)
+    except UnicodeError:  # a stream of the call's own
+        try:
+            sys.stderr.write(ascii(text)[1:-1].replace("\\n", "\n"))
+        except Exception:
+            pass
     except Exception:
         pass
 
@@ -1009,22 +1178,39 @@ def flush() -> None:
             pass
 
 
-def main(arguments: list[str]) -> int:
+def _set_up_streams() -> None:
     import faulthandler
 
-    faulthandler.enable()  # a segmentation fault leaves its Python stack in the log
-    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
-    interruption = _Interruption()
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:  # closed: no other file is to be taken for it
+            os.open(os.devnull, os.O_RDWR)
+    faulthandler.enable(2)  # a segmentation fault leaves its Python stack in the log
+    try:
+        stdout: Any = sys.stdout
+        # A log that lacks a character is no reason for a call to fail.
+        errors = "backslashreplace" if stdout.errors == "strict" else stdout.errors
+        stdout.reconfigure(line_buffering=True, errors=errors)
+    except (AttributeError, ValueError, OSError):  # there is none
+        pass
+
+
+def main(arguments: list[str]) -> int:
+    _set_up_streams()
+    interruption = running.interruption = Interruption()
+    code = 1
     try:
         _run(arguments, interruption)
+        code = 0
     except Stop as stop:
-        _say(f"cluster_tools: {stop}\n")
-        return stop.code
+        say(f"cluster_tools: {stop}\n")
+        code = stop.code
     except OSError as exc:
         gone = " (its executor has ended)" if isinstance(exc, FileNotFoundError) else ""
-        print(f"cluster_tools: the output could not be written{gone}: {exc}", file=sys.stderr)
-        return EXIT_OUTPUT_NOT_WRITTEN
+        say(f"cluster_tools: the output could not be written{gone}: {exc}\n")
+        code = EXIT_OUTPUT_NOT_WRITTEN
     finally:
         interruption.restore()
-        _end_soon()
-    return 0
+        _end_soon(code)
+    return code

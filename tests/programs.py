@@ -113,7 +113,7 @@ def start(executor, count=1, fn=jobs.wait_long):
     futures = executor.map_to_futures(fn, [directory / f"started{{i}}" for i in range(count)])
     return futures
 
-
+{functions}
 if __name__ == "__main__":
     # As at a terminal, whatever has started the tests.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -121,9 +121,15 @@ if __name__ == "__main__":
 """
 
 
-def executor_program(cluster: Cluster, directory: Path, body: str, **options: Any) -> Program:
-    """A script whose `body` finds `new_executor`, `start`, `started` and `directory`."""
+def executor_program(
+    cluster: Cluster, directory: Path, body: str, *, functions: str = "", **options: Any
+) -> Program:
+    """A script whose `body` finds `new_executor`, `start`, `started` and `directory`.
+
+    `functions`: of the script itself, for its jobs.
+    """
     text = _WITH_EXECUTOR.format(
+        functions=textwrap.dedent(functions),
         tests=str(Path(__file__).parent),
         directory=str(directory),
         environment=cluster.environment,

@@ -74,6 +74,9 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         pilot_jobs: Run the calls on so many long-lived jobs, which take one after the other, instead of
             a job for each. For many short calls.
         pilot_idle_timeout_s: After so long without work such a job leaves; more work makes others.
+        linger_s: So many seconds a job stays at the most for what its call has left behind (threads,
+            exit functions, child processes), once its output is written. Executors of the call's own
+            that have work are waited for.
         max_workers: At most so many calls of this executor run at a time, over all its arrays; default: as
             many as the scheduler lets.
         initializer: Called in each process that runs calls (a job's, a pilot), before its first call, with
@@ -109,6 +112,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         keep_jobs_on_exit: bool = False,
         pilot_jobs: int | None = None,
         pilot_idle_timeout_s: float = 60.0,
+        linger_s: float = 10.0,
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
@@ -125,6 +129,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         max_workers = check_count("max_workers", max_workers)
         if not pilot_idle_timeout_s >= 0:
             raise ValueError("pilot_idle_timeout_s must not be negative")
+        if not isinstance(linger_s, (int, float)) or not 0 <= linger_s < float("inf"):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"linger_s must be a number of seconds, 0 or more, not {linger_s!r}")
         if isinstance(command_prefix, str):
             raise ValueError("command_prefix is a list of words, not a string")
         if isinstance(additional_setup_lines, str):
@@ -172,6 +178,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             max_workers=None if scheduler.keeps_max_workers else max_workers,
             initializer=packed_initializer,
             pilot_name=job_name or Settings.pilot_name,
+            linger_s=linger_s,
             own_outputs=isinstance(self.output_store, FileOutputStore)
             and self.output_store.directory is None,
             store=self.output_store,
@@ -299,7 +306,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         future = cast(ClusterFuture[_T], fut)
         try:
             job_id = future.cluster_jobid
-        except BaseException:
+        except Exception:
             return fut.result()
         path = self._session.log_path_of(future)
         late_s = min(_LATE_LOG_S, self._session.late_files_s)

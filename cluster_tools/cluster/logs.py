@@ -79,14 +79,26 @@ def follow(
             interval_s = _FIRST_INTERVAL_S
             text = decoder.decode(piece)
             if text:
-                sys.stdout.write(f"{prefix}{text}")
-                sys.stdout.flush()
+                _show(f"{prefix}{text}")
         elif done:
             late_until = late_until or time.monotonic() + late_s
             if position == end or time.monotonic() >= late_until:
                 return
         time.sleep(interval_s)
         interval_s = min(_MAX_INTERVAL_S, interval_s * 1.5)
+
+
+def _show(text: str) -> None:
+    """On stdout, where there is one that takes it: the call's result is worth more."""
+    stream = sys.stdout
+    try:
+        try:
+            stream.write(text)
+        except UnicodeEncodeError as exc:
+            stream.write(text.encode(exc.encoding, "backslashreplace").decode(exc.encoding))
+        stream.flush()
+    except (AttributeError, ValueError, OSError):  # None, closed, or nobody reads it any more
+        pass
 
 
 def _end_before(piece: bytes, mark: bytes) -> int:

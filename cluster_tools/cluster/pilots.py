@@ -283,7 +283,7 @@ class PilotPool:
                 session.settings.pilot_name,
                 futures,
                 None,
-                working_directory=os.getcwd(),
+                working_directory=self._working_directory(),
                 kept=False,
                 indexed=True,
                 runs_pilots=True,
@@ -291,6 +291,13 @@ class PilotPool:
         except BaseException:
             writer.discard()
             raise
+
+    def _working_directory(self) -> str:
+        """Where set-up lines run; each task has its own."""
+        try:
+            return os.getcwd()
+        except FileNotFoundError:  # removed
+            return self._session.directory.path
 
     def _on_end(self, future: Any) -> None:
         """In any thread."""

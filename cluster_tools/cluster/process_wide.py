@@ -53,7 +53,7 @@ class _Threads:
     def pipe(self) -> tuple[int, int]:
         """An empty one."""
         if self._pipe is None:
-            self._pipe = os.pipe()
+            self._pipe = _above_standard_streams(os.pipe())
             for end in self._pipe:
                 os.set_blocking(end, False)
         try:
@@ -61,6 +61,18 @@ class _Threads:
         except BlockingIOError:
             pass
         return self._pipe
+
+
+def _above_standard_streams(fds: tuple[int, int]) -> tuple[int, int]:
+    """The same files, where nothing lands that somebody writes to a stream that was closed."""
+    if min(fds) > 2:
+        return fds
+    import fcntl
+
+    first, second = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds)
+    for fd in fds:
+        os.close(fd)
+    return first, second
 
 
 _threads = _Threads()
@@ -104,6 +116,11 @@ def leave(session: Session) -> None:
 
 def has_sessions() -> bool:
     return bool(_threads.sessions)
+
+
+def has_open_calls() -> bool:
+    """Whether anybody waits for something."""
+    return any(session.has_open_calls() for session in list(_threads.sessions))
 
 
 def look(session: Session) -> None:

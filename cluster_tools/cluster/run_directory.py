@@ -9,6 +9,7 @@
         <shard>/<task>.closed.*      made here: not in that submission
         <shard>/<task>.left.*        made by a worker that found nobody waiting, and did not begin
         client                       the client's heartbeat: workers look at its modification time
+        stopped                      made here: what runs was cancelled, nobody wants what comes of it
 
 The names and layouts stand in `cluster_tools.worker`, which is the other side. Knows bytes and files, no
 futures and no jobs.
@@ -64,6 +65,7 @@ def manifest(
     *,
     notice_s: float = 0.0,
     own_cgroup: bool = False,
+    linger_s: float = 10.0,
     initializer: bool = False,
 ) -> dict[str, Any]:
     """What a worker has to know: to import what the client imports, and of its scheduler."""
@@ -81,6 +83,7 @@ def manifest(
         "logging": None if logging is None else pickling.dumps(logging),
         "notice_s": notice_s,
         "own_cgroup": own_cgroup,
+        "linger_s": linger_s,
         "initializer": initializer,
         "working_directory": os.fsencode(cwd),
         "output_store": None if store is None else pickling.dumps(store),
@@ -219,6 +222,14 @@ class RunDirectory:
     def revoke(self, task: int) -> None:
         """Whoever has not begun this task must not begin it."""
         self._mark(task, worker.revoked_name(task))
+
+    def stop(self) -> None:
+        """Whoever is interrupted from here on was cancelled. Takes no lock."""
+        path = os.path.join(self.path, worker.STOPPED)
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        except OSError:  # they see that the directory is gone
+            pass
 
     def close_submission(self, task: int, submission: int) -> bool:
         """The same of this submission of it alone; False where it has begun."""

@@ -60,6 +60,8 @@ class Settings:
     pending_timeout_s: float | None = None
     # Seconds without a sign of this client after which its tasks are not begun any more; None: never.
     client_timeout_s: float | None = None
+    # Seconds that a job may stay for what its call has left behind.
+    linger_s: float = 10.0
     # A client that ends before its futures are done does not cancel them.
     keep_jobs_on_exit: bool = False
     # Calls run on so many pilots; None: each is an element of its own.
@@ -170,6 +172,11 @@ class Session:
         finally:
             self.on_done()
 
+    def has_open_calls(self) -> bool:
+        """Takes no lock."""
+        pilots = 0 if self.pool is None else len(self.pool.pilots)
+        return self._open_futures > pilots
+
     @property
     def all_watched(self) -> list[Watched]:
         return [self.watched] if self.pool is None else [self.watched, self.pool.watched]
@@ -233,6 +240,7 @@ class Session:
             self.store if keys is not None else None,
             notice_s=self.scheduler.notice_s,
             own_cgroup=not self.scheduler.on_this_machine,
+            linger_s=self.settings.linger_s,
             # Pilots run it themselves, before their first call.
             initializer=self.settings.initializer is not None and not runs_pilots,
         )
@@ -453,10 +461,11 @@ class Session:
         if self.aborted:
             return
         self._closed = True
-        pilots = 0 if self.pool is None else len(self.pool.pilots)
-        self.leaves_jobs = self.settings.keep_jobs_on_exit and self._open_futures > pilots
+        self.leaves_jobs = self.settings.keep_jobs_on_exit and self.has_open_calls()
         self.aborted = True
         self.resolver.post(self.resolver.abandon_all)
+        if not self.leaves_jobs:
+            self.directory.stop()
         self._stop({piece.job_id for piece in list(self._pieces) if piece.job_id is not None})
         self._begin_end()
 
@@ -493,10 +502,10 @@ class Session:
             self.resolver.abandon_all()
             if self._heart is not None:
                 self._heart.stop()
-            self.scheduler.close()
             self._remove_logs()
             if not self.leaves_jobs:
-                self.directory.remove()
+                self.directory.remove()  # what lingers ends by this
+            self.scheduler.close()
         finally:  # whatever could not be tidied, nobody waits for this thread for ever
             # Last: a signal's handler waits for it before it lets the process die.
             process_wide.leave(self)

@@ -31,18 +31,25 @@ from cluster_tools.schedulers.base import (
     State,
 )
 from cluster_tools.schedulers.detached import start_detached
+from cluster_tools.schedulers.exit_status import ExitStatus
 from cluster_tools.schedulers.script import encoded, job_script
 
 _job_ids = count(1)
 
 
-@dataclass
+# After its executor was left, a process has a second for what it does at its exit; they are waited for.
+_LEAVING_S = 2.0
+
+
+@dataclass(eq=False)
 class _Process:
     """An element from its submission on."""
 
     request: ArrayRequest
     element: Element
     popen: subprocess.Popen[bytes] | None = None
+    # What it has ended with.
+    code: int | None = None
     cancelled: bool = False
     failure: str | None = None
 
@@ -50,7 +57,7 @@ class _Process:
     def ended(self) -> bool:
         if self.failure is not None or (self.cancelled and self.popen is None):
             return True
-        return self.popen is not None and self.popen.returncode is not None
+        return self.code is not None
 
 
 @dataclass
@@ -78,6 +85,8 @@ class LocalScheduler(Scheduler):
         self._waiting: deque[_Process] = deque()
         self._queue_changed = threading.Condition()
         self._closed = False
+        # Those that run, also where their calls are done: a set of which only whole-dict operations are used.
+        self._running: dict[_Process, None] = {}
         # Now, since an interpreter that is about to exit starts no threads, and calls may be submitted then.
         for _ in range(self._slots):
             threading.Thread(target=self._run_slot, name="cluster_tools-local", daemon=True).start()
@@ -119,19 +128,29 @@ class LocalScheduler(Scheduler):
                 if process.cancelled:
                     continue
                 try:
-                    process.popen = self._start(process)
+                    status = self._start(process)
                 except Exception as exc:  # no such shell, no memory, no room for the log
                     process.failure = f"its process could not be started: {exc}"
                     continue
-            if process.cancelled:  # while it was being started
-                self._end([process])
-            process.popen.wait()
-            try:  # as on a cluster, nothing that the job has started outlives it
-                os.killpg(process.popen.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
+            self._wait_for(process, status)
 
-    def _start(self, process: _Process) -> subprocess.Popen[bytes]:
+    def _wait_for(self, process: _Process, status: ExitStatus) -> None:
+        popen = process.popen
+        assert popen is not None
+        if process.cancelled:  # while it was being started
+            self._end([process])
+        returncode = popen.wait()
+        try:  # as on a cluster, nothing that the job has started outlives it
+            os.killpg(popen.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
+        process.code = status.read(returncode)
+        status.close()
+        with self._queue_changed:
+            del self._running[process]
+            self._queue_changed.notify_all()
+
+    def _start(self, process: _Process) -> ExitStatus:
         request, element = process.request, process.element
         log = self.log_path(self._options.log_directory, element)
         script = job_script(
@@ -143,13 +162,21 @@ class LocalScheduler(Scheduler):
         shell = script.partition("\n")[0].removeprefix("#!")
         fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            return subprocess.Popen(
-                [*shlex.split(shell), "-c", encoded(script)],
-                stdin=subprocess.DEVNULL,
-                stdout=fd,
-                stderr=fd,
-                start_new_session=True,
-            )
+            status = ExitStatus([*shlex.split(shell), "-c", encoded(script)])
+            try:
+                process.popen = subprocess.Popen(
+                    status.words,
+                    pass_fds=status.pass_fds,
+                    stdin=subprocess.DEVNULL,
+                    stdout=fd,
+                    stderr=fd,
+                    start_new_session=True,
+                )
+            except BaseException:
+                status.close()
+                raise
+            self._running[process] = None
+            return status
         finally:
             os.close(fd)
 
@@ -189,6 +216,7 @@ class LocalScheduler(Scheduler):
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
         processes = [p for job in list(self._jobs.values()) for p in job.processes.values()]
+        processes += [p for p in list(self._running) if p not in processes]
         for process in processes:
             process.cancelled = True
         self._end(processes)
@@ -196,7 +224,7 @@ class LocalScheduler(Scheduler):
     def _end(self, processes: Collection[_Process]) -> None:
         groups: list[str] = []
         for process in processes:
-            if process.popen is not None and process.popen.returncode is None:
+            if process.popen is not None and process.code is None:
                 try:
                     os.killpg(process.popen.pid, signal.SIGINT)
                     groups.append(f"-{process.popen.pid}")
@@ -224,6 +252,10 @@ class LocalScheduler(Scheduler):
         with self._queue_changed:
             self._closed = True
             self._queue_changed.notify_all()
+            # Those that were cancelled end by force if need be, and nobody waits for that.
+            self._queue_changed.wait_for(
+                lambda: all(process.cancelled for process in self._running), _LEAVING_S
+            )
 
 
 def _ending(process: _Process | None) -> Ending:
@@ -233,7 +265,7 @@ def _ending(process: _Process | None) -> Ending:
         return Ending(Cause.NEVER_STARTED, process.failure)
     if process.cancelled:
         return Ending(Cause.CANCELLED, "The job was cancelled.")
-    code = process.popen.returncode if process.popen is not None else None
+    code = process.code
     if code is None:
         return Ending(Cause.LOST, "The process is still running.")
     if code < 0:

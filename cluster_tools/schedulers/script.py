@@ -26,8 +26,8 @@ cd -- {directory} || {{
 """
 
 # A failing command counts only in the lines themselves, not in a function or file that they call: those
-# go on after one as they always do. The shell stays, so that traps and background processes of the
-# set-up lines work. Background processes of a shell do not hear SIGINT unless they ask for it (the worker
+# go on after one as they always do. The shell becomes the worker, which then hears signals once and not from
+# the shell again. Where the lines have left traps or background processes it stays, so that these work. Background processes of a shell do not hear SIGINT unless they ask for it (the worker
 # does). `wait` ends at each trapped signal, so it is called until the worker has gone.
 _WITH_SETUP = """\
 cluster_tools_depth=${{#BASH_SOURCE[@]}}
@@ -39,10 +39,16 @@ if [ ${{#BASH_SOURCE[@]}} -le $cluster_tools_depth ]; then
 fi' ERR
 trap 'code=$?
 [ -n "$cluster_tools_set_up" ] || echo "{ended} $code" >&2' EXIT
+cluster_tools_traps=$(trap -p)
 {setup}
+[ "$(trap -p)" = "$cluster_tools_traps" ] && [ -z "$(jobs -p)" ] && cluster_tools_traps=none
 trap - ERR
 set +e
 cluster_tools_set_up=yes
+if [ "$cluster_tools_traps" = none ]; then
+    trap - EXIT
+    exec {command}
+fi
 {command} &
 worker=$!
 trap 'kill -s INT $worker' INT

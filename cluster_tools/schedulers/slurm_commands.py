@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from cluster_tools.schedulers import exit_status
 from cluster_tools.schedulers.base import (
     Refused,
     RefusedForCount,
@@ -89,14 +90,13 @@ def run(command: Sequence[str], *, stdin: str = "", timeout_s: float | None = No
     if timeout_s is None:
         timeout_s = QUERY_TIMEOUT_S
     try:
-        done = subprocess.run(
+        done = exit_status.run(
             [encoded(word) for word in command],
             input=encoded(stdin),
             capture_output=True,
             timeout=timeout_s,
             env=_environment(command[0]),
             start_new_session=True,  # a Ctrl-C at the terminal is for the client
-            check=False,
         )
     except subprocess.TimeoutExpired as exc:
         raise Unreachable(f"{command[0]} did not answer within {timeout_s} s") from exc

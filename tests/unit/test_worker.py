@@ -262,12 +262,26 @@ def test_finally_runs_after_a_signal_which_is_no_failure_of_the_calls(
     started, cleaned = tmp_path / "started", tmp_path / "cleaned"
     process = _start(_write_array(directory, (jobs.clean_up_when_interrupted, (started, cleaned))))
     wait_until(started.exists, "the call")
+    if signum == signal.SIGINT:
+        directory.stop()
     process.send_signal(signum)
     _, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 128 + signum
     assert cleaned.exists()
     assert directory.look_again([0]) == {}
     assert "in clean_up_when_interrupted" in stderr  # the log tells where it was
+
+
+def test_an_interrupt_is_the_calls_own_where_its_executor_has_not_sent_it(
+    directory: RunDirectory, tmp_path: Path
+) -> None:
+    started, cleaned = tmp_path / "started", tmp_path / "cleaned"
+    process = _start(_write_array(directory, (jobs.clean_up_when_interrupted, (started, cleaned))))
+    wait_until(started.exists, "the call")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0
+    assert isinstance(_exception(_outcome(directory)).__cause__, KeyboardInterrupt)
 
 
 def _fails_as_interrupted(process: subprocess.Popen[str], directory: RunDirectory) -> None:

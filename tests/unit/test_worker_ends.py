@@ -7,27 +7,22 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jobs
+import lingering_calls
 import pytest
 from clusters import LOCAL
+from lingering_calls import LEAVING
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools import pickling, worker
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import RunDirectory
 
-# As start_worker.py does, with so many seconds' patience for what a call leaves behind.
-_START = """
-import sys
-from cluster_tools import worker
-worker.LINGER_S = int(sys.argv[1])
-sys.exit(worker.main(sys.argv[2:]))
-"""
+START = Path(worker.__file__).parent / "cluster" / "start_worker.py"
 _LINGERS = "cluster_tools: what the call has left behind still runs; the job ends"
 
 
@@ -36,23 +31,28 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(str(tmp_path / "cfut"))
 
 
-def _write_array(directory: RunDirectory, function: Callable[..., Any], *arguments: Any) -> str:
+def _write_array(
+    directory: RunDirectory, function: Callable[..., Any], *arguments: Any, linger_s: float = 60.0
+) -> str:
     writer = directory.begin_array()
     writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, {})), None)
-    writer.finish(run_directory.manifest(os.getcwd(), None, None))
+    writer.finish(run_directory.manifest(os.getcwd(), None, None, linger_s=linger_s))
     return writer.path
 
 
 def _start(
-    array: str, *, submission: int = 0, restart: int = 0, linger_s: int = worker.LINGER_S
+    array: str, *, submission: int = 0, restart: int = 0, **options: Any
 ) -> subprocess.Popen[str]:
     numbers = [str(number) for number in (0, submission, 0, restart)]
     return subprocess.Popen(
-        [sys.executable, "-c", _START, str(linger_s), array, *numbers, "12_0", "/logs/job.log"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        [sys.executable, str(START), array, *numbers, "12_0", "/logs/job.log"],
+        **{
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+            **options,
+        },
     )
 
 
@@ -62,43 +62,13 @@ def _end_of(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def _run(
-    directory: RunDirectory, function: Callable[..., Any], *arguments: Any, **keywords: int
+    directory: RunDirectory, function: Callable[..., Any], *arguments: Any, linger_s: float = 60.0
 ) -> tuple[int, str]:
-    return _end_of(_start(_write_array(directory, function, *arguments), **keywords))
+    return _end_of(_start(_write_array(directory, function, *arguments, linger_s=linger_s)))
 
 
 def _outcome(directory: RunDirectory) -> run_directory.Outcome:
     return directory.outcome(0, worker.output_name(0))
-
-
-def leave_a_thread() -> int:
-    threading.Thread(target=threading.Event().wait, args=(600,)).start()
-    return 7
-
-
-def leave_an_exit_function() -> int:
-    import atexit
-
-    atexit.register(threading.Event().wait, 600)
-    return 7
-
-
-def leave_a_daemon_thread() -> int:
-    threading.Thread(target=threading.Event().wait, args=(600,), daemon=True).start()
-    return 7
-
-
-def touch_late(path: Path) -> None:
-    """Beyond the patience for what a call leaves behind."""
-    threading.Event().wait(1.5)
-    path.touch()
-
-
-def leave_an_executor(directory: Path) -> int:
-    LOCAL.new_executor(directory / "nested", max_workers=1, keep_logs=False).submit(
-        touch_late, directory / "late"
-    )
-    return 7
 
 
 def fail_at_sigterm_and_later_die(started: Path) -> None:
@@ -119,27 +89,72 @@ def put_a_file_in_place_of(path: str) -> None:
     Path(path).touch()
 
 
-@pytest.mark.parametrize("leave", [leave_a_thread, leave_an_exit_function])
-def test_what_a_call_leaves_behind_keeps_the_job_for_a_limited_time(
+@pytest.mark.parametrize("leave", LEAVING)
+def test_what_a_call_leaves_behind_does_not_keep_the_job(
     directory: RunDirectory, leave: Callable[[], int]
 ) -> None:
-    status, stderr = _run(directory, leave, linger_s=1)
+    status, stderr = _run(directory, leave, linger_s=0.5)
     assert (status, stderr) == (0, f"{_LINGERS}\n")
     assert _outcome(directory).value == 7
 
 
-def test_a_daemon_thread_does_not_keep_the_job(directory: RunDirectory) -> None:
-    assert _run(directory, leave_a_daemon_thread) == (0, "")
+def test_a_job_ends_whose_interpreter_runs_no_python_any_more(directory: RunDirectory) -> None:
+    _, stderr = _run(
+        directory, lingering_calls.hang_in_c_at_exit_and_let_no_python_run, linger_s=0.5
+    )
+    assert "in _hang_in_c_and_let_no_python_run" in stderr  # the log tells where it was
     assert _outcome(directory).value == 7
+
+
+def test_a_daemon_thread_does_not_keep_the_job(directory: RunDirectory) -> None:
+    assert _run(directory, lingering_calls.leave_a_daemon_thread) == (0, "")
+    assert _outcome(directory).value == 7
+
+
+@pytest.mark.parametrize("leave", [lingering_calls.leave_a_child, lingering_calls.leave_a_command])
+def test_a_process_that_a_call_has_started_does_not_keep_the_job(
+    directory: RunDirectory, leave: Callable[[], int]
+) -> None:
+    array = _write_array(directory, leave, linger_s=0.5)
+    process = _start(array, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        assert process.wait(LIMIT_S) == 0
+        assert _outcome(directory).value == 7
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # as a scheduler does
+
+
+def test_the_patience_may_be_none_at_all(directory: RunDirectory) -> None:
+    assert _run(directory, lingering_calls.leave_a_thread, linger_s=0)[0] == 0
+    assert _outcome(directory).value == 7
+
+
+@pytest.mark.parametrize(
+    "leave", [lingering_calls.leave_work_for_threads, lingering_calls.leave_work_for_processes]
+)
+def test_an_executor_of_the_standard_librarys_that_has_work_keeps_the_job(
+    directory: RunDirectory, tmp_path: Path, leave: Callable[[Path], int]
+) -> None:
+    assert _run(directory, leave, tmp_path, linger_s=0.5) == (0, "")
+    assert (tmp_path / "late").exists()
 
 
 def test_an_executor_that_waits_for_its_own_jobs_keeps_the_job(
     directory: RunDirectory, tmp_path: Path
 ) -> None:
-    _, stderr = _run(directory, leave_an_executor, tmp_path, linger_s=1)
+    call = (lingering_calls.leave_a_nested_executor, LOCAL.new_executor, tmp_path)
+    _, stderr = _run(directory, *call, linger_s=0.5)
     assert stderr == ""
     assert (tmp_path / "late").exists()
     assert list((tmp_path / "nested").iterdir()) == []
+
+
+def test_what_lingers_ends_once_its_executor_was_left(directory: RunDirectory) -> None:
+    """By its own doing: its client may be gone, or on another machine."""
+    process = _start(_write_array(directory, lingering_calls.leave_a_thread, linger_s=1e6))
+    wait_until(lambda: directory.look_again([0]), "the output")
+    directory.remove()
+    assert _end_of(process)[0] == 0
 
 
 @pytest.mark.parametrize("again", [{"restart": 1}, {"submission": 1}])
