@@ -20,7 +20,7 @@ cat <<'END'
 === what to try next
   .venv/bin/python examples/standard_library.py --strategy multiprocessing   # or sequential
   ls .cfut                  # the log of each of those jobs
-  ./test.sh                 # all tests, with a real Slurm in containers where docker may run
+  ./test.sh                 # the tests of this machine; it says how to run those on real clusters
   less README.md            # from here to your own cluster
 
 On a cluster, from a directory that its nodes share:
