@@ -31,7 +31,8 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Generic, TypeVar, cast
 
-from cluster_tools.executors.calls import Dumps, pack_call, unpack_outcome
+from cluster_tools.executors.call_packer import CallPacker
+from cluster_tools.executors.calls import Dumps, forget_arguments, unpack_outcome
 from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
@@ -73,6 +74,7 @@ class ChunkedMap(Generic[_T]):
             [list(iterables[0])] if len(iterables) == 1 else list(zip(*zip(*iterables)))
         )
         self._count = len(columns[0]) if columns else 0
+        self._open_count = self._count
         self._failure_log = FailureLog(self._count)
         # Outcomes that nobody has read, by their first call; each list begins where another ends.
         self._outcomes: dict[int, list[Any]] = {}
@@ -89,10 +91,12 @@ class ChunkedMap(Generic[_T]):
         begin = 0
         if self._packed_fn is None:
             self._calls = []
+            packer = CallPacker(fn, dumps)
             for index, call in enumerate(zip(*columns)):
                 try:
-                    self._calls.append(pack_call(fn, call, {}, dumps=dumps))
+                    self._calls.append(packer.pack(call))
                 except Exception as error:
+                    forget_arguments(error)
                     self._calls.append(None)
                     self.fail(index, index + 1, error)
                     if begin < index:
@@ -214,10 +218,14 @@ class ChunkedMap(Generic[_T]):
             self._failure_log.note(error, f"Call {index} of {self._name}")
 
     def _publish(self, start: int, outcomes: list[Any]) -> None:
+        count = len(outcomes)
         if self._packed_fn is None:
-            self._calls[start : start + len(outcomes)] = [None] * len(outcomes)
+            self._calls[start : start + count] = [None] * count
         with self._outcomes_changed:
             self._outcomes[start] = outcomes
+            self._open_count -= count
+            if not self._open_count:  # a reader may keep this for long
+                self._calls = []
             self._outcomes_changed.notify_all()
 
     def _wait_for_outcomes(self, start: int, deadline: float | None) -> list[Any]:

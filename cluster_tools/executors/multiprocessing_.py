@@ -30,7 +30,15 @@ from typing import Any, TypeVar
 
 from typing_extensions import ParamSpec
 
-from cluster_tools.executors.calls import Dumps, pack_call, run_packed_call, unpack_outcome
+from cluster_tools.executors.call_packer import CallPacker
+from cluster_tools.executors.calls import (
+    Dumps,
+    PackedCall,
+    forget_arguments,
+    pack_call,
+    run_packed_call,
+    unpack_outcome,
+)
 from cluster_tools.executors.chunks import ChunkedMap, WorkQueue
 from cluster_tools.executors.log_forwarding import LogForwarding
 from cluster_tools.executors.pool_worker import dumps_for_relatives, start_worker
@@ -274,9 +282,10 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
     ) -> list[Future[_T]]:
         failure_log = FailureLog(len(calls))
         name = function_name(fn)
+        packer = CallPacker(fn, self._dumps)
         futures: list[Future[_T]] = []
         for index, (call, key) in enumerate(zip(calls, keys)):
-            future: Future[_T] = self._submit(fn, call, {}, key)
+            future: Future[_T] = self._submit_packed(partial(packer.pack, call), key)
             failure_log.watch(future, f"Call {index} of {name}")
             futures.append(future)
         return futures
@@ -288,17 +297,21 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         kwargs: Mapping[str, Any],
         key: str | None,
     ) -> Future[Any]:
+        return self._submit_packed(partial(pack_call, fn, args, kwargs, dumps=self._dumps), key)
+
+    def _submit_packed(self, pack: Callable[[], PackedCall], key: str | None) -> Future[Any]:
         if self._is_closed:
             raise RuntimeError(_CLOSED_MESSAGE)
         future = _CallFuture[Any]()
         try:
-            call = pack_call(fn, args, kwargs, dumps=self._dumps)
+            call = pack()
             keep = None
             if key is not None:
                 key = self.output_store.resolve_key(key)
                 self.output_store.delete(key)
                 keep = (self.output_store, key)
         except Exception as error:
+            forget_arguments(error)
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future

@@ -16,12 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import _ResultItem  # pyright: ignore[reportPrivateUsage]
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
-from types import MethodType
+from types import MethodDescriptorType, MethodType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
 from cluster_tools import pickling
 from cluster_tools.executors.calls import Dumps, pack_result, run_packed_call
+from cluster_tools.function_name import type_name
 from cluster_tools.packed_exceptions import failure_bytes
 from cluster_tools.worker import reduce_method
 
@@ -168,11 +170,35 @@ def start_worker(
 def dumps_for_relatives(obj: object) -> bytes:
     """Pickles in the way of multiprocessing, which knows how to share connections and the like."""
     buffer = io.BytesIO()
-    pickler: Any = ForkingPickler(buffer, 5)
-    pickler.dispatch_table = {**pickler.dispatch_table, MethodType: reduce_method}
     try:
-        pickler.dump(obj)
+        relatives_pickler(buffer).dump(obj)
     except Exception:
         return pickling.dumps(obj)
     pickled = buffer.getvalue()
     return pickling.dumps(obj) if pickling.goes_by_value((pickled,)) else pickled
+
+
+# What the way of multiprocessing has for types of which there is nothing to share.
+_LOAD_AGAIN = frozenset[Any]({MethodType, MethodDescriptorType, WrapperDescriptorType, partial})
+
+
+def relatives_pickler(file: Any, only_once: list[str] | None = None) -> Any:
+    """What `dumps_for_relatives` pickles with first.
+
+    Arguments:
+        file: Where the pickle goes.
+        only_once: Gets the names of types that were met of which a pickle may be loaded only once.
+    """
+    pickler: Any = ForkingPickler(file, 5)
+    table = {**pickler.dispatch_table, MethodType: reduce_method}
+    if only_once is not None:
+        for kind in ForkingPickler._extra_reducers:  # pyright: ignore
+            if kind not in _LOAD_AGAIN:
+                table[kind] = partial(_reduce_and_note, table[kind], only_once)
+    pickler.dispatch_table = table
+    return pickler
+
+
+def _reduce_and_note(reduce: Callable[[Any], Any], only_once: list[str], obj: Any) -> Any:
+    only_once.append(type_name(obj))
+    return reduce(obj)
