@@ -33,6 +33,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from cluster_tools.executors.call_packer import CallPacker
 from cluster_tools.executors.calls import Dumps, forget_arguments, unpack_outcome
+from cluster_tools.executors.pool_future import PoolFuture
 from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
@@ -331,7 +332,7 @@ class WorkQueue:
     def _expect_answer(
         self, chunk_id: int, chunked: ChunkedMap[Any], start: int, stop: int, *arguments: Any
     ) -> None:
-        future = Future[ChunkAnswer]()
+        future = PoolFuture[ChunkAnswer]()
         future.add_done_callback(partial(self._answered, chunk_id, chunked, start, stop))
         self._pending[chunk_id] = _WorkItem(future, run_chunk, arguments, {})
 

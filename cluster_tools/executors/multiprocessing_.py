@@ -13,7 +13,6 @@ library's module.)
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import multiprocessing
 import os
 import sys
@@ -21,7 +20,8 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
 from multiprocessing.context import BaseContext
@@ -41,7 +41,8 @@ from cluster_tools.executors.calls import (
 )
 from cluster_tools.executors.chunks import ChunkedMap, WorkQueue
 from cluster_tools.executors.log_forwarding import LogForwarding
-from cluster_tools.executors.pool_worker import dumps_for_relatives, start_worker
+from cluster_tools.executors.pool_future import PoolFuture, name_cause
+from cluster_tools.executors.pool_worker import Initializer, dumps_for_relatives, start_worker
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
 from cluster_tools.futures import RaisingFuture
@@ -136,7 +137,8 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
             raise
         self._makes_chunks = max_tasks_per_child is None
         pool: Any = self
-        pool._initargs = (pool._result_queue, sender, initializer, initargs)
+        wrapped = None if initializer is None else Initializer(initializer, initargs)
+        pool._initargs = (pool._result_queue, sender, wrapped)
         self._work_queue = pool._work_ids = WorkQueue(pool._pending_work_items)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
@@ -322,11 +324,18 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         return future
 
     def _submit_to_pool(self, fn: Callable[..., _T], *args: Any) -> Future[_T]:
-        pool_future = super().submit(fn, *args)
-        pool_future.__class__ = _PoolFuture
-        # The pool's thread outlives an executor that is dropped, and the workers need the log's lock.
         pool: Any = self
-        pool._executor_manager_thread.log_forwarding = self._log_forwarding
+        try:
+            pool_future = super().submit(fn, *args)
+        except BrokenProcessPool as error:
+            name_cause(error, pool._executor_manager_thread)
+            raise
+        pool_future.__class__ = PoolFuture
+        thread = pool._executor_manager_thread
+        if pool_future.done() and not pool_future.cancelled():
+            name_cause(pool_future.exception(), thread)
+        # The pool's thread outlives an executor that is dropped, and the workers need the log's pipe.
+        thread.log_forwarding = self._log_forwarding
         return pool_future
 
     def _adjust_process_count(self) -> None:
@@ -385,16 +394,6 @@ def _flattened(chunks: Iterator[list[_T]]) -> Iterator[_T]:
         chunk.reverse()
         while chunk:
             yield chunk.pop()
-
-
-class _PoolFuture(Future[_T]):
-    """The pool's future. Where the pool breaks, its thread fails them all, and before Python 3.13 dies itself of
-    one that was cancelled: the others would never be done.
-    """
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        with contextlib.suppress(InvalidStateError):
-            super().set_exception(exception)
 
 
 class _CallFuture(RaisingFuture[_T]):

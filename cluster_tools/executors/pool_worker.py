@@ -22,7 +22,13 @@ from types import MethodDescriptorType, MethodType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
 from cluster_tools import pickling
-from cluster_tools.executors.calls import Dumps, pack_result, run_packed_call
+from cluster_tools.executors.calls import (
+    Dumps,
+    pack_call,
+    pack_result,
+    run_packed_call,
+    unpack_exception,
+)
 from cluster_tools.function_name import type_name
 from cluster_tools.packed_exceptions import failure_bytes
 from cluster_tools.worker import reduce_method
@@ -147,24 +153,80 @@ def _loaded(packed_fn: bytes) -> Callable[..., Any]:
         return lambda *_: pickle.loads(packed_fn)
 
 
-def start_worker(
-    answers: Any,
-    sender: Any,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-) -> None:
+def start_worker(answers: Any, sender: Any, initializer: Initializer | None) -> None:
     """The pool's initializer.
 
     Arguments:
         answers: The pool's queue of results.
         sender: A RecordSender; None in a worker that has the parent's handlers.
+        initializer: The user's.
     """
     global _answers
     _answers = answers
     if sender is not None:
         sender.install()
-    if initializer is not None:
-        initializer(*initargs)
+    if initializer is None:
+        return
+    try:
+        initializer()
+    except BaseException as error:
+        # The process ends of it, and with it the pool, which learns only that it has ended.
+        answers.put(InitializerFailure(failure_bytes(error, frames_to_hide=2)))
+        raise
+
+
+class Initializer:
+    """The user's initializer on its way to workers that are not forked.
+
+    It is unpickled when logging is set up, and what fails in that is the initializer's failure.
+    """
+
+    def __init__(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self._call = fn, args
+
+    def __call__(self) -> None:
+        fn, args = self._call
+        fn(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # While a worker is started: only then can locks and queues be pickled.
+        fn, args = self._call
+        try:
+            return PackedInitializer, (pack_call(fn, args, {}, dumps=dumps_for_relatives),)
+        except pickle.PicklingError as error:
+            return PackedInitializer, (None, failure_bytes(error, frames_to_hide=1))
+
+
+class PackedInitializer:
+    """The same, arrived."""
+
+    def __init__(self, call: bytes | None, failure: bytes = b"") -> None:
+        self._call = call
+        self._failure = failure
+
+    def __call__(self) -> None:
+        if self._call is None:
+            raise unpack_exception(self._failure)
+        fn, args, _ = pickle.loads(self._call)
+        fn(*args)
+
+
+class InitializerFailure:
+    """In the queue of results: why a worker ends before its first call."""
+
+    def __init__(self, failure: bytes) -> None:
+        self._failure = failure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _note_failure, (self._failure,)
+
+
+def _note_failure(failure: bytes) -> _ResultItem:
+    """Tells the pool's thread, which is what unpickles results; to the pool it is nobody's result."""
+    thread: Any = threading.current_thread()
+    thread.initializer_error = unpack_exception(failure)
+    nobody: Any = None
+    return _ResultItem(nobody)
 
 
 def dumps_for_relatives(obj: object) -> bytes:
