@@ -29,6 +29,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from cluster_tools.function_name import exception_text
+
 # How long close() waits for the handlers: they may be slow, and a caller waits for this.
 _DRAIN_LIMIT_S = 10.0
 
@@ -256,6 +258,8 @@ class _SendingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._sender.send(pack_record(record))
+        except BrokenPipeError:  # of a child that its executor has left behind: nobody has handlers
+            pass
         except Exception:
             self.handleError(record)
 
@@ -268,7 +272,7 @@ def pack_record(record: logging.LogRecord) -> bytes:
     attributes = dict(vars(record))
     attributes.update(msg=record.getMessage(), args=None, exc_info=None)
     if record.exc_info and not record.exc_text:
-        attributes["exc_text"] = logging.Formatter().formatException(record.exc_info)
+        attributes["exc_text"] = _exception_text(record.exc_info)
     plain: dict[str, Any] = {}
     others: dict[str, tuple[bytes | None, str]] = {}
     for name, value in attributes.items():
@@ -289,6 +293,13 @@ def unpack_record(packed: bytes) -> logging.LogRecord:
     record = object.__new__(record_type)
     vars(record).update(attributes)
     return record
+
+
+def _exception_text(exc_info: Any) -> str:
+    try:
+        return logging.Formatter().formatException(exc_info)
+    except Exception:  # its class may do anything
+        return exception_text(exc_info[1])
 
 
 def _pickled(value: object) -> bytes | None:

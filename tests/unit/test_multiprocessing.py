@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import multiprocessing
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -97,6 +98,60 @@ def test_the_initializer_runs_in_each_worker(start_method: str) -> None:
         1, start_method=start_method, initializer=workers.initialize, initargs=(5,)
     ) as executor:
         assert executor.submit(workers.initialized).result(LIMIT_S) == 5
+
+
+def _initializers() -> list[Any]:
+    return [
+        pytest.param(workers.fail_to_initialize, ("a reason",), ValueError, id="fails"),
+        pytest.param(lambda: 1 / 0, (), ZeroDivisionError, id="lambda"),
+        pytest.param(sys.exit, (3,), SystemExit, id="exits"),
+    ]
+
+
+@pytest.mark.parametrize(("initializer", "initargs", "error_type"), _initializers())
+def test_a_failing_initializer_is_the_cause_of_what_each_call_raises(
+    start_method: str, initializer: Any, initargs: tuple[Any, ...], error_type: type[BaseException]
+) -> None:
+    errors: list[BaseException | None] = []
+    with MultiprocessingExecutor(
+        2, start_method=start_method, initializer=initializer, initargs=initargs
+    ) as executor:
+        errors.append(executor.submit(pow, 2, 2).exception(LIMIT_S))
+        with pytest.raises(BrokenProcessPool) as late:
+            executor.submit(pow, 2, 2)
+        errors.append(late.value)
+    with MultiprocessingExecutor(
+        2, start_method=start_method, initializer=initializer, initargs=initargs
+    ) as executor:
+        with pytest.raises(BrokenProcessPool) as mapped:
+            list(executor.map(abs, range(100), timeout=LIMIT_S))
+        errors.append(mapped.value)
+    for error in errors:
+        assert isinstance(error, BrokenProcessPool)
+        assert str(error).startswith("the initializer of a worker failed: ")
+        assert type(error.__cause__) is error_type
+
+
+@pytest.mark.parametrize("initargs", [(threading.Lock(),), (workers.OneWay(),)])
+def test_initargs_that_do_not_arrive_are_a_failing_initializer(initargs: tuple[Any, ...]) -> None:
+    with MultiprocessingExecutor(1, initializer=print, initargs=initargs) as executor:
+        error = executor.submit(pow, 2, 2).exception(LIMIT_S)
+        assert isinstance(error, BrokenProcessPool)
+        assert isinstance(error.__cause__, (pickle.PicklingError, ValueError))
+
+
+def test_initargs_may_be_what_only_relatives_share(start_method: str) -> None:
+    context: Any = multiprocessing.get_context(start_method)
+    reader, writer = context.Pipe(duplex=False)
+    with (
+        reader,
+        writer,
+        MultiprocessingExecutor(
+            1, context, initializer=workers.send_under, initargs=(context.Lock(), writer)
+        ) as executor,
+    ):
+        executor.submit(pow, 2, 2).result(LIMIT_S)
+        assert reader.poll(LIMIT_S)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 refuses max_tasks_per_child")
