@@ -45,6 +45,10 @@ _T = TypeVar("_T")
 _CHUNK_S = 0.02
 
 
+# How much cancelled work there is before anybody looks for it.
+_MIN_CANCELLED_TO_FORGET = 64
+
+
 class _Failure:
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -237,6 +241,13 @@ class ChunkedMap(Generic[_T]):
             return self._outcomes.pop(start)
 
 
+class PendingWork(dict[int, Any]):
+    """The pool's table of work, by id. What a thread goes through does not change under it."""
+
+    def items(self) -> Any:
+        return list(super().items())
+
+
 class WorkQueue:
     """The pool's queue of the ids of its work, of which some are ids of a ChunkedMap.
 
@@ -256,6 +267,7 @@ class WorkQueue:
         # Reentrant: an iterator that is collected cancels, in any thread at any time.
         self._order_lock = threading.RLock()
         self._waiting_beyond_pending = 0
+        self._cancelled_count = 0
 
     @property
     def unfinished_count(self) -> int:
@@ -291,6 +303,28 @@ class WorkQueue:
                 if chunked.has_only_worker:
                     break
             raise queue.Empty
+
+    def note_cancelled(self) -> None:
+        """Has to be called for each cancelled future of the pool, so that its work does not stay.
+
+        The pool itself forgets work when it is its turn, and that may be never.
+        """
+        with self._order_lock:
+            self._cancelled_count += 1
+            if self._cancelled_count < max(_MIN_CANCELLED_TO_FORGET, len(self._ids) // 2):
+                return
+            self._cancelled_count = 0
+            # What was given out has no id here any more: that is the pool's thread's.
+            kept = deque[int]()
+            for work_id in self._ids:
+                work_item = self._pending.get(work_id)
+                if work_item is None:  # the pool has broken
+                    continue
+                if work_item.future.cancelled():
+                    del self._pending[work_id]
+                else:
+                    kept.append(work_id)
+            self._ids = kept
 
     def get_nowait(self) -> int:
         return self.get(block=False)

@@ -39,7 +39,7 @@ from cluster_tools.executors.calls import (
     run_packed_call,
     unpack_outcome,
 )
-from cluster_tools.executors.chunks import ChunkedMap, WorkQueue
+from cluster_tools.executors.chunks import ChunkedMap, PendingWork, WorkQueue
 from cluster_tools.executors.log_forwarding import LogForwarding
 from cluster_tools.executors.pool_future import PoolFuture, name_cause
 from cluster_tools.executors.pool_worker import Initializer, dumps_for_relatives, start_worker
@@ -139,6 +139,7 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         pool: Any = self
         wrapped = None if initializer is None else Initializer(initializer, initargs)
         pool._initargs = (pool._result_queue, sender, wrapped)
+        pool._pending_work_items = pool._call_queue.pending_work_items = PendingWork()
         self._work_queue = pool._work_ids = WorkQueue(pool._pending_work_items)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
@@ -320,7 +321,7 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         pool_future = self._submit_to_pool(run_packed_call, call, self._dumps, keep)
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
-        future.follow(pool_future)
+        future.follow(pool_future, self._work_queue.note_cancelled)
         return future
 
     def _submit_to_pool(self, fn: Callable[..., _T], *args: Any) -> Future[_T]:
@@ -406,9 +407,13 @@ class _CallFuture(RaisingFuture[_T]):
     def __init__(self) -> None:
         super().__init__()
         self._pool_future: Future[tuple[bool, bytes]] | None = None
+        self._note_cancelled: Callable[[], None] | None = None
 
-    def follow(self, pool_future: Future[tuple[bool, bytes]]) -> None:
+    def follow(
+        self, pool_future: Future[tuple[bool, bytes]], note_cancelled: Callable[[], None]
+    ) -> None:
         """Makes the outcome of `pool_future` the outcome of this one. Called once at most."""
+        self._note_cancelled = note_cancelled
         self._pool_future = pool_future
         pool_future.add_done_callback(self._resolve)
 
@@ -416,7 +421,11 @@ class _CallFuture(RaisingFuture[_T]):
         pool_future = self._pool_future
         if pool_future is None:
             return super().cancelled()
-        return pool_future.cancel()  # which calls _resolve
+        is_cancelled = pool_future.cancel()  # which calls _resolve
+        if is_cancelled and (note_cancelled := self._note_cancelled) is not None:
+            self._note_cancelled = None
+            note_cancelled()
+        return is_cancelled
 
     def running(self) -> bool:
         pool_future = self._pool_future
@@ -438,6 +447,7 @@ class _CallFuture(RaisingFuture[_T]):
                 self.set_result(result)
             else:
                 self.set_exception(error)
+            self._note_cancelled = None
         self._pool_future = None  # it has the outcome's bytes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import logging
 import multiprocessing
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -198,6 +200,34 @@ def test_a_cancelled_call_does_not_keep_the_others_from_breaking(tmp_path: Path)
             with pytest.raises(BrokenProcessPool):
                 future.result(LIMIT_S)
         assert others[4].cancelled()
+
+
+def test_cancelled_calls_are_forgotten_before_it_is_their_turn(tmp_path: Path) -> None:
+    with MultiprocessingExecutor(1) as executor:
+        first = executor.submit(workers.wait_for, tmp_path / "gate")
+        others = [executor.submit(workers.process_id) for _ in range(10)]
+        gc.collect()
+        tracemalloc.start()
+        for _ in range(1000):
+            assert executor.submit(len, bytes(10_000)).cancel()
+        gc.collect()
+        current, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert current < 200 * 10_000
+        (tmp_path / "gate").touch()
+        assert first.result(LIMIT_S) == "gate"
+        assert len({future.result(LIMIT_S) for future in others}) == 1
+
+
+def test_cancelling_while_the_pool_breaks_leaves_no_future_open() -> None:
+    for _ in range(10):
+        with MultiprocessingExecutor(2) as executor:
+            futures = [executor.submit(workers.process_id) for _ in range(100)]
+            futures += [executor.submit(workers.die), *map(executor.submit, [int] * 500)]
+            cancelling = threading.Thread(target=lambda: [future.cancel() for future in futures])
+            cancelling.start()
+            cancelling.join()
+            assert not concurrent.futures.wait(futures, LIMIT_S).not_done
 
 
 @pytest.mark.parametrize("attempt", range(3))  # the one that dies may be any of the workers
