@@ -24,6 +24,7 @@ from cluster_tools.executors.log_forwarding import (
 
 LARGE = 10_000_000
 START_METHODS = ["spawn"] if sys.platform == "win32" else ["spawn", "forkserver"]
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 only_posix = pytest.mark.skipif(sys.platform == "win32", reason="there records go in one part")
 
 

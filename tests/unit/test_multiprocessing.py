@@ -222,9 +222,11 @@ def test_cancelled_calls_are_forgotten_before_it_is_their_turn(tmp_path: Path) -
 def test_cancelling_while_the_pool_breaks_leaves_no_future_open() -> None:
     for _ in range(10):
         with MultiprocessingExecutor(2) as executor:
-            futures = [executor.submit(workers.process_id) for _ in range(100)]
+            futures: list[Any] = [executor.submit(workers.process_id) for _ in range(100)]
             futures += [executor.submit(workers.die), *map(executor.submit, [int] * 500)]
-            cancelling = threading.Thread(target=lambda: [future.cancel() for future in futures])
+            cancelling = threading.Thread(
+                target=list, args=(map(type(futures[0]).cancel, futures),)
+            )
             cancelling.start()
             cancelling.join()
             assert not concurrent.futures.wait(futures, LIMIT_S).not_done
