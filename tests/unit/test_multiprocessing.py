@@ -219,14 +219,15 @@ def test_cancelled_calls_are_forgotten_before_it_is_their_turn(tmp_path: Path) -
         assert len({future.result(LIMIT_S) for future in others}) == 1
 
 
-def test_cancelling_while_the_pool_breaks_leaves_no_future_open() -> None:
-    for _ in range(10):
+def test_cancelling_while_the_pool_breaks_leaves_no_future_open(tmp_path: Path) -> None:
+    for attempt in range(10):
+        gate = tmp_path / str(attempt)
         with MultiprocessingExecutor(2) as executor:
-            futures: list[Any] = [executor.submit(workers.process_id) for _ in range(100)]
-            futures += [executor.submit(workers.die), *map(executor.submit, [int] * 500)]
-            cancelling = threading.Thread(
-                target=list, args=(map(type(futures[0]).cancel, futures),)
-            )
+            executor.submit(workers.wait_and_die_at, 0, gate, 0)
+            futures: list[Any] = [executor.submit(workers.process_id) for _ in range(500)]
+            cancel: Any = type(futures[0]).cancel
+            cancelling = threading.Thread(target=list, args=(map(cancel, futures),))
+            gate.touch()
             cancelling.start()
             cancelling.join()
             assert not concurrent.futures.wait(futures, LIMIT_S).not_done
