@@ -321,7 +321,7 @@ class WorkQueue:
                 if work_item is None:  # the pool has broken
                     continue
                 if work_item.future.cancelled():
-                    del self._pending[work_id]
+                    self._pending.pop(work_id, None)
                 else:
                     kept.append(work_id)
             self._ids = kept
