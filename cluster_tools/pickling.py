@@ -161,6 +161,13 @@ def goes_by_value(pieces: "Iterable[bytes]") -> bool:
 
 
 def _dump_by_value(value: object, refer: "Callable[[Any], Any] | None") -> Pieces:
+    pieces = Pieces()
+    value_pickler(pieces, refer).dump(value)
+    return pieces
+
+
+def value_pickler(pieces: Pieces, refer: "Callable[[Any], Any] | None" = None) -> pickle.Pickler:
+    """A pickler that takes by value what a job can't import."""
     import cloudpickle
 
     goes_by_reference = main_module() is not None and _MAIN.encode() not in by_value_marks()
@@ -177,9 +184,7 @@ def _dump_by_value(value: object, refer: "Callable[[Any], Any] | None") -> Piece
 
     if refer is not None:  # the pickler asks of each object, where it has this method
         Pickler.persistent_id = staticmethod(refer)  # type: ignore[method-assign, assignment]
-    pieces = Pieces()
-    cast(Any, Pickler(cast(Any, pieces), protocol=PICKLE_PROTOCOL)).dump(value)
-    return pieces
+    return cast(Any, Pickler(cast(Any, pieces), protocol=PICKLE_PROTOCOL))
 
 
 class _Unpickler(pickle.Unpickler):

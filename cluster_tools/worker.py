@@ -780,11 +780,13 @@ def dump_by_reference(value: object, file: Any, refer: Callable[[Any], Any] | No
     `refer`: gives what stands for an object that does not go into this pickle, None for all others.
     Raises: where one could not be found again, too, which pickle itself does not see with methods.
     """
+    reference_pickler(file, refer).dump(value)
+
+
+def reference_pickler(file: Any, refer: Callable[[Any], Any] | None = None) -> pickle.Pickler:
+    """What `dump_by_reference` pickles with."""
     _reducers.update(copyreg.dispatch_table)
-    if refer is None:
-        _ByReference(file, PICKLE_PROTOCOL).dump(value)
-    else:
-        _Referring(file, refer).dump(value)
+    return _ByReference(file, PICKLE_PROTOCOL) if refer is None else _Referring(file, refer)
 
 
 def by_value_marks() -> list[bytes]:

@@ -7,11 +7,14 @@ becomes that call's exception here, because a pool breaks of it.
 from __future__ import annotations
 
 import pickle
+import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from io import BytesIO
 from typing import Any, TypeVar
 
 from cluster_tools import pickling
-from cluster_tools.errors import local_exception
+from cluster_tools.errors import RemoteTraceback, local_exception
 from cluster_tools.function_name import exception_text, function_name, type_name
 from cluster_tools.packed_exceptions import failure_bytes, rows_of
 
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 Dumps = Callable[[object], bytes]
+PackedCall = bytes | tuple[bytes, ...]
+"""The pickle of function, arguments and keywords; or those of the function and the rest, of one
+pickler, in pieces.
+"""
 KeptOutput = tuple["OutputStore", str]
 """A store, and the key under which the output of a call is kept there."""
 
@@ -42,10 +49,33 @@ def pack_call(
     try:
         return dumps((fn, args, dict(kwargs)))
     except Exception as error:
-        raise pickle.PicklingError(
-            f"call of {function_name(fn)}: {_culprit(fn, args, kwargs, dumps)} cannot be pickled "
-            f"({exception_text(error)})"
-        ) from error
+        raise unpicklable_call(fn, args, kwargs, dumps, error) from error
+
+
+def unpicklable_call(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dumps: Dumps,
+    error: BaseException | None,
+) -> pickle.PicklingError:
+    """What is raised for a call that cannot be pickled, because of `error`."""
+    reason = "" if error is None else f" ({exception_text(error)})"
+    return pickle.PicklingError(
+        f"call of {function_name(fn)}: {_culprit(fn, args, kwargs, dumps)} cannot be pickled{reason}"
+    )
+
+
+def forget_arguments(error: BaseException) -> None:
+    """Makes the tracebacks of an exception of packing text: their frames have calls and pickles."""
+    error.__traceback__ = error.__context__ = None
+    cause = error.__cause__
+    if cause is None:
+        return
+    with suppress(Exception):  # its class may have its own idea of attributes
+        text = "".join(traceback.format_exception(cause))
+        cause.__traceback__ = cause.__context__ = None
+        cause.__cause__ = RemoteTraceback(text)
 
 
 def _culprit(
@@ -98,14 +128,14 @@ def call_and_keep(
     return result
 
 
-def run_packed_call(call: bytes, dumps: Dumps, keep: KeptOutput | None) -> tuple[bool, bytes]:
+def run_packed_call(call: PackedCall, dumps: Dumps, keep: KeptOutput | None) -> tuple[bool, bytes]:
     """Runs a packed call; this is what a worker process does.
 
     Returns:
         Whether the call succeeded, and the packed result or the packed exception.
     """
     try:
-        fn, args, kwargs = pickle.loads(call)
+        fn, args, kwargs = _unpack_call(call)
         result = fn(*args, **kwargs)
         if keep is None:
             return True, pack_result(fn, result, dumps=dumps)
@@ -116,6 +146,13 @@ def run_packed_call(call: bytes, dumps: Dumps, keep: KeptOutput | None) -> tuple
         return True, outcome
     except BaseException as error:
         return False, failure_bytes(error, frames_to_hide=1)  # the first frame is ours
+
+
+def _unpack_call(call: PackedCall) -> Any:
+    if isinstance(call, bytes):
+        return pickle.loads(call)
+    unpickler = pickle.Unpickler(BytesIO(b"".join(call)))
+    return unpickler.load(), *unpickler.load()
 
 
 def unpack_outcome(success: bool, outcome: bytes) -> tuple[Any, BaseException | None]:

@@ -31,7 +31,9 @@ from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Generic, TypeVar, cast
 
-from cluster_tools.executors.calls import Dumps, pack_call, unpack_outcome
+from cluster_tools.executors.call_packer import CallPacker
+from cluster_tools.executors.calls import Dumps, forget_arguments, unpack_outcome
+from cluster_tools.executors.pool_future import PoolFuture
 from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
@@ -41,6 +43,10 @@ _T = TypeVar("_T")
 # How long a chunk should take: long beside what it costs to send it, short beside the 0.1 s after which
 # it is taken apart.
 _CHUNK_S = 0.02
+
+
+# How much cancelled work there is before anybody looks for it.
+_MIN_CANCELLED_TO_FORGET = 64
 
 
 class _Failure:
@@ -73,6 +79,7 @@ class ChunkedMap(Generic[_T]):
             [list(iterables[0])] if len(iterables) == 1 else list(zip(*zip(*iterables)))
         )
         self._count = len(columns[0]) if columns else 0
+        self._open_count = self._count
         self._failure_log = FailureLog(self._count)
         # Outcomes that nobody has read, by their first call; each list begins where another ends.
         self._outcomes: dict[int, list[Any]] = {}
@@ -89,10 +96,12 @@ class ChunkedMap(Generic[_T]):
         begin = 0
         if self._packed_fn is None:
             self._calls = []
+            packer = CallPacker(fn, dumps)
             for index, call in enumerate(zip(*columns)):
                 try:
-                    self._calls.append(pack_call(fn, call, {}, dumps=dumps))
+                    self._calls.append(packer.pack(call))
                 except Exception as error:
+                    forget_arguments(error)
                     self._calls.append(None)
                     self.fail(index, index + 1, error)
                     if begin < index:
@@ -214,10 +223,14 @@ class ChunkedMap(Generic[_T]):
             self._failure_log.note(error, f"Call {index} of {self._name}")
 
     def _publish(self, start: int, outcomes: list[Any]) -> None:
+        count = len(outcomes)
         if self._packed_fn is None:
-            self._calls[start : start + len(outcomes)] = [None] * len(outcomes)
+            self._calls[start : start + count] = [None] * count
         with self._outcomes_changed:
             self._outcomes[start] = outcomes
+            self._open_count -= count
+            if not self._open_count:  # a reader may keep this for long
+                self._calls = []
             self._outcomes_changed.notify_all()
 
     def _wait_for_outcomes(self, start: int, deadline: float | None) -> list[Any]:
@@ -226,6 +239,13 @@ class ChunkedMap(Generic[_T]):
             if not self._outcomes_changed.wait_for(lambda: start in self._outcomes, timeout):
                 raise FutureTimeoutError
             return self._outcomes.pop(start)
+
+
+class PendingWork(dict[int, Any]):
+    """The pool's table of work, by id. What a thread goes through does not change under it."""
+
+    def items(self) -> Any:
+        return list(super().items())
 
 
 class WorkQueue:
@@ -247,6 +267,7 @@ class WorkQueue:
         # Reentrant: an iterator that is collected cancels, in any thread at any time.
         self._order_lock = threading.RLock()
         self._waiting_beyond_pending = 0
+        self._cancelled_count = 0
 
     @property
     def unfinished_count(self) -> int:
@@ -282,6 +303,28 @@ class WorkQueue:
                 if chunked.has_only_worker:
                     break
             raise queue.Empty
+
+    def note_cancelled(self) -> None:
+        """Has to be called for each cancelled future of the pool, so that its work does not stay.
+
+        The pool itself forgets work when it is its turn, and that may be never.
+        """
+        with self._order_lock:
+            self._cancelled_count += 1
+            if self._cancelled_count < max(_MIN_CANCELLED_TO_FORGET, len(self._ids) // 2):
+                return
+            self._cancelled_count = 0
+            # What was given out has no id here any more: that is the pool's thread's.
+            kept = deque[int]()
+            for work_id in self._ids:
+                work_item = self._pending.get(work_id)
+                if work_item is None:  # the pool has broken
+                    continue
+                if work_item.future.cancelled():
+                    self._pending.pop(work_id, None)
+                else:
+                    kept.append(work_id)
+            self._ids = kept
 
     def get_nowait(self) -> int:
         return self.get(block=False)
@@ -323,7 +366,7 @@ class WorkQueue:
     def _expect_answer(
         self, chunk_id: int, chunked: ChunkedMap[Any], start: int, stop: int, *arguments: Any
     ) -> None:
-        future = Future[ChunkAnswer]()
+        future = PoolFuture[ChunkAnswer]()
         future.add_done_callback(partial(self._answered, chunk_id, chunked, start, stop))
         self._pending[chunk_id] = _WorkItem(future, run_chunk, arguments, {})
 

@@ -1,20 +1,26 @@
 """Log records of worker processes, brought to the handlers of the process that made them.
 
-    worker process (each)                    parent process
-    +--------------------------------+       +------------------------------------------+
-    | logger -> root: _SendingHandler --pipe----> thread: getLogger(name).handle(record) |
-    +--------------------------------+       +------------------------------------------+
+    worker process (each), and its children      parent process
+    +---------------------------------------+    +-----------------------------------------------+
+    | logger -> root: _SendingHandler       |    | thread: joins parts, makes the record again   |
+    |     record -> parts of PIPE_BUF bytes --pipe--> getLogger(name).handle(record)             |
+    +---------------------------------------+    +-----------------------------------------------+
 
-A record is in the pipe before the logging call returns, so it is never behind a result. Knows
-logging and pipes, nothing of calls. For workers that are not forked; those have the handlers.
+A record is in the pipe before the logging call returns, so it is never behind a result. Writers
+share no lock: one that is killed would hold it for ever. The system writes a part as a whole or
+not at all, and each part says whose it is. Knows logging and pipes, nothing of calls. For workers
+that are not forked; those have the handlers.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import pickle
+import select
+import struct
 import sys
 import threading
 import traceback
@@ -23,8 +29,23 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from cluster_tools.function_name import exception_text
+
 # How long close() waits for the handlers: they may be slow, and a caller waits for this.
 _DRAIN_LIMIT_S = 10.0
+
+# Before each part: the writer's process id, the record's random id, and the place of the part.
+_PART_HEADER = struct.Struct("!Q8sB")
+_WHOLE, _FIRST, _MIDDLE, _FINAL, _ABANDONED = range(5)
+_LENGTH_BYTES = 4  # `Connection` writes a part's length before it, in the same write
+# Windows has no PIPE_BUF: there a pipe keeps messages of any size whole.
+_MAX_PART_BYTES = getattr(select, "PIPE_BUF", 1 << 30) - _LENGTH_BYTES - _PART_HEADER.size
+
+# So many unfinished records are kept before anybody asks whether their writers are alive.
+_MIN_UNFINISHED_TO_CHECK = 8
+
+# Values of these types arrive as they are; what others do in pickling or unpickling is their own.
+_PLAIN_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
 class LogForwarding:
@@ -36,7 +57,6 @@ class LogForwarding:
 
     def __init__(self, context: BaseContext) -> None:
         reader, self._writer = context.Pipe(duplex=False)
-        self._writer_lock = context.Lock()
         self._owner_pid = os.getpid()
         # A daemon: _drain_all() ends it at exit, after the pools have waited for their calls.
         self._thread = threading.Thread(
@@ -48,23 +68,31 @@ class LogForwarding:
 
     def sender(self) -> RecordSender:
         """The workers' end; it can be pickled while a worker is started."""
-        return RecordSender(self._writer, self._writer_lock)
+        return RecordSender(self._writer)
 
     def close(self) -> None:
         """Returns when the handlers have all records. The workers have to be gone."""
         if self not in _open_forwardings or os.getpid() != self._owner_pid:
             return
         _open_forwardings.discard(self)
-        # A worker that was killed while it wrote has left the lock locked and the pipe with a part
-        # of a record. Then only the pipe's end, when no process has it open, ends the thread.
-        if self._writer_lock.acquire(block=False):
-            try:
-                self._writer.send_bytes(_LAST)
-            finally:
-                self._writer_lock.release()
-        self._writer.close()
-        if threading.current_thread() is not self._thread:
+        is_reader = threading.current_thread() is self._thread  # in a handler
+        with self._writer:
+            # Children that calls have left behind may have the pipe open, so its end may not come.
+            if _is_writable(self._writer, 0 if is_reader else _DRAIN_LIMIT_S):
+                with contextlib.suppress(OSError):  # the thread has ended
+                    self._writer.send_bytes(_LAST)
+            elif not is_reader:
+                return  # a handler does not return
+        if not is_reader:
             self._thread.join(_DRAIN_LIMIT_S)
+
+
+def _is_writable(writer: Connection, timeout_s: float) -> bool:
+    if not hasattr(select, "poll"):  # Windows
+        return True
+    poll = select.poll()
+    poll.register(writer.fileno(), select.POLLOUT)
+    return bool(poll.poll(timeout_s * 1000))
 
 
 _LAST = b""
@@ -83,17 +111,28 @@ def _drain_all() -> None:
 
 def _emit_records(reader: Connection) -> None:
     """The thread's work. It has no reference to the LogForwarding, which may be collected."""
+    unfinished = UnfinishedRecords()
     with reader:
-        for pickled in iter(lambda: _received(reader), _LAST):
+        for part in iter(lambda: _received(reader), _LAST):
             try:
-                record: logging.LogRecord = pickle.loads(pickled)
-                logger = logging.getLogger(record.name)
-                if logger.isEnabledFor(record.levelno):
-                    logger.handle(record)
-            except Exception:
-                if logging.raiseExceptions:  # as logging itself treats its own errors
-                    traceback.print_exc(file=sys.stderr)
+                packed = unfinished.add(part)
+                if packed is not None:
+                    _emit(unpack_record(packed))
+            except BaseException:  # a handler may raise anything; the other records are to arrive
+                _print_error()
     _threads.discard(threading.current_thread())
+
+
+def _emit(record: logging.LogRecord) -> None:
+    logger = logging.getLogger(record.name)
+    if logger.isEnabledFor(record.levelno):
+        logger.handle(record)
+
+
+def _print_error() -> None:
+    if logging.raiseExceptions and sys.stderr:  # as logging itself treats its own errors
+        with contextlib.suppress(Exception):
+            traceback.print_exc(file=sys.stderr)
 
 
 def _received(reader: Connection) -> bytes:
@@ -103,12 +142,59 @@ def _received(reader: Connection) -> bytes:
         return _LAST
 
 
-class RecordSender:
-    """The workers' end of a LogForwarding, in the role of a QueueHandler's queue."""
+class UnfinishedRecords:
+    """Records of which parts are still on their way, from any number of writers at once."""
 
-    def __init__(self, writer: Connection, writer_lock: Any) -> None:
+    def __init__(self) -> None:
+        self._parts: dict[tuple[int, bytes], list[bytes]] = {}
+        self._check_at = _MIN_UNFINISHED_TO_CHECK
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def add(self, part: bytes) -> bytes | None:
+        """Takes a part, and returns the packed record if this was what it lacked."""
+        pid, record_id, place = _PART_HEADER.unpack_from(part)
+        content = part[_PART_HEADER.size :]
+        if place == _WHOLE:
+            return content
+        key = pid, record_id
+        if place == _ABANDONED:
+            self._parts.pop(key, None)
+        elif place == _FIRST:
+            if len(self._parts) >= self._check_at:
+                self._forget_dead_writers()
+            self._parts[key] = [content]
+        elif (parts := self._parts.get(key)) is not None:
+            parts.append(content)
+            if place == _FINAL:
+                return b"".join(self._parts.pop(key))
+        return None
+
+    def _forget_dead_writers(self) -> None:
+        dead = {pid for pid in {pid for pid, _ in self._parts} if not _is_alive(pid)}
+        self._parts = {key: parts for key, parts in self._parts.items() if key[0] not in dead}
+        # Twice as many as live writers need: the question is cheap per record, whatever their number.
+        self._check_at = max(_MIN_UNFINISHED_TO_CHECK, 2 * len(self._parts))
+
+
+def _is_alive(pid: int) -> bool:
+    if sys.platform == "win32":  # there each record is whole
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True
+
+
+class RecordSender:
+    """The workers' end of a LogForwarding. Children that a call forks use it, too."""
+
+    def __init__(self, writer: Connection) -> None:
         self._writer = writer
-        self._writer_lock = writer_lock
         self._levels: dict[str, int] = {}
         self._disabled_level = 0
 
@@ -135,23 +221,105 @@ class RecordSender:
         # What the script's import has set up would write each record a second time.
         logging.getLogger().handlers[:] = [_SendingHandler(self)]
 
-    def put_nowait(self, record: logging.LogRecord) -> None:
-        pickled = pickle.dumps(record)
-        with self._writer_lock:
-            self._writer.send_bytes(pickled)
+    def send(self, packed_record: bytes) -> None:
+        """Returns when all of it is in the pipe. Only the parts' writes are atomic."""
+        parts = parts_of(packed_record)
+        try:
+            for part in parts:
+                self._writer.send_bytes(part)
+        except BaseException:  # a signal's handler may raise between two parts
+            if len(parts) > 1:
+                header = _PART_HEADER.unpack_from(parts[0])
+                self._writer.send_bytes(_PART_HEADER.pack(*header[:2], _ABANDONED))
+            raise
+
+
+def parts_of(packed_record: bytes) -> list[bytes]:
+    """What is written to the pipe for a record, each with one write."""
+    size = len(packed_record)
+    pid = os.getpid()
+    if size <= _MAX_PART_BYTES:
+        return [_PART_HEADER.pack(pid, b"", _WHOLE) + packed_record]
+    record_id = os.urandom(8)
+
+    def part(start: int) -> bytes:
+        stop = start + _MAX_PART_BYTES
+        place = _FIRST if start == 0 else _MIDDLE if stop < size else _FINAL
+        return _PART_HEADER.pack(pid, record_id, place) + packed_record[start:stop]
+
+    return [part(start) for start in range(0, size, _MAX_PART_BYTES)]
 
 
 class _SendingHandler(logging.Handler):
-    """A QueueHandler that is not imported before the first record: most workers have none."""
-
     def __init__(self, sender: RecordSender) -> None:
         super().__init__()
-        self._queue: Any = sender  # a QueueHandler asks for put_nowait only
-        self._queue_handler: logging.Handler | None = None
+        self._sender = sender
 
     def emit(self, record: logging.LogRecord) -> None:
-        if self._queue_handler is None:
-            from logging.handlers import QueueHandler
+        try:
+            self._sender.send(pack_record(record))
+        except BrokenPipeError:  # of a child that its executor has left behind: nobody has handlers
+            pass
+        except Exception:
+            self.handleError(record)
 
-            self._queue_handler = QueueHandler(self._queue)
-        self._queue_handler.emit(record)
+
+def pack_record(record: logging.LogRecord) -> bytes:
+    """Pickles a record: its message and exception as text, of the rest what can be pickled.
+
+    An attribute that cannot be pickled, or not be unpickled, arrives as its `repr`.
+    """
+    attributes = dict(vars(record))
+    attributes.update(msg=record.getMessage(), args=None, exc_info=None)
+    if record.exc_info and not record.exc_text:
+        attributes["exc_text"] = _exception_text(record.exc_info)
+    plain: dict[str, Any] = {}
+    others: dict[str, tuple[bytes | None, str]] = {}
+    for name, value in attributes.items():
+        if type(value) in _PLAIN_TYPES:
+            plain[name] = value
+        else:
+            others[name] = _pickled(value), _repr(value)
+    kind = None if type(record) is logging.LogRecord else _pickled(type(record))
+    return pickle.dumps((plain, others, kind))
+
+
+def unpack_record(packed: bytes) -> logging.LogRecord:
+    """The record of which `pack_record` made the bytes."""
+    attributes, others, kind = pickle.loads(packed)
+    for name, (pickled, text) in others.items():
+        attributes[name] = _unpickled(pickled, text)
+    record_type: type[logging.LogRecord] = _unpickled(kind, logging.LogRecord)
+    record = object.__new__(record_type)
+    vars(record).update(attributes)
+    return record
+
+
+def _exception_text(exc_info: Any) -> str:
+    try:
+        return logging.Formatter().formatException(exc_info)
+    except Exception:  # its class may do anything
+        return exception_text(exc_info[1])
+
+
+def _pickled(value: object) -> bytes | None:
+    try:
+        return pickle.dumps(value)
+    except Exception:
+        return None
+
+
+def _unpickled(pickled: bytes | None, otherwise: Any) -> Any:
+    if pickled is None:
+        return otherwise
+    try:
+        return pickle.loads(pickled)
+    except Exception:
+        return otherwise
+
+
+def _repr(value: object) -> str:
+    try:
+        return str.__str__(repr(value))
+    except Exception:
+        return object.__repr__(value)

@@ -13,7 +13,6 @@ library's module.)
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import multiprocessing
 import os
 import sys
@@ -21,7 +20,8 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, InvalidStateError, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
 from multiprocessing.context import BaseContext
@@ -30,10 +30,19 @@ from typing import Any, TypeVar
 
 from typing_extensions import ParamSpec
 
-from cluster_tools.executors.calls import Dumps, pack_call, run_packed_call, unpack_outcome
-from cluster_tools.executors.chunks import ChunkedMap, WorkQueue
+from cluster_tools.executors.call_packer import CallPacker
+from cluster_tools.executors.calls import (
+    Dumps,
+    PackedCall,
+    forget_arguments,
+    pack_call,
+    run_packed_call,
+    unpack_outcome,
+)
+from cluster_tools.executors.chunks import ChunkedMap, PendingWork, WorkQueue
 from cluster_tools.executors.log_forwarding import LogForwarding
-from cluster_tools.executors.pool_worker import dumps_for_relatives, start_worker
+from cluster_tools.executors.pool_future import PoolFuture, name_cause
+from cluster_tools.executors.pool_worker import Initializer, dumps_for_relatives, start_worker
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
 from cluster_tools.futures import RaisingFuture
@@ -128,7 +137,9 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
             raise
         self._makes_chunks = max_tasks_per_child is None
         pool: Any = self
-        pool._initargs = (pool._result_queue, sender, initializer, initargs)
+        wrapped = None if initializer is None else Initializer(initializer, initargs)
+        pool._initargs = (pool._result_queue, sender, wrapped)
+        pool._pending_work_items = pool._call_queue.pending_work_items = PendingWork()
         self._work_queue = pool._work_ids = WorkQueue(pool._pending_work_items)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
@@ -274,9 +285,10 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
     ) -> list[Future[_T]]:
         failure_log = FailureLog(len(calls))
         name = function_name(fn)
+        packer = CallPacker(fn, self._dumps)
         futures: list[Future[_T]] = []
         for index, (call, key) in enumerate(zip(calls, keys)):
-            future: Future[_T] = self._submit(fn, call, {}, key)
+            future: Future[_T] = self._submit_packed(partial(packer.pack, call), key)
             failure_log.watch(future, f"Call {index} of {name}")
             futures.append(future)
         return futures
@@ -288,32 +300,43 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         kwargs: Mapping[str, Any],
         key: str | None,
     ) -> Future[Any]:
+        return self._submit_packed(partial(pack_call, fn, args, kwargs, dumps=self._dumps), key)
+
+    def _submit_packed(self, pack: Callable[[], PackedCall], key: str | None) -> Future[Any]:
         if self._is_closed:
             raise RuntimeError(_CLOSED_MESSAGE)
         future = _CallFuture[Any]()
         try:
-            call = pack_call(fn, args, kwargs, dumps=self._dumps)
+            call = pack()
             keep = None
             if key is not None:
                 key = self.output_store.resolve_key(key)
                 self.output_store.delete(key)
                 keep = (self.output_store, key)
         except Exception as error:
+            forget_arguments(error)
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
         pool_future = self._submit_to_pool(run_packed_call, call, self._dumps, keep)
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
-        future.follow(pool_future)
+        future.follow(pool_future, self._work_queue.note_cancelled)
         return future
 
     def _submit_to_pool(self, fn: Callable[..., _T], *args: Any) -> Future[_T]:
-        pool_future = super().submit(fn, *args)
-        pool_future.__class__ = _PoolFuture
-        # The pool's thread outlives an executor that is dropped, and the workers need the log's lock.
         pool: Any = self
-        pool._executor_manager_thread.log_forwarding = self._log_forwarding
+        try:
+            pool_future = super().submit(fn, *args)
+        except BrokenProcessPool as error:
+            name_cause(error, pool._executor_manager_thread)
+            raise
+        pool_future.__class__ = PoolFuture
+        thread = pool._executor_manager_thread
+        if pool_future.done() and not pool_future.cancelled():
+            name_cause(pool_future.exception(), thread)
+        # The pool's thread outlives an executor that is dropped, and the workers need the log's pipe.
+        thread.log_forwarding = self._log_forwarding
         return pool_future
 
     def _adjust_process_count(self) -> None:
@@ -374,16 +397,6 @@ def _flattened(chunks: Iterator[list[_T]]) -> Iterator[_T]:
             yield chunk.pop()
 
 
-class _PoolFuture(Future[_T]):
-    """The pool's future. Where the pool breaks, its thread fails them all, and before Python 3.13 dies itself of
-    one that was cancelled: the others would never be done.
-    """
-
-    def set_exception(self, exception: BaseException | None) -> None:
-        with contextlib.suppress(InvalidStateError):
-            super().set_exception(exception)
-
-
 class _CallFuture(RaisingFuture[_T]):
     """The future that a caller gets, resolved from the pool's future of a packed outcome.
 
@@ -394,9 +407,13 @@ class _CallFuture(RaisingFuture[_T]):
     def __init__(self) -> None:
         super().__init__()
         self._pool_future: Future[tuple[bool, bytes]] | None = None
+        self._note_cancelled: Callable[[], None] | None = None
 
-    def follow(self, pool_future: Future[tuple[bool, bytes]]) -> None:
+    def follow(
+        self, pool_future: Future[tuple[bool, bytes]], note_cancelled: Callable[[], None]
+    ) -> None:
         """Makes the outcome of `pool_future` the outcome of this one. Called once at most."""
+        self._note_cancelled = note_cancelled
         self._pool_future = pool_future
         pool_future.add_done_callback(self._resolve)
 
@@ -404,7 +421,11 @@ class _CallFuture(RaisingFuture[_T]):
         pool_future = self._pool_future
         if pool_future is None:
             return super().cancelled()
-        return pool_future.cancel()  # which calls _resolve
+        is_cancelled = pool_future.cancel()  # which calls _resolve
+        if is_cancelled and (note_cancelled := self._note_cancelled) is not None:
+            self._note_cancelled = None
+            note_cancelled()
+        return is_cancelled
 
     def running(self) -> bool:
         pool_future = self._pool_future
@@ -426,6 +447,7 @@ class _CallFuture(RaisingFuture[_T]):
                 self.set_result(result)
             else:
                 self.set_exception(error)
+            self._note_cancelled = None
         self._pool_future = None  # it has the outcome's bytes
 
 

@@ -16,12 +16,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures.process import _ResultItem  # pyright: ignore[reportPrivateUsage]
+from functools import partial
 from multiprocessing.reduction import ForkingPickler
-from types import MethodType
+from types import MethodDescriptorType, MethodType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
 from cluster_tools import pickling
-from cluster_tools.executors.calls import Dumps, pack_result, run_packed_call
+from cluster_tools.executors.calls import (
+    Dumps,
+    pack_call,
+    pack_result,
+    run_packed_call,
+    unpack_exception,
+)
+from cluster_tools.function_name import type_name
 from cluster_tools.packed_exceptions import failure_bytes
 from cluster_tools.worker import reduce_method
 
@@ -145,34 +153,114 @@ def _loaded(packed_fn: bytes) -> Callable[..., Any]:
         return lambda *_: pickle.loads(packed_fn)
 
 
-def start_worker(
-    answers: Any,
-    sender: Any,
-    initializer: Callable[..., object] | None,
-    initargs: tuple[Any, ...],
-) -> None:
+def start_worker(answers: Any, sender: Any, initializer: Initializer | None) -> None:
     """The pool's initializer.
 
     Arguments:
         answers: The pool's queue of results.
         sender: A RecordSender; None in a worker that has the parent's handlers.
+        initializer: The user's.
     """
     global _answers
     _answers = answers
     if sender is not None:
         sender.install()
-    if initializer is not None:
-        initializer(*initargs)
+    if initializer is None:
+        return
+    try:
+        initializer()
+    except BaseException as error:
+        # The process ends of it, and with it the pool, which learns only that it has ended.
+        answers.put(InitializerFailure(failure_bytes(error, frames_to_hide=2)))
+        raise
+
+
+class Initializer:
+    """The user's initializer on its way to workers that are not forked.
+
+    It is unpickled when logging is set up, and what fails in that is the initializer's failure.
+    """
+
+    def __init__(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+        self._call = fn, args
+
+    def __call__(self) -> None:
+        fn, args = self._call
+        fn(*args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # While a worker is started: only then can locks and queues be pickled.
+        fn, args = self._call
+        try:
+            return PackedInitializer, (pack_call(fn, args, {}, dumps=dumps_for_relatives),)
+        except pickle.PicklingError as error:
+            return PackedInitializer, (None, failure_bytes(error, frames_to_hide=1))
+
+
+class PackedInitializer:
+    """The same, arrived."""
+
+    def __init__(self, call: bytes | None, failure: bytes = b"") -> None:
+        self._call = call
+        self._failure = failure
+
+    def __call__(self) -> None:
+        if self._call is None:
+            raise unpack_exception(self._failure)
+        fn, args, _ = pickle.loads(self._call)
+        fn(*args)
+
+
+class InitializerFailure:
+    """In the queue of results: why a worker ends before its first call."""
+
+    def __init__(self, failure: bytes) -> None:
+        self._failure = failure
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _note_failure, (self._failure,)
+
+
+def _note_failure(failure: bytes) -> _ResultItem:
+    """Tells the pool's thread, which is what unpickles results; to the pool it is nobody's result."""
+    thread: Any = threading.current_thread()
+    thread.initializer_error = unpack_exception(failure)
+    nobody: Any = None
+    return _ResultItem(nobody)
 
 
 def dumps_for_relatives(obj: object) -> bytes:
     """Pickles in the way of multiprocessing, which knows how to share connections and the like."""
     buffer = io.BytesIO()
-    pickler: Any = ForkingPickler(buffer, 5)
-    pickler.dispatch_table = {**pickler.dispatch_table, MethodType: reduce_method}
     try:
-        pickler.dump(obj)
+        relatives_pickler(buffer).dump(obj)
     except Exception:
         return pickling.dumps(obj)
     pickled = buffer.getvalue()
     return pickling.dumps(obj) if pickling.goes_by_value((pickled,)) else pickled
+
+
+# What the way of multiprocessing has for types of which there is nothing to share.
+_LOAD_AGAIN = frozenset[Any]({MethodType, MethodDescriptorType, WrapperDescriptorType, partial})
+
+
+def relatives_pickler(file: Any, only_once: list[str] | None = None) -> Any:
+    """What `dumps_for_relatives` pickles with first.
+
+    Arguments:
+        file: Where the pickle goes.
+        only_once: Gets the names of types that were met of which a pickle may be loaded only once.
+    """
+    pickler: Any = ForkingPickler(file, 5)
+    table = {**pickler.dispatch_table, MethodType: reduce_method}
+    if only_once is not None:
+        for kind in ForkingPickler._extra_reducers:  # pyright: ignore
+            if kind not in _LOAD_AGAIN:
+                table[kind] = partial(_reduce_and_note, table[kind], only_once)
+    pickler.dispatch_table = table
+    return pickler
+
+
+def _reduce_and_note(reduce: Callable[[Any], Any], only_once: list[str], obj: Any) -> Any:
+    only_once.append(type_name(obj))
+    return reduce(obj)

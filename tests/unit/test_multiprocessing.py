@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import logging
 import multiprocessing
+import pickle
 import subprocess
 import sys
 import textwrap
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -99,6 +102,60 @@ def test_the_initializer_runs_in_each_worker(start_method: str) -> None:
         assert executor.submit(workers.initialized).result(LIMIT_S) == 5
 
 
+def _initializers() -> list[Any]:
+    return [
+        pytest.param(workers.fail_to_initialize, ("a reason",), ValueError, id="fails"),
+        pytest.param(lambda: 1 / 0, (), ZeroDivisionError, id="lambda"),
+        pytest.param(sys.exit, (3,), SystemExit, id="exits"),
+    ]
+
+
+@pytest.mark.parametrize(("initializer", "initargs", "error_type"), _initializers())
+def test_a_failing_initializer_is_the_cause_of_what_each_call_raises(
+    start_method: str, initializer: Any, initargs: tuple[Any, ...], error_type: type[BaseException]
+) -> None:
+    errors: list[BaseException | None] = []
+    with MultiprocessingExecutor(
+        2, start_method=start_method, initializer=initializer, initargs=initargs
+    ) as executor:
+        errors.append(executor.submit(pow, 2, 2).exception(LIMIT_S))
+        with pytest.raises(BrokenProcessPool) as late:
+            executor.submit(pow, 2, 2)
+        errors.append(late.value)
+    with MultiprocessingExecutor(
+        2, start_method=start_method, initializer=initializer, initargs=initargs
+    ) as executor:
+        with pytest.raises(BrokenProcessPool) as mapped:
+            list(executor.map(abs, range(100), timeout=LIMIT_S))
+        errors.append(mapped.value)
+    for error in errors:
+        assert isinstance(error, BrokenProcessPool)
+        assert str(error).startswith("the initializer of a worker failed: ")
+        assert type(error.__cause__) is error_type
+
+
+@pytest.mark.parametrize("initargs", [(threading.Lock(),), (workers.OneWay(),)])
+def test_initargs_that_do_not_arrive_are_a_failing_initializer(initargs: tuple[Any, ...]) -> None:
+    with MultiprocessingExecutor(1, initializer=print, initargs=initargs) as executor:
+        error = executor.submit(pow, 2, 2).exception(LIMIT_S)
+        assert isinstance(error, BrokenProcessPool)
+        assert isinstance(error.__cause__, (pickle.PicklingError, ValueError))
+
+
+def test_initargs_may_be_what_only_relatives_share(start_method: str) -> None:
+    context: Any = multiprocessing.get_context(start_method)
+    reader, writer = context.Pipe(duplex=False)
+    with (
+        reader,
+        writer,
+        MultiprocessingExecutor(
+            1, context, initializer=workers.send_under, initargs=(context.Lock(), writer)
+        ) as executor,
+    ):
+        executor.submit(pow, 2, 2).result(LIMIT_S)
+        assert reader.poll(LIMIT_S)
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 refuses max_tasks_per_child")
 @pytest.mark.parametrize("max_workers", [1, 2])
 def test_a_worker_is_replaced_after_its_number_of_calls(max_workers: int) -> None:
@@ -143,6 +200,37 @@ def test_a_cancelled_call_does_not_keep_the_others_from_breaking(tmp_path: Path)
             with pytest.raises(BrokenProcessPool):
                 future.result(LIMIT_S)
         assert others[4].cancelled()
+
+
+def test_cancelled_calls_are_forgotten_before_it_is_their_turn(tmp_path: Path) -> None:
+    with MultiprocessingExecutor(1) as executor:
+        first = executor.submit(workers.wait_for, tmp_path / "gate")
+        others = [executor.submit(workers.process_id) for _ in range(10)]
+        gc.collect()
+        tracemalloc.start()
+        for _ in range(1000):
+            assert executor.submit(len, bytes(10_000)).cancel()
+        gc.collect()
+        current, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert current < 200 * 10_000
+        (tmp_path / "gate").touch()
+        assert first.result(LIMIT_S) == "gate"
+        assert len({future.result(LIMIT_S) for future in others}) == 1
+
+
+def test_cancelling_while_the_pool_breaks_leaves_no_future_open(tmp_path: Path) -> None:
+    for attempt in range(10):
+        gate = tmp_path / str(attempt)
+        with MultiprocessingExecutor(2) as executor:
+            executor.submit(workers.wait_and_die_at, 0, gate, 0)
+            futures: list[Any] = [executor.submit(workers.process_id) for _ in range(500)]
+            cancel: Any = type(futures[0]).cancel
+            cancelling = threading.Thread(target=list, args=(map(cancel, futures),))
+            gate.touch()
+            cancelling.start()
+            cancelling.join()
+            assert not concurrent.futures.wait(futures, LIMIT_S).not_done
 
 
 @pytest.mark.parametrize("attempt", range(3))  # the one that dies may be any of the workers

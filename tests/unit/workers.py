@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -61,6 +62,11 @@ def die(code: int = 3) -> None:
 
 def send(connection: Any, message: str) -> None:
     connection.send(message)
+
+
+def send_under(lock: Any, connection: Any) -> None:
+    with lock:
+        connection.send(1)
 
 
 def modules(_: object = None) -> list[str]:
@@ -159,3 +165,70 @@ def wait_and_die_at(last: int, gate: Path, number: int) -> int:
         wait_for(gate)
         die()
     return number
+
+
+class KnownRecord(logging.LogRecord):
+    pass
+
+
+def log_beside_killed_children(count: int) -> int:
+    """Kills a child in the middle of its logging, so many times, and logs itself."""
+    for _ in range(count):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if not pid:
+            while True:
+                logging.getLogger("child").warning("y" * 20_000)
+                os.write(writer, b"1")
+        os.read(reader, 1)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(reader)
+        os.close(writer)
+        logging.getLogger("own").warning("own%s", "z" * 100_000)
+    return count
+
+
+def log_in_threads(count: int) -> None:
+    logger = logging.getLogger("threads")
+    threads = [
+        threading.Thread(target=logger.warning, args=("%d %s", i, "t" * (40 * i)))
+        for i in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def leave_a_logging_child() -> int:
+    """Returns its process id."""
+    pid = os.fork()
+    if not pid:
+        while True:
+            logging.getLogger("left").warning("l" * 10_000)
+    return pid
+
+
+def fail_to_initialize(message: str) -> None:
+    raise ValueError(message)
+
+
+def return_second(_: object, second: object) -> object:
+    return second
+
+
+class Parent:
+    """Carries much; its children refer back to it."""
+
+    def __init__(self) -> None:
+        self.children = [Child(self) for _ in range(50)]
+        self.carried = os.urandom(10_000_000)
+
+    def is_parent_of(self, child: Child) -> bool:
+        return child.parent is self
+
+
+class Child:
+    def __init__(self, parent: Parent) -> None:
+        self.parent = parent
