@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -159,18 +160,25 @@ def test_a_long_pull_is_no_failure_after_a_registry_that_was_ill(
     assert future.result(120) == 9
 
 
+@pytest.fixture
+def late_directory() -> Iterator[Path]:
+    """One that is not there yet, and in no other mount of the tests."""
+    path = Path("/srv") / f"cluster-tools-{uuid.uuid4()}"
+    yield path
+    path.rmdir()
+
+
 def test_a_long_pull_is_no_failure_after_a_mount_that_failed_first(
-    new_executor: NewExecutor, images: Registry, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    new_executor: NewExecutor,
+    images: Registry,
+    late_directory: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    late = tmp_path / "late"
-    resources = {**_NODE, "image": images.image("slow-45"), "startup_timeout_s": 25}
-    future = new_executor({**resources, "mounts": [*kube.RESOURCES["mounts"], str(late)]}).submit(
-        jobs.square, 3
-    )
-    # What lies in another mount is none of its own.
-    assert not str(late).startswith(tuple(kube.RESOURCES["mounts"]))
+    mounts = [*kube.RESOURCES["mounts"], str(late_directory)]
+    resources = {**_NODE, "image": images.image("slow-45"), "mounts": mounts}
+    future = new_executor({**resources, "startup_timeout_s": 25}).submit(jobs.square, 3)
     wait_until(lambda: "FailedMount" in caplog.text, "the warning")
-    late.mkdir()
+    late_directory.mkdir()
     assert future.result(120) == 9
 
 
