@@ -459,7 +459,7 @@ class KubernetesScheduler(Scheduler):
         has_begun = status.get("ready") != 0 if "ready" in status else bool(status.get("active"))
         if status.get("active") and has_begun:
             return Report(State.RUNNING, "Running")
-        refused = job.refused()
+        refused = None if status.get("succeeded") else job.refused()
         if refused is not None:
             return self._waiting_report(job, *refused)
         for waiting in job.waiting.values():  # as the last look has seen it

@@ -85,7 +85,6 @@ class Waiting:
 class Event:
     """What somebody has said of an object, as often as he has, at last `at` (by his own clock)."""
 
-    about: str
     reason: str
     message: str
     at: datetime
@@ -108,16 +107,14 @@ def read_events(items: Iterable[Mapping[str, Any]]) -> dict[str, list[Event]]:
             series.get("lastObservedTime"),
             metadata.get("creationTimestamp"),
         )
-        name: str = about.get("name", "")
         event = Event(
-            name,
             item.get("reason", ""),
             item.get("message") or "",
             at or _LONG_AGO,
             written_at(item),
             about.get("fieldPath", ""),
         )
-        found[name].append(event)
+        found[about.get("name", "")].append(event)
     for events in found.values():
         events.sort(key=lambda event: event.at)
     return dict(found)
@@ -193,7 +190,10 @@ def _waits_for_image(
 
 
 def _is_pulled_now(pod: Pod, pulling: Event, failed: Event | None) -> bool:
-    """Whether the pull that was begun last still goes on: its node says nothing of the pod meanwhile."""
+    """Whether the pull that was begun last still goes on: its node says nothing of the pod meanwhile.
+
+    It is nothing new in `status` either: a node writes that before it pulls and when it has pulled.
+    """
     if failed is not None and failed.at >= pulling.at:
         return False
     # Of what a node says too often not all is told; but it writes the state that it has found.
@@ -261,15 +261,16 @@ class StartupTimes:
         elapsed_s = min(now - self._looked_at, _MAX_GAP_S)
         for index, what in holds.items():
             if not what.needs_help:
-                self._refused_s.pop(index, None)
                 continue
-            more_s = elapsed_s if index in self._stuck else what.tried_s
+            was_stuck = index in self._stuck
+            more_s = elapsed_s if was_stuck else what.tried_s
             self._spent_s[index] = self._spent_s.get(index, 0.0) + more_s
             if what.patience_s is None:
                 self._refused_s.pop(index, None)
             else:
-                refused_s = self._refused_s.get(index)
-                self._refused_s[index] = 0.0 if refused_s is None else refused_s + elapsed_s
+                # The first look at it says nothing of the time before.
+                more_s = elapsed_s if was_stuck and index in self._refused_s else 0.0
+                self._refused_s[index] = self._refused_s.get(index, 0.0) + more_s
         for times in (self._refused_s, self._said):
             for index in times.keys() - waiting.keys():
                 del times[index]
