@@ -30,6 +30,7 @@ from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.errors import (
     RemoteException,
+    RemoteNeverStartedException,
     RemotePreemptedException,
     RemoteTimeLimitException,
     SubmissionException,
@@ -540,7 +541,9 @@ class PilotPool:
                 return
         elif error is not None and not began:
             self._failures += 1
-            if isinstance(error, SubmissionException) or self._failures >= _MAX_FAILURES:
+            # What a scheduler could not start is not tried again here: it has taken its time for that.
+            is_hopeless = isinstance(error, (SubmissionException, RemoteNeverStartedException))
+            if is_hopeless or self._failures >= _MAX_FAILURES:
                 self._give_up(error)
                 return
         self.staff()

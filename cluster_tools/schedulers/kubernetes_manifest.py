@@ -35,6 +35,9 @@ _KEEP_ANNOTATIONS = {
     "karpenter.sh/do-not-disrupt": "true",
 }
 
+# https://kubernetes.io/docs/concepts/containers/images/#image-pull-policy
+_PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+
 _SHARED_MEMORY = {"name": "shared-memory", "mountPath": "/dev/shm"}
 # Lists of a pod whose entries have a name, by which a template lays its own on them,
 _MERGED_LISTS = {"containers": "name", "initContainers": "name"}
@@ -56,6 +59,8 @@ class Resources:
     """`job_resources`, checked. The README's table says what each key means."""
 
     image: str
+    # As Kubernetes' own default, but for images that are named `latest`, or without a tag: it would pull these.
+    image_pull_policy: str = "IfNotPresent"
     namespace: str = "default"
     context: str | None = None
     python_executable: str | None = None
@@ -79,7 +84,7 @@ class Resources:
     # -- the Job --
     parallelism: int | None = None
     time_limit_s: int | None = None
-    startup_timeout_s: float = 600.0
+    startup_timeout_s: float = 180.0
     client_lease_s: int | None = 900
 
 
@@ -128,6 +133,14 @@ def parse_resources(job_resources: Mapping[str, Any]) -> Resources:
 def _text(key: str, value: object) -> str:
     if not isinstance(value, str) or not value or value.splitlines() != [value]:
         raise ValueError(f"job_resources: {key!r} is one line of text, not {value!r}")
+    return value
+
+
+def _pull_policy(key: str, value: object) -> str:
+    if not isinstance(value, str) or value not in _PULL_POLICIES:
+        raise ValueError(
+            f"job_resources: {key!r} is one of {', '.join(_PULL_POLICIES)}, not {value!r}"
+        )
     return value
 
 
@@ -246,6 +259,7 @@ _PARSERS: dict[str, Any] = {
     "context": _text,
     "python_executable": _text,
     "umask": _umask,
+    "image_pull_policy": _pull_policy,
     "node_selector": _text_mapping,
     "shm_size": _quantity,
     "run_as": _user,
@@ -325,6 +339,7 @@ def _pod_spec(
     container: dict[str, Any] = {
         "name": WORKER_CONTAINER,
         "image": resources.image,
+        "imagePullPolicy": resources.image_pull_policy,
         # Kubernetes itself replaces $(NAME) in it, and $$ by $.
         "command": [word.replace("$", "$$") for word in command],
         "env": [

@@ -1,4 +1,4 @@
-"""What pods say of themselves: why one waits, and why one ended.
+"""What pods say of themselves, and why one has ended.
 
 Reads objects that the server has sent, asks it nothing.
 https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
@@ -33,25 +33,33 @@ _DISRUPTIONS = {
 # The container has not begun and will not without somebody's help.
 # https://kubernetes.io/docs/concepts/containers/images/#imagepullbackoff
 _NEEDS_HELP = {
+    "CrashLoopBackOff",
     "CreateContainerConfigError",
     "CreateContainerError",
     "ErrImageNeverPull",
     "ErrImagePull",
     "ImageInspectError",
     "ImagePullBackOff",
+    "ImageVolumeMountFailed",
     "InvalidImageName",
+    "PostStartHookError",
+    "PreCreateHookError",
+    "PreStartHookError",
+    "RegistryUnavailable",
     "RunContainerError",
+    "SignatureValidationFailed",
 }
 _CANNOT_START = {"StartError", "ContainerCannotRun"}
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Why a pod has not begun. `needs_help`: somebody has to mend something first."""
+class Blocked:
+    """A container that does not begin, so that its pod does not."""
 
+    container: str
+    image: str
     reason: str
     message: str
-    needs_help: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,10 @@ class Pod:
     unschedulable: str
     # A container that has to end well before `worker` begins has not.
     failed_init: str
-    # Why such a container does not begin.
-    waiting_init: Mapping[str, Any]
+    # Such a container, or `worker`, that does not begin.
+    blocked: Blocked | None
+    # When its node has written its state last, by the server's clock.
+    written: datetime | None
     # Its object is not there any more, so nothing of it runs.
     is_gone: bool = False
 
@@ -142,12 +152,29 @@ def read_pod(pod: Mapping[str, Any]) -> Pod:
         if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
         else "",
         failed_init=_failed_init(status.get("initContainerStatuses"), _sidecars(pod["spec"])),
-        waiting_init=_waiting_init(status.get("initContainerStatuses")),
+        blocked=_blocked(status),
+        written=written_at(pod, "status"),
     )
 
 
 def read_time(text: str) -> datetime:
     return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def last_time(*texts: str | None) -> datetime | None:
+    return max((read_time(text) for text in texts if text), default=None)
+
+
+def written_at(item: Mapping[str, Any], part: str | None = None) -> datetime | None:
+    """When an object, or its `status` alone, was written last; None where the server does not say.
+
+    https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
+    """
+    metadata: dict[str, Any] = item.get("metadata") or {}
+    fields: list[dict[str, Any]] = metadata.get("managedFields") or []
+    return last_time(
+        *(entry.get("time") for entry in fields if part in (None, entry.get("subresource")))
+    )
 
 
 def _container_state(statuses: Any, name: str) -> Mapping[str, Any]:
@@ -174,24 +201,20 @@ def _failed_init(statuses: Any, sidecars: set[str]) -> str:
     return ""
 
 
-def _waiting_init(statuses: Any) -> Mapping[str, Any]:
-    for status in statuses or ():
-        waiting: Any = _container_state([status], status["name"]).get("waiting", {})
-        if waiting.get("reason") in _NEEDS_HELP | {"CrashLoopBackOff"}:
-            return waiting
-    return {}
-
-
-def waits_for(pod: Pod) -> Waiting | None:
-    """Why this pod has not begun, where it says so."""
-    if pod.began or pod.has_ended:
-        return None
-    if pod.unschedulable:
-        return Waiting("Unschedulable", pod.unschedulable)
-    waiting: Mapping[str, Any] = pod.waiting_init or pod.state.get("waiting") or {}
-    reason: str = waiting.get("reason", "")
-    if pod.waiting_init or reason in _NEEDS_HELP:
-        return Waiting(reason, waiting.get("message", ""), needs_help=True)
+def _blocked(status: Any) -> Blocked | None:
+    before: list[dict[str, Any]] = status.get("initContainerStatuses") or []
+    beside: list[dict[str, Any]] = status.get("containerStatuses") or []
+    worker = [container for container in beside if container["name"] == WORKER_CONTAINER]
+    for container in [*before, *worker]:
+        waiting: Mapping[str, Any] = _container_state([container], container["name"])
+        waiting = waiting.get("waiting") or {}
+        if waiting.get("reason") in _NEEDS_HELP:
+            return Blocked(
+                container["name"],
+                container.get("image", ""),
+                waiting["reason"],
+                waiting.get("message", ""),
+            )
     return None
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
 import shlex
 import socket
 import subprocess
@@ -61,15 +60,21 @@ from cluster_tools.schedulers.kubernetes_manifest import (
 from cluster_tools.schedulers.kubernetes_pods import (
     INDEX,
     Pod,
-    Waiting,
     ending,
     first_to_blame,
     index_of,
     job_of,
     read_pod,
-    waits_for,
 )
 from cluster_tools.schedulers.kubernetes_script import container_command, environment_script
+from cluster_tools.schedulers.kubernetes_waiting import (
+    Event,
+    StartupTimes,
+    Waiting,
+    job_waits_for,
+    read_events,
+    waits_for,
+)
 from cluster_tools.schedulers.kubernetes_watch import JobWatch
 
 # More completions ask for further fields. https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
@@ -78,17 +83,16 @@ _MAX_COMPLETIONS = 100_000
 _MANY = 1_000
 # Between looks at pods: the first comes when pods have usually begun.
 _FIRST_LOOK_S = 3.0
-_MAX_LOOK_S = 60.0
+_MAX_LOOK_S = 40.0
+# While somebody has to help: an image that its registry refuses is given up within 90 s.
+_STUCK_LOOK_S = 10.0
 # What takes longer may have left a warning.
 _EVENTS_AFTER_S = 5.0
-_NAME_OF_POD = re.compile(r'^(Error creating: )?pods "[^"]*" is ')
 # While pods are ending, until their processes have. A look that took long is not repeated at once, but a
 # server that was slow for once must not hold up the next for ever.
 _ENDING_LOOK_S = 1.0
 _LOOKING_PART = 5.0
 _MAX_LOOK_PAUSE_S = 15.0
-# A warning that has not been said again for so long is over: a node tries to mount every two minutes.
-_WARNING_LASTS_S = 180.0
 # A pod that was told to end and has not so long after its time for that: its node does not answer.
 _LOST_AFTER_S = 60.0
 # Servers before 1.29 replace a pod that fails, again and again. An element that begins leaves a mark at
@@ -122,15 +126,15 @@ class _Job:
     is_array: bool
     created_at: float
     renew_at: float
+    startup: StartupTimes
     # The server replaces failed pods.
     replaces_pods: bool = False
     # Index -> uid -> pod; no pods that have ended well.
     pods: dict[int, dict[str, Pod]] = field(default_factory=dict[int, dict[str, Pod]])
     # By the Job itself; another one after a suspension.
     start_time: str | None = None
-    # Since when a pod is ending, by uid, and since when an index needs help.
+    # Since when a pod is ending, by uid.
     ending_since: dict[str, float] = field(default_factory=dict[str, float])
-    stuck_since: dict[int, float] = field(default_factory=dict[int, float])
     # What the last look has shown to be waited for; -1: the Job waits for its first pod.
     waiting: dict[int, Waiting] = field(default_factory=dict[int, Waiting])
     # What of the Job's status the last look at its pods has explained.
@@ -149,6 +153,17 @@ class _Job:
         since = self.ending_since.get(pod.uid)
         limit_s = pod.grace_s + _LOST_AFTER_S
         return pod.is_ending and since is not None and time.monotonic() - since > limit_s
+
+    def refused(self) -> tuple[int, Waiting] | None:
+        """An element that waits for an image in vain, where no pod has got it: those that are still to come
+        would wait for it, too.
+        """
+        if any(pod.began for pods in self.pods.values() for pod in pods.values()):
+            return None
+        for index, waiting in self.waiting.items():
+            if waiting.patience_s is not None and self.startup.hopeless(index, waiting):
+                return index, waiting
+        return None
 
     def may_run(self, index: int) -> bool:
         """Whether a process of this element may still run, whatever is said of its Job."""
@@ -186,8 +201,6 @@ class KubernetesScheduler(Scheduler):
         self._first_tries: dict[str, float] = {}
         self._look_interval_s = _FIRST_LOOK_S
         self._look_at = self._looked_at = self._look_took_s = 0.0
-        # Warnings: what they said last, and when they did.
-        self._warned: dict[str, tuple[object, float]] = {}
         self._owner: dict[str, str] | None = None
         self._owner_known = False
         self._jobs_made = 0
@@ -239,6 +252,7 @@ class KubernetesScheduler(Scheduler):
             request.is_array,
             created_at=created_at,
             renew_at=created_at + (lease_s or 0) / 3,
+            startup=StartupTimes(self._resources.startup_timeout_s),
             replaces_pods="backoffLimitPerIndex" not in job["spec"],
         )
         self._look_interval_s = _FIRST_LOOK_S
@@ -449,18 +463,21 @@ class KubernetesScheduler(Scheduler):
         has_begun = status.get("ready") != 0 if "ready" in status else bool(status.get("active"))
         if status.get("active") and has_begun:
             return Report(State.RUNNING, "Running")
+        refused = None if status.get("succeeded") else job.refused()
+        if refused is not None:
+            return self._waiting_report(job, *refused)
         for waiting in job.waiting.values():  # as the last look has seen it
             return Report(State.PENDING, "Pending", waiting.reason, waiting.message)
         return Report(State.PENDING, "Pending", "its pods have not begun")
 
     def _waiting_report(self, job: _Job, index: int, waiting: Waiting) -> Report:
-        since = job.stuck_since.get(index)
-        limit = self._resources.startup_timeout_s
-        hopeless = ""
-        if since is not None and time.monotonic() - since >= limit:
-            hopeless = f"for longer than startup_timeout_s = {limit:g} s"
         return Report(
-            State.PENDING, "Pending", waiting.reason, waiting.message, hopeless, notable=True
+            State.PENDING,
+            "Pending",
+            waiting.reason,
+            waiting.message,
+            job.startup.hopeless(index, waiting),
+            notable=waiting.notable,
         )
 
     # -- looking at pods --
@@ -503,7 +520,10 @@ class KubernetesScheduler(Scheduler):
         active = status.get("active") or 0
         done = (status.get("succeeded") or 0) + (status.get("failed") or 0)
         wanted = min(seen["spec"].get("parallelism") or 1, job.count - done)
-        return active < wanted or (status.get("ready", active) or 0) < active
+        ready = status.get("ready")
+        if ready is None:  # before 1.24
+            ready = sum(pod.began for pods in job.pods.values() for pod in pods.values())
+        return active < wanted or ready < active
 
     def _look(self, jobs: Collection[_Job]) -> None:
         """Takes in all pods that have not ended well. Raises: Unreachable."""
@@ -528,21 +548,22 @@ class KubernetesScheduler(Scheduler):
         for job, what in zip(jobs, explained):
             self._take_in(job, found[job.name])
             job.explained = what
-        self._look_for_events(jobs)
+        events = self._events(jobs)
         now = self._looked_at = time.monotonic()
         self._look_took_s = now - began
         for job in jobs:
-            job.stuck_since = {
-                index: job.stuck_since.get(index, now)
-                for index, waiting in job.waiting.items()
-                if waiting.needs_help
-            }
+            job.waiting = job.startup.take(self._waiting(job, events), now)
         self._look_interval_s = min(_MAX_LOOK_S, self._look_interval_s * 2)
-        limit = self._resources.startup_timeout_s
-        timeouts = [since + limit for job in jobs for since in job.stuck_since.values()]
-        self._look_at = min(
-            [now + self._look_interval_s, *(timeout for timeout in timeouts if timeout > now)]
+        left_s = [
+            job.startup.left_s(index, waiting)
+            for job in jobs
+            for index, waiting in job.waiting.items()
+            if waiting.needs_help
+        ]
+        until_next_s = (
+            min(self._look_interval_s, _STUCK_LOOK_S) if left_s else self._look_interval_s
         )
+        self._look_at = now + min([until_next_s, *(left for left in left_s if left > 0)])
 
     def _take_in(self, job: _Job, found: Mapping[int, Mapping[str, Pod]]) -> None:
         now = time.monotonic()
@@ -565,63 +586,55 @@ class KubernetesScheduler(Scheduler):
             pods = {**gone, **found.get(index, {})}
             if pods:
                 job.pods[index] = pods
-        job.waiting = {}
         alive = {uid: pod for pods in job.pods.values() for uid, pod in pods.items()}
         job.ending_since = {
             uid: job.ending_since.get(uid, now) for uid, pod in alive.items() if pod.is_ending
         }
-        for index, pods in found.items():
-            reasons = [waits_for(pod) for pod in pods.values() if pod.deleted_at is None]
-            for waiting in reasons:
-                if waiting is not None:
-                    job.waiting[index] = waiting
 
-    def _look_for_events(self, jobs: Iterable[_Job]) -> None:
-        """Two reasons to wait are told by events alone: Jobs that may make no pod, and failing mounts."""
+    def _waiting(self, job: _Job, events: Mapping[str, Collection[Event]]) -> dict[int, Waiting]:
+        waiting: dict[int, Waiting] = {}
+        for index, pods in job.pods.items():
+            for pod in pods.values():
+                found = None if pod.deleted_at else waits_for(pod, events.get(pod.name, ()))
+                if found is not None:
+                    waiting[index] = found
+        found = job_waits_for(events.get(job.name, ())) if self._is_podless(job) else None
+        if found is not None:
+            waiting[-1] = found
+        return waiting
+
+    def _events(self, jobs: Iterable[_Job]) -> Mapping[str, Collection[Event]]:
+        """What is said of those whose own state does not say why they wait, or may be an old one: of Jobs that
+        may make no pod, of mounts that fail, and of images. Raises: Unreachable.
+        """
         late = [job for job in jobs if _now() - job.created_at > _EVENTS_AFTER_S]
-        podless = {job.name: job for job in late if not job.pods and not self._is_over(job)}
-        unmounted = {
-            pod.name: (job, index)
+        pods = [
+            pod
             for job in late
-            for index, pods in job.pods.items()
+            for pods in job.pods.values()
             for pod in pods.values()
             if pod.node and not pod.began and not pod.has_ended and pod.deleted_at is None
-        }
-        if not podless and not unmounted:
-            return
-        for name, reason, message in self._warnings():
-            if reason == "FailedCreate" and name in podless:
-                # A quota has room again some time; a policy does not change its mind.
-                by_quota = "exceeded quota" in message
-                words = _NAME_OF_POD.sub("", message)  # it is another one with each try
-                podless[name].waiting[-1] = Waiting(reason, words, needs_help=not by_quota)
-            elif reason in ("FailedMount", "FailedAttachVolume") and name in unmounted:
-                job, index = unmounted[name]
-                job.waiting.setdefault(index, Waiting(reason, message, needs_help=True))
+        ]
+        if not pods and not any(map(self._is_podless, late)):
+            return {}
+        items: list[dict[str, Any]] = []
+        try:
+            for selector in ("type=Warning", "reason=Pulling") if pods else ("type=Warning",):
+                items += self._server.list(self._events_path, fieldSelector=selector)[0]
+        except Forbidden as exc:
+            self._tell(f"Why pods wait can't be found out: {exc}")
+        except ApiError as exc:
+            raise Unreachable(str(exc)) from exc
+        return read_events(items)
+
+    def _is_podless(self, job: _Job) -> bool:
+        return not job.pods and not self._is_over(job)
 
     def _is_over(self, job: _Job) -> bool:
         status = self._status(job)
         spec = self._watch.jobs.get(job.name, {}).get("spec", {})
         done = status.get("succeeded") or status.get("failed")
         return bool(done or spec.get("suspend") or self._is_deleted(job) or self._failure(job))
-
-    def _warnings(self) -> list[tuple[str, str, str]]:
-        """The object's name, the reason and the message of each that still holds. Raises: Unreachable."""
-        try:
-            items, _ = self._server.list(self._events_path, fieldSelector="type=Warning")
-        except Forbidden as exc:
-            self._tell(f"Why pods wait can't be found out: {exc}")
-            return []
-        except ApiError as exc:
-            raise Unreachable(str(exc)) from exc
-        return [
-            (
-                item["involvedObject"].get("name", ""),
-                item.get("reason", ""),
-                item.get("message", ""),
-            )
-            for item in items
-        ]
 
     # -- endings --
 

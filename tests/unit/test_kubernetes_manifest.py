@@ -121,6 +121,19 @@ def test_a_key_of_the_pod_lands_there_and_is_left_out_by_default(
     assert there not in _pod(**{key: None})
 
 
+@pytest.mark.parametrize("image", ["a:1", "a:latest", "a"])
+def test_an_image_that_is_there_is_not_pulled_unless_that_is_asked_for(image: str) -> None:
+    assert _worker(image=image)["imagePullPolicy"] == "IfNotPresent"
+    for policy in ("Always", "IfNotPresent", "Never"):
+        assert _worker(image=image, image_pull_policy=policy)["imagePullPolicy"] == policy
+    template = {"spec": {"containers": [{"name": "worker", "imagePullPolicy": "Always"}]}}
+    assert _worker(pod_template=template)["imagePullPolicy"] == "Always"
+
+
+def test_what_cannot_start_is_given_up_after_three_minutes_by_default() -> None:
+    assert parse_resources({"image": IMAGE}).startup_timeout_s == 180
+
+
 def test_keys_of_the_client_are_kept_for_it_and_in_no_manifest() -> None:
     values: dict[str, Any] = {
         "namespace": "here",
@@ -302,6 +315,10 @@ def test_an_unknown_key_is_refused_with_all_known_ones(key: str) -> None:
         ("time_limit_s", math.nan),
         ("time_limit_s", math.inf),
         ("startup_timeout_s", -5),
+        ("image_pull_policy", "always"),
+        ("image_pull_policy", ""),
+        ("image_pull_policy", True),
+        ("image_pull_policy", ["Always"]),
         ("client_lease_s", 0),
         ("client_lease_s", False),
         ("client_lease_s", math.inf),

@@ -11,13 +11,11 @@ from cluster_tools.schedulers.kubernetes_manifest import Resources
 from cluster_tools.schedulers.kubernetes_pods import (
     INDEX,
     Pod,
-    Waiting,
     ending,
     first_to_blame,
     index_of,
     job_of,
     read_pod,
-    waits_for,
 )
 from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 
@@ -120,67 +118,6 @@ def test_the_time_of_a_deletion_is_that_of_the_server() -> None:
     deleted_at = _pod({}, **DELETED).deleted_at
     assert deleted_at is not None
     assert deleted_at.isoformat() == "2025-06-01T12:00:10+00:00"
-
-
-# -- waiting --
-
-
-@pytest.mark.parametrize(
-    "reason",
-    [
-        "CreateContainerConfigError",
-        "CreateContainerError",
-        "ErrImageNeverPull",
-        "ErrImagePull",
-        "ImageInspectError",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "RunContainerError",
-    ],
-)
-def test_a_pod_that_needs_help_says_so_in_the_servers_words(reason: str) -> None:
-    pod = _pod(_waiting(reason, "Back-off pulling image"))
-    assert waits_for(pod) == Waiting(reason, "Back-off pulling image", needs_help=True)
-
-
-@pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing"])
-def test_a_pod_that_is_being_made_waits_for_nothing(reason: str) -> None:
-    assert waits_for(_pod(_waiting(reason))) is None
-
-
-def test_a_pod_without_a_node_waits_for_one() -> None:
-    words = "0/3 nodes are available: 3 Insufficient cpu."
-    condition = {
-        "type": "PodScheduled",
-        "status": "False",
-        "reason": "Unschedulable",
-        "message": words,
-    }
-    pod = _pod({"phase": "Pending", "conditions": [condition]}, node=None)
-    assert waits_for(pod) == Waiting("Unschedulable", words)
-    scheduled = {**condition, "status": "True"}
-    assert waits_for(_pod({"phase": "Pending", "conditions": [scheduled]})) is None
-
-
-@pytest.mark.parametrize(
-    "status",
-    [
-        {},
-        {"phase": "Running", "containerStatuses": _state("running")},
-        _terminated(1),
-        {"phase": "Failed", "containerStatuses": _state("waiting", reason="ErrImagePull")},
-    ],
-)
-def test_a_pod_that_runs_or_has_ended_does_not_wait(status: dict[str, Any]) -> None:
-    assert waits_for(_pod(status)) is None
-
-
-def test_a_pod_whose_init_container_needs_help_says_so() -> None:
-    init = {"name": "prepare", "state": {"waiting": {"reason": "ErrImagePull", "message": "no"}}}
-    pod = _pod({**_waiting("PodInitializing"), "initContainerStatuses": [init]})
-    waiting = waits_for(pod)
-    assert waiting is not None
-    assert (waiting.reason, waiting.needs_help) == ("ErrImagePull", True)
 
 
 # -- endings --

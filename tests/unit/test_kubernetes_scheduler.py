@@ -1167,6 +1167,65 @@ def test_what_pods_wait_for_is_said_and_given_up_after_its_time(
     assert "startup_timeout_s = 1 s" in latest[Element(JOB, 1)].hopeless
 
 
+def _given_up(scheduler: KubernetesScheduler, element: Element) -> str:
+    report = _state_of(scheduler, element)
+    return "" if report is None else report.hopeless
+
+
+def test_elements_without_a_pod_are_given_up_with_those_whose_image_is_refused(
+    server: FakeApiServer, make: Make, request_of: RequestOf
+) -> None:
+    scheduler = make()
+    scheduler.submit(request_of())
+    server.pods = [_pod(0, status=_waiting_for("InvalidImageName", "bad"))]
+    server.set_status(active=1, ready=0)
+    wait_until(lambda: _given_up(scheduler, Element(JOB, 2)), "the end of an element without a pod")
+    assert _given_up(scheduler, Element(JOB, 0))
+
+
+@pytest.mark.parametrize("seen", ["running", "succeeded"])
+def test_elements_without_a_pod_are_not_given_up_where_another_got_the_image(
+    server: FakeApiServer, make: Make, request_of: RequestOf, seen: str
+) -> None:
+    scheduler = make(startup_timeout_s=1)
+    scheduler.submit(request_of())
+    server.pods = [
+        _pod(0, status=_waiting_for("ErrImageNeverPull", "not here")),
+        *([_pod(1, status=_running())] if seen == "running" else []),
+    ]
+    others = {"running": {"active": 2, "ready": 0}, "succeeded": {"active": 1, "succeeded": 1}}
+    server.set_status(**{"ready": 0, **others[seen]})
+    found: dict[Element, Report] = {}
+
+    def is_given_up() -> bool:
+        found.update(scheduler.states(OURS))
+        return Element(JOB, 0) in found and bool(found[Element(JOB, 0)].hopeless)
+
+    wait_until(is_given_up, "the end of the element whose node lacks the image")
+    assert not found[Element(JOB)].hopeless
+
+
+def test_a_server_that_counts_no_ready_pods_is_asked_why_they_wait(
+    server: FakeApiServer, make: Make, request_of: RequestOf
+) -> None:
+    scheduler = make()
+    scheduler.submit(request_of())
+    server.pods = [_pod(0, status=_waiting_for("InvalidImageName", "bad"))]
+    server.set_status(active=3)  # before 1.24
+    wait_until(lambda: _given_up(scheduler, Element(JOB, 0)), "the look at pods")
+
+
+def test_what_is_pulled_is_asked_for_only_where_pods_have_not_begun(
+    server: FakeApiServer, make: Make, request_of: RequestOf
+) -> None:
+    scheduler = make()
+    scheduler.submit(request_of())
+    server.events = [{"reason": "FailedCreate", "involvedObject": {"name": JOB}, "message": "no"}]
+    wait_until(lambda: scheduler.states(OURS)[Element(JOB)].notable)
+    selectors = [seen.query["fieldSelector"] for seen in server.seen("list", "/events")]
+    assert set(selectors) == {"type=Warning"}
+
+
 def test_a_job_that_may_make_no_pod_says_so(
     server: FakeApiServer, make: Make, request_of: RequestOf
 ) -> None:
