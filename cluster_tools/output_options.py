@@ -6,14 +6,12 @@ The same on every executor. Knows no store and no future.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar
 
-_S = TypeVar("_S")
+from cluster_tools.caller import warn_caller
 
-# Seen from here: 1 is this module, 2 is submit or map_to_futures, 3 the one who called that.
-_CALLERS_STACKLEVEL = 3
+_S = TypeVar("_S")
 
 
 class CfutOptions(TypedDict, total=False):
@@ -48,10 +46,9 @@ def pop_output_key(kwargs: dict[str, Any]) -> str | None:
     if key is not None:
         return os.fspath(key)
     assert path is not None
-    warnings.warn(
+    warn_caller(
         "the option output_pickle_path is now called output_key",
         DeprecationWarning,
-        stacklevel=_CALLERS_STACKLEVEL,
     )
     return os.fspath(path)
 
@@ -71,10 +68,9 @@ def resolve_output_key_getter(
     if output_key_getter is not None and output_pickle_path_getter is not None:
         raise ValueError("give output_key_getter or output_pickle_path_getter, not both")
     if output_pickle_path_getter is not None:
-        warnings.warn(
+        warn_caller(
             "the argument output_pickle_path_getter is now called output_key_getter",
             DeprecationWarning,
-            stacklevel=_CALLERS_STACKLEVEL,
         )
     getter = output_key_getter or output_pickle_path_getter
     if getter is None:

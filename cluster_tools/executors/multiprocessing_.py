@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import ParamSpec
 
+from cluster_tools.executor_stub import StaysHere
 from cluster_tools.executors.calls import Dumps, pack_call, run_packed_call, unpack_outcome
 from cluster_tools.executors.chunks import ChunkedMap, WorkQueue
 from cluster_tools.executors.log_forwarding import LogForwarding
@@ -57,7 +58,7 @@ _MISSING_GUARD_MESSAGE = """
 """
 
 
-class MultiprocessingExecutor(ProcessPoolExecutor):
+class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
     """A `concurrent.futures.ProcessPoolExecutor` with `map_to_futures`, kept outputs and logs.
 
     A worker that dies breaks the pool, as in the standard library: all futures raise
