@@ -99,18 +99,18 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
     strategy = _STRATEGIES[name]
     check_keywords(kwargs)
     arguments = taken(name, kwargs)
-    if name == "batching":
-        arguments["executor"] = _inner_executor(arguments.get("executor"), kwargs)
-        # The class takes both of them, so that one of them can be None.
-        arguments = {"batch_size": None, "target_job_count": None, **arguments}
     executor_class: Any = getattr(
         import_submodule("cluster_tools", strategy.module), strategy.class_name
     )
+    if name != "batching":
+        return executor_class(**arguments)
+    # The class takes both of them, so that one of them can be None.
+    arguments = {"batch_size": None, "target_job_count": None, **arguments}
+    inner = arguments["executor"] = _inner_executor(arguments.get("executor"), kwargs)
     try:
         return executor_class(**arguments)
     except BaseException:
-        if name == "batching":
-            arguments["executor"].shutdown(cancel_futures=True)
+        inner.shutdown(cancel_futures=True)
         raise
 
 

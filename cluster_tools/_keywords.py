@@ -90,9 +90,9 @@ _RESOURCE_WORDS = frozenset(
     """.split()
 )
 # What others call our keywords.
-_OTHER_NAMES = {
-    name: "max_workers" for name in ("n_jobs", "nprocs", "num_procs", "parallel", "processes")
-}
+_OTHER_NAMES = dict.fromkeys(
+    ("n_jobs", "nprocs", "num_procs", "parallel", "processes"), "max_workers"
+)
 
 
 def check_keywords(keywords: Mapping[str, Any]) -> None:

@@ -217,11 +217,16 @@ def _over() -> worker.Stop:
     return worker.Stop(0, "its executor has ended")
 
 
-def run_pilot(idle_timeout_s: float, time_limit_s: float | None) -> str:
+def run_pilot(
+    idle_timeout_s: float, time_limit_s: float | None, *, initializes: bool = False
+) -> str | bytes:
     """Runs tasks until there have been none for `idle_timeout_s`; returns why it has left.
 
-    `time_limit_s`: the element's, where it is known.
+    `time_limit_s`: the element's, where it is known. `initializes`: the executor's initializer comes
+    first; where that fails, its failure is returned, as the output of a call would have it.
     """
+    if initializes and (failure := _initializer_failure()) is not None:
+        return failure
     pilot = _Pilot(worker.running, time_limit_s)
     try:
         pilot.work(idle_timeout_s)
@@ -229,6 +234,18 @@ def run_pilot(idle_timeout_s: float, time_limit_s: float | None) -> str:
         return str(why)
     finally:
         pilot.close()
+
+
+def _initializer_failure() -> bytes | None:
+    """Runs the initializer. Raises: what a signal raises."""
+    assert worker.running.main is not None
+    try:
+        worker.load_initializer(worker.running.run_directory, worker.running.main)()
+    except BaseException as exc:
+        if worker.is_signal(exc):
+            raise
+        return worker.failure_bytes(exc, frames_to_hide=1, note=worker.INITIALIZER_NOTE)
+    return None
 
 
 class Claimer:

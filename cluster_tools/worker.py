@@ -36,7 +36,7 @@ else:
 # -- the format -------------------------------------------------------------------------------------
 
 # Raised with each change of what a manifest has to say.
-FORMAT = 4
+FORMAT = 5
 PICKLE_PROTOCOL = 5
 # One directory lists at most this many tasks: a listing must stay cheap, also on NFS.
 TASKS_PER_SHARD = 1_000
@@ -70,6 +70,11 @@ LINGER_S = 300
 
 # What a call's child or step ends with that was told to end, as `subprocess` and as shells and srun say it.
 _TOLD_TO_END = (-15, 128 + 15)
+
+# In the run directory, where there is one: the pickled initializer and its arguments.
+INITIALIZER = "initializer"
+# What the text of its failure ends with.
+INITIALIZER_NOTE = "The executor's initializer raised this: no call was begun in this process.\n"
 
 # The client's heartbeat, a file of four lines: its host, pid, boot id, and after how many seconds without
 # a beat (its modification time) nobody is taken to wait for it any more.
@@ -178,6 +183,7 @@ class Running:
         self.job_id = ""
         # How often the scheduler has started it again.
         self.restart = 0
+        self.main: Main | None = None
 
 
 running = Running()
@@ -252,6 +258,11 @@ class _Interruption:
         """
         signal.signal(signal.SIGINT, _hear)
         signal.signal(signal.SIGTERM, _hear)
+
+
+def is_signal(exc: BaseException) -> bool:
+    """Whether this is what the worker makes of a signal, and not the call's own."""
+    return _Interruption.has_raised(exc)
 
 
 def _hear(signum: int, frame: FrameType | None) -> None:
@@ -549,6 +560,15 @@ class Main:
         return Unpickler(file).load()
 
 
+def load_initializer(run_directory: str, main: Main) -> Callable[[], object]:
+    """What is to be called once in a process, before its first call. Raises: whatever unpickling does."""
+    from functools import partial
+
+    with open(os.path.join(run_directory, INITIALIZER), "rb") as file:
+        function, arguments = main.unpickle_from(file)
+    return partial(function, *arguments)
+
+
 def _set_up_logging(pickled: bytes | None, main: Main, log_file: str) -> None:
     if pickled is None:
         return
@@ -791,6 +811,7 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     output = OutputFile(shard, record)
     running.run_directory, running.job_id, running.restart = run_directory, job_id, int(restart)
     pid = os.getpid()
+    note = ""
     keep = None
     result = None
     failure = None
@@ -800,13 +821,17 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     try:
         manifest = array.manifest()
         _enter(manifest)
-        main = Main(manifest)
+        main = running.main = Main(manifest)
         _set_up_logging(manifest["logging"], main, log_file)
         key = array.key()
         if key is not None:
             from functools import partial
 
             keep = partial(main.unpickle(manifest["output_store"]).write, key)
+        if manifest["initializer"]:
+            note = INITIALIZER_NOTE
+            load_initializer(run_directory, main)()
+            note = ""
         function = main.unpickle(array.function())
         args, kwargs = main.unpickle_from(array.call())
         result = function(*args, **kwargs)
@@ -817,9 +842,8 @@ def _run(arguments: list[str], interruption: _Interruption) -> None:
     except BaseException as exc:
         interruption.ignore()
         end_forked_copy(pid, 1)
-        note = ""
         if manifest is not None and manifest["own_cgroup"]:
-            note = memory_note(record["oom_kills_before"], oom_kills())
+            note += memory_note(record["oom_kills_before"], oom_kills())
         failure = failure_bytes(exc, frames_to_hide=1, note=note)
         is_signal = interruption.has_raised(exc)
         if manifest is not None and _was_told_to_end(exc):

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from types import TracebackType
 from typing import Any, TypeVar, cast
@@ -28,6 +28,7 @@ from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.run_directory import ArrayWriter
 from cluster_tools.cluster.session import Session, Settings
 from cluster_tools.cluster.submission import Call
+from cluster_tools.counts import check_count
 from cluster_tools.errors import SubmissionException
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
@@ -72,11 +73,19 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         pilot_jobs: Run the calls on so many long-lived jobs, which take one after the other, instead of
             a job for each. For many short calls.
         pilot_idle_timeout_s: After so long without work such a job leaves; more work makes others.
+        max_workers: At most so many calls of this executor run at a time, over all its arrays; default: as
+            many as the scheduler lets.
+        initializer: Called in each process that runs calls (a job's, a pilot), before its first call, with
+            the script and logging set up. Where it fails, that is the exception of the calls that would
+            have run there; where it fails on two pilots in a row, of all calls that are left.
+        initargs: The arguments of `initializer`.
         keep_jobs_on_exit: Where this process ends by an exception or a signal, its jobs are not
             cancelled, and go on without it. For calls whose outputs are kept.
 
     Raises:
         ValueError: An argument makes no sense.
+        TypeError: `initializer` can't be called.
+        pickle.PicklingError: `initializer` or `initargs` can't be pickled.
         OSError: `cfut_dir` can't be written.
     """
 
@@ -99,6 +108,9 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         keep_jobs_on_exit: bool = False,
         pilot_jobs: int | None = None,
         pilot_idle_timeout_s: float = 60.0,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
     ):
         if getattr(sys.modules.get("__main__"), "__cluster_tools_bootstrapping__", False):
             raise RuntimeError(_NO_GUARD)
@@ -108,8 +120,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             raise ValueError(f"job_name {job_name!r} is not one line of text")
         if client_timeout_s is not None and not client_timeout_s >= 1:
             raise ValueError("client_timeout_s must be at least 1")
-        if pilot_jobs is not None and pilot_jobs < 1:
-            raise ValueError("pilot_jobs must be at least 1")
+        pilot_jobs = check_count("pilot_jobs", pilot_jobs)
+        max_workers = check_count("max_workers", max_workers)
         if not pilot_idle_timeout_s >= 0:
             raise ValueError("pilot_idle_timeout_s must not be negative")
         if isinstance(command_prefix, str):
@@ -127,6 +139,7 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
         self.job_name = job_name
         self.additional_setup_lines = list(additional_setup_lines or [])
         self.output_store = FileOutputStore() if output_store is None else output_store
+        packed_initializer = _packed_initializer(initializer, initargs)
         log = None
         if logging_config is not None or logging_setup_fn is not None:
             log = (logging_config or {}, logging_setup_fn)
@@ -137,6 +150,8 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
                 log_directory=self.cfut_dir,
                 grace_s=_grace_s(),
                 keep_jobs_on_exit=keep_jobs_on_exit,
+                max_workers=max_workers,
+                pilot_jobs=pilot_jobs,
             )
         )
         settings = Settings(
@@ -148,8 +163,10 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
             pending_timeout_s=pending_timeout_s,
             client_timeout_s=None if keep_jobs_on_exit else client_timeout_s,
             keep_jobs_on_exit=keep_jobs_on_exit,
-            pilot_jobs=pilot_jobs,
+            pilot_jobs=_at_most(pilot_jobs, max_workers),
             pilot_idle_timeout_s=pilot_idle_timeout_s,
+            max_workers=None if scheduler.keeps_max_workers else max_workers,
+            initializer=packed_initializer,
             pilot_name=job_name or Settings.pilot_name,
             own_outputs=isinstance(self.output_store, FileOutputStore)
             and self.output_store.directory is None,
@@ -170,6 +187,28 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
                 "This executor was made outside the main thread: signals do not cancel its jobs. "
                 "Call ClusterExecutor.install_signal_handlers() in the main thread first."
             )
+
+    @cached_property
+    def max_workers(self) -> int:
+        """How many calls can run at a time, as far as that is known; also `_max_workers` and `size`.
+
+        The first time it may ask the scheduler.
+        """
+        settings, width = self._session.settings, self._session.scheduler.width
+        asked = settings.pilot_jobs or settings.max_workers
+        if asked is None:
+            return width()
+        return min(asked, width()) if self._session.scheduler.keeps_max_workers else asked
+
+    # Names under which libraries look for it, as in the standard library's pools and in others'.
+    @property
+    def _max_workers(self) -> int:
+        return self.max_workers
+
+    @property
+    def size(self) -> int:
+        """`max_workers`."""
+        return self.max_workers
 
     @abstractmethod
     def _make_scheduler(self, options: Options) -> Scheduler: ...
@@ -479,6 +518,21 @@ def _grace_s() -> float:
         raise ValueError(
             f"the environment variable SIGTERM_WAIT_IN_S is no number: {text!r}"
         ) from None
+
+
+def _at_most(count: int | None, limit: int | None) -> int | None:
+    return count if count is None or limit is None else min(count, limit)
+
+
+def _packed_initializer(
+    initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+) -> bytes | None:
+    if initializer is None:
+        return None
+    if not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    name = function_name(initializer)
+    return b"".join(_pickled((initializer, tuple(initargs)), f"The initializer {name}"))
 
 
 def _working_directory() -> str:

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # Pilots that end one after the other without having begun a task: then there is no hope for the rest.
 _MAX_FAILURES = 4
+# The same of those whose initializer has failed.
+_MAX_INITIALIZER_FAILURES = 2
 _READ_BYTES = 4 << 20
 # Where in logs the output of so many calls is, is kept.
 _MAX_PARTS = 100_000
@@ -270,8 +272,8 @@ class PilotPool:
         session = self._session
         limit_s = session.scheduler.time_limit_s
         function = pickling.dumps(pilot.run_pilot)
-        no_keywords: dict[str, Any] = {}
-        call = pickling.dump_pieces(((self._idle_timeout_s, limit_s), no_keywords))
+        keywords = {"initializes": session.settings.initializer is not None}
+        call = pickling.dump_pieces(((self._idle_timeout_s, limit_s), keywords))
         writer = session.directory.begin_array()
         try:
             for _ in futures:
@@ -523,7 +525,13 @@ class PilotPool:
                 if not incarnation.is_over:
                     self._take_over(name, incarnation, error)
             self._fail_lost()
-        if error is not None and not began:
+        failure = future.result(0) if error is None else None
+        if isinstance(failure, bytes) and piece is not None:
+            self._failures += 1
+            if self._failures >= _MAX_INITIALIZER_FAILURES:
+                self._fail_as_initializer(failure, piece.element(future.position))
+                return
+        elif error is not None and not began:
             self._failures += 1
             if isinstance(error, SubmissionException) or self._failures >= _MAX_FAILURES:
                 self._give_up(error)
@@ -601,6 +609,18 @@ class PilotPool:
         exception = _kind(error)(f"{where} ended without a result: {text}", job_id)
         exception.__cause__ = error
         self._session.resolver.fail(array, position, exception)
+
+    def _fail_as_initializer(self, failure: bytes, element: Element) -> None:
+        """Fails all open tasks as the initializer has, unless there is a pilot where it did not."""
+        if self.pilots or self._ended:
+            return
+        self._failures = 0
+        for array, position in self._open():
+            array.again[position] = _OnPilot(array, element)
+            # Read anew for each: two futures have no exception in common.
+            self._session.resolver.take(
+                array, position, lambda: stored_outcome(failure, {"stored": None})
+            )
 
     def _give_up(self, error: BaseException) -> None:
         """Where there are no pilots, there will be none."""

@@ -63,6 +63,7 @@ def manifest(
     *,
     notice_s: float = 0.0,
     own_cgroup: bool = False,
+    initializer: bool = False,
 ) -> dict[str, Any]:
     """What a worker has to know: to import what the client imports, and of its scheduler."""
     main = pickling.main_module()
@@ -78,6 +79,7 @@ def manifest(
         "logging": None if logging is None else pickling.dumps(logging),
         "notice_s": notice_s,
         "own_cgroup": own_cgroup,
+        "initializer": initializer,
         "working_directory": cwd,
         "output_store": None if store is None else pickling.dumps(store),
     }
@@ -118,6 +120,12 @@ class RunDirectory:
             os.pwrite(fd, self._heartbeat, 0)
         finally:
             os.close(fd)
+
+    def write_initializer(self, pickled: bytes) -> None:
+        """What each process runs before its first call. Raises: OSError."""
+        path = os.path.join(self.path, worker.INITIALIZER)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(pickled)
 
     def has_left(self, task: int, submission: int, job_id: str) -> bool:
         """Whether this job has not begun the task in this submission, as it found nobody waiting."""

@@ -65,6 +65,10 @@ class Settings:
     # Calls run on so many pilots; None: each is an element of its own.
     pilot_jobs: int | None = None
     pilot_idle_timeout_s: float = 60.0
+    # At most so many elements run at a time, where the scheduler does not see to it; None: no limit.
+    max_workers: int | None = None
+    # The pickled initializer and its arguments.
+    initializer: bytes | None = None
     # What pilots are called in the queue.
     pilot_name: str = "pilot"
     # Outputs go into the run directory unless the caller names a key.
@@ -86,6 +90,12 @@ class Session:
             if shows_files_at_once(self.directory.path)
             else _LATE_FILES_REMOTELY_S
         )
+        if settings.initializer is not None:
+            try:
+                self.directory.write_initializer(settings.initializer)
+            except OSError:
+                self.directory.remove()
+                raise
         self.pid = os.getpid()
         pickling.main_module()  # looked at now: at the end of a script it is not what it was
         self.aborted = False
@@ -223,6 +233,8 @@ class Session:
             self.store if keys is not None else None,
             notice_s=self.scheduler.notice_s,
             own_cgroup=not self.scheduler.on_this_machine,
+            # Pilots run it themselves, before their first call.
+            initializer=self.settings.initializer is not None and not runs_pilots,
         )
         first = writer.finish(manifest)
         return TaskArray(
@@ -298,6 +310,14 @@ class Session:
 
     def elements_in_queue(self) -> int:
         return sum(len(piece.open_positions()) for piece in self.open_pieces())
+
+    def slots_held(self) -> int:
+        """How many elements can be running by what was submitted, each array's own limit kept."""
+        held = 0
+        for piece in self.open_pieces():
+            open_count = len(piece.open_positions())
+            held += open_count if piece.at_a_time is None else min(open_count, piece.at_a_time)
+        return held
 
     def job_of(self, future: ClusterFuture[Any]) -> tuple[str, int | None]:
         """The job id of the task, and its index where it has one; waits for the submission.

@@ -47,6 +47,8 @@ _FIRST_SPACING_S = 0.05
 _UNREACHABLE_PATIENCE_S = 900.0
 _FIRST_RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
+# Between two counts of the elements that hold slots, at least.
+_MIN_RECOUNT_S = 0.02
 # After a submission whose answer was lost, the job may show up in the queue a little later.
 _FIND_TRIES = 3
 _MAX_UNCERTAIN = 5
@@ -236,8 +238,18 @@ class Submitter(threading.Thread):
             if self._all_done(span.array, span.start, count):  # cancelled meanwhile
                 span.start += count
                 continue
+            at_a_time = None
+            if session.settings.max_workers is not None and not span.array.runs_pilots:
+                at_a_time = self._free_slots(session.settings.max_workers, count)
+                if not at_a_time:
+                    self._wait_for_slots()
+                    continue
+                if at_a_time < session.settings.max_workers:
+                    count = min(count, at_a_time)
             token = f"{session.directory.token}.{span.array.number}.{span.start}.{span.submission}"
-            piece = Piece(span.array, span.start, count, span.submission, token)
+            piece = Piece(
+                span.array, span.start, count, span.submission, token, at_a_time=at_a_time
+            )
             self._revoke_cancelled(piece)
             try:
                 job_id = self._submit(piece)
@@ -250,6 +262,25 @@ class Submitter(threading.Thread):
             self._room_interval_s = _FIRST_RETRY_S
             session.on_submitted(piece, job_id)
             span.start += count
+
+    def _free_slots(self, limit: int, count: int) -> int:
+        """How many of `count` elements may run now, where no more than `limit` run at a time.
+
+        An array holds as many slots as its open elements can fill, so the next one is not throttled for
+        itself alone. A long one waits until all are free: else it would go in by many small submissions.
+        """
+        held = self._session.slots_held()
+        if held and count > 2 * limit:
+            return 0
+        return max(0, limit - held)
+
+    def _wait_for_slots(self) -> None:
+        """Until an element has ended, or for a while. Counting costs something: so not for each of many."""
+        self._sleep(_FIRST_RETRY_S)
+        time.sleep(_MIN_RECOUNT_S)
+        while not self._wakes.empty():
+            self._wakes.get()
+        self._check()
 
     def _revoke_cancelled(self, piece: Piece) -> None:
         """What was cancelled does not begin even if its element does."""
@@ -303,6 +334,7 @@ class Submitter(threading.Thread):
             working_directory=piece.array.working_directory,
             run_directory=session.directory.path,
             runs_pilots=piece.array.runs_pilots,
+            at_a_time=piece.at_a_time,
         )
         uncertain = 0
         while True:

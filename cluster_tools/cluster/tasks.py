@@ -32,6 +32,8 @@ class Piece:
     job_id: str | None = None
     # The job's index of its first task.
     first_index: int = 0
+    # At most so many of its elements run at a time; None: no limit of ours.
+    at_a_time: int | None = None
 
     @property
     def is_array(self) -> bool:

@@ -28,6 +28,10 @@ class Options:
     grace_s: float = 5.0
     # Jobs go on where the client ends before them.
     keep_jobs_on_exit: bool = False
+    # At most so many elements of the executor run at a time; None: as many as the scheduler lets.
+    max_workers: int | None = None
+    # So many elements are pilots, which may wait for other things than a processor; None: there are none.
+    pilot_jobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class ArrayRequest:
     # Its elements are pilots: an element is not to run again, and wants SIGUSR1 a while (`pilot.WARNING_S`)
     # before its time is over, where the scheduler can do that.
     runs_pilots: bool = False
+    # At most so many of its elements run at a time; None: as many as the scheduler lets.
+    at_a_time: int | None = None
 
 
 @dataclass(frozen=True, order=True)
@@ -116,6 +122,11 @@ class Ending:
     may_go_in_again: bool = False
 
 
+# What callers size their rounds by where nothing is known: about as many elements as one array may have
+# in most clusters. https://slurm.schedmd.com/slurm.conf.html#OPT_MaxArraySize
+_UNKNOWN_WIDTH = 1_000
+
+
 class SchedulerError(Exception):
     """The scheduler did not do what it was asked."""
 
@@ -164,6 +175,8 @@ class Scheduler(ABC):
     time_limit_s: float | None = None
     # Calls that follow each other closely are gathered for so many seconds at the most.
     max_gathering_s = 2.0
+    # It keeps `Options.max_workers` itself; else arrays are submitted with an `at_a_time`, one after the other.
+    keeps_max_workers = False
 
     @property
     @abstractmethod
@@ -226,6 +239,10 @@ class Scheduler(ABC):
     @abstractmethod
     def max_submitted(self) -> int | None:
         """How many elements of the user may be in the queue; None as above."""
+
+    def width(self) -> int:
+        """How many elements of an executor can run at a time, as far as that is known: 1 or more."""
+        return _UNKNOWN_WIDTH
 
     def array_limit(self) -> int | None:
         """How many elements the user wants in one array at the most, before the scheduler is asked."""

@@ -24,7 +24,7 @@ _TTL_S = 7 * 24 * 3600
 # So many failures let no Job fail as a whole: each index has its own end.
 _NO_LIMIT = 2**31 - 1
 # Pods of a Job at a time. A controller manager makes about ten a second, for all Jobs of the cluster.
-_MAX_PARALLELISM = 500
+MAX_PARALLELISM = 500
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names; the name of a
 # pod is its Job's with the index behind it.
 _MAX_NAME = 63
@@ -282,8 +282,9 @@ def job_manifest(
     directories: Sequence[str],
     grace_s: float,
     owner: Mapping[str, str] | None,
+    at_a_time: int | None = None,
 ) -> dict[str, Any]:
-    """The Job of `count` elements.
+    """The Job of `count` elements, of which `at_a_time` run at a time.
 
     `directories`: have to be there in the pods, besides the user's mounts. `owner`: an ownerReference.
     """
@@ -305,7 +306,7 @@ def job_manifest(
     spec: dict[str, Any] = {
         "completionMode": "Indexed",
         "completions": count,
-        "parallelism": min(count, resources.parallelism or _MAX_PARALLELISM),
+        "parallelism": min(count, at_a_time or count, resources.parallelism or MAX_PARALLELISM),
         "backoffLimit": _NO_LIMIT,
         "backoffLimitPerIndex": 0,
         "podReplacementPolicy": "Failed",

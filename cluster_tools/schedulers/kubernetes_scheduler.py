@@ -46,6 +46,7 @@ from cluster_tools.schedulers.kubernetes_api import (
     refused,
 )
 from cluster_tools.schedulers.kubernetes_manifest import (
+    MAX_PARALLELISM,
     POD_NAME,
     POD_UID,
     SESSION_LABEL,
@@ -166,6 +167,9 @@ class KubernetesScheduler(Scheduler):
     max_gathering_s = 1.0
     marks_cancelled = True
 
+    def width(self) -> int:
+        return self._resources.parallelism or MAX_PARALLELISM
+
     def __init__(self, options: Options, resources: Resources):
         """Raises: RuntimeError, where there is no configuration."""
         self._options = options
@@ -278,6 +282,7 @@ class KubernetesScheduler(Scheduler):
             directories=[request.working_directory, self._options.log_directory],
             grace_s=self._options.grace_s,
             owner=self._own_pod(),
+            at_a_time=request.at_a_time,
         )
 
     def _create(self, manifest: dict[str, Any], session: str) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
 
 from cluster_tools.cluster.executor import ClusterExecutor
 from cluster_tools.schedulers.base import (
@@ -61,25 +60,26 @@ class _Job:
 
 
 class LocalScheduler(Scheduler):
-    """`max_workers`: how many elements run at a time; default: the processors that we may use."""
+    """Runs as many elements at a time as the options say.
+
+    Without `max_workers` that is a process for each processor that we may use, or for each pilot.
+    """
 
     prefix = "local"
     on_this_machine = True
     min_interval_s = 0.1
     max_gathering_s = 0.0
+    keeps_max_workers = True
 
-    def __init__(self, options: Options, max_workers: int | None = None):
-        if max_workers is None:
-            max_workers = _usable_processors()
-        if max_workers < 1:
-            raise ValueError("max_workers must be greater than 0")
+    def __init__(self, options: Options):
+        self._slots = options.max_workers or max(_usable_processors(), options.pilot_jobs or 0)
         self._options = options
         self._jobs: dict[str, _Job] = {}
         self._waiting: deque[_Process] = deque()
         self._queue_changed = threading.Condition()
         self._closed = False
         # Now, since an interpreter that is about to exit starts no threads, and calls may be submitted then.
-        for _ in range(max_workers):
+        for _ in range(self._slots):
             threading.Thread(target=self._run_slot, name="cluster_tools-local", daemon=True).start()
 
     @property
@@ -208,6 +208,9 @@ class LocalScheduler(Scheduler):
                 ["/bin/sh", "-c", script, "cluster_tools", str(self._options.grace_s), *groups]
             )
 
+    def width(self) -> int:
+        return self._slots
+
     def max_array_size(self) -> int | None:
         return None
 
@@ -255,12 +258,10 @@ def _usable_processors() -> int:
 class LocalExecutor(ClusterExecutor):
     """Runs calls as subprocesses of this machine, the way a cluster would run them as jobs.
 
-    For trying things without a cluster. `max_workers`: how many run at a time.
+    For trying things without a cluster. Without `max_workers` as many run at a time as there are processors
+    that this process may use, or as `pilot_jobs` says where that is more. The other arguments are those of
+    `ClusterExecutor`.
     """
 
-    def __init__(self, *, max_workers: int | None = None, **kwargs: Any):
-        self._max_workers = max_workers
-        super().__init__(**kwargs)
-
     def _make_scheduler(self, options: Options) -> Scheduler:
-        return LocalScheduler(options, self._max_workers)
+        return LocalScheduler(options)

@@ -189,8 +189,9 @@ class SlurmScheduler(Scheduler):
             *self._cluster_arguments,
         ]
         if request.is_array:
-            running = _number_from_environment("SLURM_MAX_RUNNING_SIZE")
-            at_a_time = f"%{running}" if running else ""
+            limits = (_number_from_environment("SLURM_MAX_RUNNING_SIZE"), request.at_a_time)
+            running = min(filter(None, limits), default=request.count)
+            at_a_time = f"%{running}" if running < request.count else ""
             command.append(f"--array=0-{request.count - 1}{at_a_time}")
         if not request.runs_pilots:
             return [*command, *self._resource_arguments]
@@ -224,6 +225,15 @@ class SlurmScheduler(Scheduler):
             if row.name.endswith(f".{token}"):
                 return row.job_id
         return None
+
+    def width(self) -> int:
+        limits = [_number_from_environment("SLURM_MAX_RUNNING_SIZE"), super().width()]
+        for ask in (self.max_submitted, self.max_array_size):
+            try:
+                limits.append(ask())
+            except SchedulerError:  # no accounting, or no answer: the others have to do
+                continue
+        return max(1, min(filter(None, limits)))
 
     def array_limit(self) -> int | None:
         limits = [

@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class GatedScheduler(LocalScheduler):
     """Takes what is submitted once its gate is open."""
 
     def __init__(self, options: Options):
-        super().__init__(options, max_workers=2)
+        super().__init__(replace(options, max_workers=2))
         self.gate = threading.Event()
         self.submissions = threading.Semaphore(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class _Noting(LocalScheduler):
     """Notes the ids of what was submitted, and of what nobody will ask about any more."""
 
     def __init__(self, options: Options):
-        super().__init__(options, max_workers=2 * COUNT)
+        super().__init__(replace(options, max_workers=2 * COUNT))
         self.submitted: list[str] = []
         self.forgotten: list[str] = []
 

@@ -274,7 +274,7 @@ def test_calls_reach_pilots_while_others_wait_for_room(tmp_path: Path) -> None:
 
     class Executor(LocalExecutor):
         def _make_scheduler(self, options: Options) -> LocalScheduler:
-            return Full(options, 2)
+            return Full(options)
 
     with Executor(cfut_dir=tmp_path, pilot_jobs=2, job_name="mine") as executor:
         assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
