@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cluster_tools.executors.sequential_pickle import SequentialPickleExecutor
     from cluster_tools.output_store import FileOutputStore, OutputStore
     from cluster_tools.schedulers.kubernetes import KubernetesExecutor
+    from cluster_tools.schedulers.local import LocalExecutor
     from cluster_tools.schedulers.slurm import SlurmExecutor
 
 __version__ = "5.0.0"
@@ -35,6 +36,7 @@ __all__ = [
     "Executor",
     "FileOutputStore",
     "KubernetesExecutor",
+    "LocalExecutor",
     "MultiprocessingExecutor",
     "MultiprocessingPickleExecutor",
     "OutputStore",
@@ -54,6 +56,7 @@ _MODULE_OF = {
     "Executor": "executor_protocol",
     "FileOutputStore": "output_store",
     "KubernetesExecutor": "schedulers.kubernetes",
+    "LocalExecutor": "schedulers.local",
     "MultiprocessingExecutor": "executors.multiprocessing_",
     "MultiprocessingPickleExecutor": "executors.multiprocessing_pickle",
     "OutputStore": "output_store",

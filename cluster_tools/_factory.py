@@ -5,10 +5,10 @@ Knows every strategy's name, class and keywords, and imports the class only when
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
+from cluster_tools._keywords import check_keywords, handed_on, taken
 from cluster_tools._lazy import import_submodule
 
 if TYPE_CHECKING:
@@ -26,74 +26,27 @@ if TYPE_CHECKING:
 class _Strategy(NamedTuple):
     module: str
     class_name: str
-    keywords: frozenset[str]
 
-
-_SEQUENTIAL_KEYWORDS = frozenset({"output_store"})
-_MULTIPROCESSING_KEYWORDS = frozenset(
-    {
-        "initargs",
-        "initializer",
-        "max_tasks_per_child",
-        "max_workers",
-        "mp_context",
-        "output_store",
-        "start_method",
-    }
-)
-_CLUSTER_KEYWORDS = frozenset(
-    {
-        "additional_setup_lines",
-        "cfut_dir",
-        "client_timeout_s",
-        "command_prefix",
-        "debug",
-        "initargs",
-        "initializer",
-        "job_name",
-        "job_resources",
-        "keep_jobs_on_exit",
-        "keep_logs",
-        "linger_s",
-        "logging_config",
-        "logging_setup_fn",
-        "max_workers",
-        "output_store",
-        "pending_timeout_s",
-        "pilot_idle_timeout_s",
-        "pilot_jobs",
-        "python_executable",
-    }
-)
 
 _STRATEGIES = {
-    "sequential": _Strategy("executors.sequential", "SequentialExecutor", _SEQUENTIAL_KEYWORDS),
+    "sequential": _Strategy("executors.sequential", "SequentialExecutor"),
     "sequential_with_pickling": _Strategy(
-        "executors.sequential_pickle", "SequentialPickleExecutor", _SEQUENTIAL_KEYWORDS
+        "executors.sequential_pickle", "SequentialPickleExecutor"
     ),
-    "multiprocessing": _Strategy(
-        "executors.multiprocessing_", "MultiprocessingExecutor", _MULTIPROCESSING_KEYWORDS
-    ),
+    "multiprocessing": _Strategy("executors.multiprocessing_", "MultiprocessingExecutor"),
     "multiprocessing_with_pickling": _Strategy(
-        "executors.multiprocessing_pickle",
-        "MultiprocessingPickleExecutor",
-        _MULTIPROCESSING_KEYWORDS,
+        "executors.multiprocessing_pickle", "MultiprocessingPickleExecutor"
     ),
-    "batching": _Strategy(
-        "executors.batching",
-        "BatchingExecutor",
-        frozenset({"batch_size", "executor", "target_job_count"}),
-    ),
-    "local": _Strategy("schedulers.local", "LocalExecutor", _CLUSTER_KEYWORDS),
-    "slurm": _Strategy("schedulers.slurm", "SlurmExecutor", _CLUSTER_KEYWORDS),
-    "kubernetes": _Strategy("schedulers.kubernetes", "KubernetesExecutor", _CLUSTER_KEYWORDS),
+    "batching": _Strategy("executors.batching", "BatchingExecutor"),
+    "local": _Strategy("schedulers.local", "LocalExecutor"),
+    "slurm": _Strategy("schedulers.slurm", "SlurmExecutor"),
+    "kubernetes": _Strategy("schedulers.kubernetes", "KubernetesExecutor"),
 }
 _ALIASES = {
     "debug_sequential": "sequential",
     "test_pickling": "multiprocessing_with_pickling",
 }
 _LEFT_OUT = frozenset({"dask", "pbs"})
-_ALL_KEYWORDS = frozenset[str]().union(*(s.keywords for s in _STRATEGIES.values()))
 
 
 @overload
@@ -130,9 +83,11 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
             `multiprocessing_with_pickling`, `batching`, `local`, `slurm` or `kubernetes`.
         kwargs: Go to the executor's class. What only other strategies take is left out, so
             that one set of keywords serves all; what none takes causes a `UserWarning`.
+            `batching` hands on what it does not take itself, where its `executor` does not say
+            otherwise.
 
     Raises:
-        ValueError: There is no such strategy.
+        ValueError: There is no such strategy, or a keyword is one of `job_resources`.
     """
     name = _ALIASES.get(environment, environment)
     if name in _LEFT_OUT:
@@ -142,30 +97,32 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
     if name not in _STRATEGIES:
         raise ValueError(f"unknown strategy {environment!r}; {_known_strategies()}")
     strategy = _STRATEGIES[name]
-    if unknown := sorted(kwargs.keys() - _ALL_KEYWORDS):
-        warnings.warn(
-            f"no strategy takes the keyword {', '.join(unknown)}; it is ignored", stacklevel=2
-        )
-    arguments = {key: value for key, value in kwargs.items() if key in strategy.keywords}
-    if name == "batching":
-        arguments["executor"] = _inner_executor(arguments.get("executor"))
-        # The class takes both of them, so that one of them can be None.
-        arguments = {"batch_size": None, "target_job_count": None, **arguments}
+    check_keywords(kwargs)
+    arguments = taken(name, kwargs)
     executor_class: Any = getattr(
         import_submodule("cluster_tools", strategy.module), strategy.class_name
     )
-    return executor_class(**arguments)
+    if name != "batching":
+        return executor_class(**arguments)
+    # The class takes both of them, so that one of them can be None.
+    arguments = {"batch_size": None, "target_job_count": None, **arguments}
+    inner = arguments["executor"] = _inner_executor(arguments.get("executor"), kwargs)
+    try:
+        return executor_class(**arguments)
+    except BaseException:
+        inner.shutdown(cancel_futures=True)
+        raise
 
 
-def _inner_executor(config: object) -> Executor:
+def _inner_executor(config: object, outer: Mapping[str, Any]) -> Executor:
     if not isinstance(config, Mapping) or "name" not in config:
         raise ValueError(
             "the strategy 'batching' takes executor={'name': <a strategy>, ...}, "
             f"and was given {config!r}"
         )
-    kwargs = dict(cast("Mapping[str, Any]", config))
-    name: str = kwargs.pop("name")
-    return get_executor(name, **kwargs)
+    inner = dict(cast("Mapping[str, Any]", config))
+    name: str = inner.pop("name")
+    return get_executor(name, **handed_on(outer, inner))
 
 
 def _known_strategies() -> str:

@@ -12,11 +12,13 @@ def check_count(name: str, value: object) -> int | None:
         name: The keyword that it came by.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is something else. True is no number here: whoever gives it means a switch.
     """
     if value is None:
         return None
     try:
+        if isinstance(value, bool):
+            raise TypeError
         count = operator.index(value)  # pyright: ignore[reportArgumentType]
     except TypeError:
         raise ValueError(f"{name} must be an int of 1 or more, not {value!r}") from None

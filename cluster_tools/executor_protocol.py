@@ -22,6 +22,11 @@ class Executor(Protocol):
     https://docs.python.org/3/library/concurrent.futures.html#executor-objects
     """
 
+    @property
+    def max_workers(self) -> int:
+        """How many calls can run at a time, as far as that is known."""
+        ...
+
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Has `fn(*args, **kwargs)` called, and returns the future of its result.
 

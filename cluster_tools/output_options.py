@@ -6,16 +6,13 @@ The same on every executor. Knows no store and no future.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any, TypedDict, TypeVar
 
+from cluster_tools.caller import warn_caller
 from cluster_tools.function_name import type_name
 
 _S = TypeVar("_S")
-
-# Seen from here: 1 is this module, 2 is submit or map_to_futures, 3 the one who called that.
-_CALLERS_STACKLEVEL = 3
 
 
 class CfutOptions(TypedDict, total=False):
@@ -50,10 +47,9 @@ def pop_output_key(kwargs: dict[str, Any]) -> str | None:
     if key is not None:
         return _key(key)
     assert path is not None
-    warnings.warn(
+    warn_caller(
         "the option output_pickle_path is now called output_key",
         DeprecationWarning,
-        stacklevel=_CALLERS_STACKLEVEL,
     )
     return _key(path)
 
@@ -73,10 +69,9 @@ def resolve_output_key_getter(
     if output_key_getter is not None and output_pickle_path_getter is not None:
         raise ValueError("give output_key_getter or output_pickle_path_getter, not both")
     if output_pickle_path_getter is not None:
-        warnings.warn(
+        warn_caller(
             "the argument output_pickle_path_getter is now called output_key_getter",
             DeprecationWarning,
-            stacklevel=_CALLERS_STACKLEVEL,
         )
     getter = output_pickle_path_getter if output_key_getter is None else output_key_getter
     if getter is None:

@@ -31,6 +31,7 @@ from cluster_tools.cluster.session import Session, Settings
 from cluster_tools.cluster.submission import Call
 from cluster_tools.counts import check_count
 from cluster_tools.errors import SubmissionException
+from cluster_tools.executor_stub import StaysHere
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import exception_text, function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
@@ -51,7 +52,7 @@ _LATE_LOG_S = 3.0
 _logger = logging.getLogger("cluster_tools")
 
 
-class ClusterExecutor(concurrent.futures.Executor, ABC):
+class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
     """An executor whose calls are jobs of a scheduler.
 
     Arguments:
@@ -199,12 +200,16 @@ class ClusterExecutor(concurrent.futures.Executor, ABC):
                 "Call ClusterExecutor.install_signal_handlers() in the main thread first."
             )
 
-    @cached_property
+    @property
     def max_workers(self) -> int:
         """How many calls can run at a time, as far as that is known; also `_max_workers` and `size`.
 
         The first time it may ask the scheduler.
         """
+        return self._known_width
+
+    @cached_property
+    def _known_width(self) -> int:
         settings, width = self._session.settings, self._session.scheduler.width
         asked = settings.pilot_jobs or settings.max_workers
         if asked is None:

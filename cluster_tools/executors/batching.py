@@ -8,17 +8,19 @@ from __future__ import annotations
 import concurrent.futures
 import math
 import threading
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from itertools import islice
 from os import PathLike
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from typing_extensions import ParamSpec, Self
 
+from cluster_tools.caller import warn_caller
+from cluster_tools.counts import check_count
 from cluster_tools.executor_protocol import Executor
+from cluster_tools.executor_stub import StaysHere
 from cluster_tools.function_name import function_name
 from cluster_tools.futures import RaisingFuture
 from cluster_tools.mapping import check_map_arguments
@@ -28,8 +30,11 @@ _S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
-class BatchingExecutor:
+class BatchingExecutor(StaysHere, concurrent.futures.Executor):
     """Hands items to another executor in batches, each of which is one call there.
+
+    A batch is a list of items; of several iterables of `map`, a list of tuples. A future of an
+    item on a cluster has the `cluster_jobid` and the `cluster_jobindex` of its batch.
 
     Arguments:
         executor: Runs the batches. It is shut down with this one.
@@ -48,14 +53,13 @@ class BatchingExecutor:
         batch_size: int | None = None,
         target_job_count: int | None = None,
     ) -> None:
-        if (batch_size is None) == (target_job_count is None):
-            raise ValueError("give exactly one of batch_size and target_job_count")
-        for name, value in (("batch_size", batch_size), ("target_job_count", target_job_count)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value}")
+        if batch_size is None and target_job_count is None:
+            raise ValueError("Either batch_size or target_job_count must be given")
+        if batch_size is not None and target_job_count is not None:
+            raise ValueError("give batch_size or target_job_count, not both")
+        self._batch_size = check_count("batch_size", batch_size)
+        self._target_job_count = check_count("target_job_count", target_job_count)
         self._executor = executor
-        self._batch_size = batch_size
-        self._target_job_count = target_job_count
 
     @property
     def batch_size(self) -> int | None:
@@ -67,13 +71,26 @@ class BatchingExecutor:
         """The greatest number of batches, None where `batch_size` decides."""
         return self._target_job_count
 
+    @property
+    def max_workers(self) -> int:
+        """How many batches can run at a time: that of the inner executor."""
+        return self._executor.max_workers
+
+    # Names under which libraries look for it, as in the standard library's pools and in others'.
+    @property
+    def _max_workers(self) -> int:
+        return self.max_workers
+
+    @property
+    def size(self) -> int:
+        """`max_workers`."""
+        return self.max_workers
+
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Submits one call to the inner executor, with a warning: it is in no batch."""
-        warnings.warn(
+        warn_caller(
             "BatchingExecutor.submit bypasses batching: each call is a job of its own; "
-            "map and map_to_futures make batches",
-            UserWarning,
-            stacklevel=2,
+            "map and map_to_futures make batches"
         )
         return self._executor.submit(fn, *args, **kwargs)
 
@@ -93,7 +110,8 @@ class BatchingExecutor:
         if chunksize is not None:
             raise ValueError("BatchingExecutor takes no chunksize; its batch_size is one")
         check_map_arguments(chunksize=None, buffersize=buffersize)
-        calls = zip(*iterables)
+        is_of_one = len(iterables) == 1
+        calls: Iterator[Any] = iter(iterables[0]) if is_of_one else zip(*iterables)
         if self._batch_size is not None:
             batch_size = self._batch_size
         else:
@@ -102,7 +120,7 @@ class BatchingExecutor:
             calls = iter(all_calls)
         batches_ahead = None if buffersize is None else math.ceil(buffersize / batch_size)
         results = self._executor.map(
-            _Batch(fn),
+            (_Batch if is_of_one else _BatchOfTuples)(fn),
             _batches(calls, batch_size),
             timeout=timeout,
             buffersize=batches_ahead,
@@ -125,7 +143,7 @@ class BatchingExecutor:
             raise NotImplementedError(
                 "BatchingExecutor keeps no outputs: a batch has one output for all its items"
             )
-        items = [(item,) for item in args]
+        items = list(args)
         futures: list[Future[_T]] = []
         for batch in _batches(iter(items), self._batch_size_for(len(items))):
             (batch_future,) = self._executor.map_to_futures(_Batch(fn), [batch])
@@ -143,9 +161,8 @@ class BatchingExecutor:
         """Forwards the log of the batch that `fut` is in, and returns the result of `fut`."""
         if not isinstance(fut, _ItemFuture):
             return self._executor.forward_log(fut)
-        batch_future = fut.batch_future
-        if batch_future is not None and not fut.cancelled():
-            self._executor.forward_log(batch_future)
+        if not fut.cancelled():
+            self._executor.forward_log(fut.batch_future)
         return fut.result()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -171,16 +188,23 @@ class BatchingExecutor:
         return max(1, math.ceil(item_count / self._target_job_count))
 
 
-def _batches(calls: Iterator[tuple[Any, ...]], batch_size: int) -> Iterator[list[tuple[Any, ...]]]:
-    return iter(lambda: list(islice(calls, batch_size)), [])
+def _batches(items: Iterator[_S], batch_size: int) -> Iterator[list[_S]]:
+    return iter(lambda: list(islice(items, batch_size)), [])
 
 
 class _Batch:
-    """Calls `fn` with each of a batch's argument tuples; this is what is sent."""
+    """Calls `fn` with each of a batch's items; this is what is sent."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._fn = fn
         self.__name__ = f"batch_{function_name(fn)}"  # the name of the job
+
+    def __call__(self, batch: list[Any]) -> list[Any]:
+        return [self._fn(item) for item in batch]
+
+
+class _BatchOfTuples(_Batch):
+    """The same, with each of a batch's argument tuples."""
 
     def __call__(self, batch: list[tuple[Any, ...]]) -> list[Any]:
         return [self._fn(*args) for args in batch]
@@ -202,14 +226,13 @@ class _BatchRun(Generic[_T]):
     """One submitted batch, which resolves the futures of its items."""
 
     def __init__(self, future: Future[list[_T]], item_count: int) -> None:
-        self.future: Future[list[_T]] | None = future
+        self.future = future
         self.item_futures = [_ItemFuture(self) for _ in range(item_count)]
         self._undecided = set(self.item_futures)
         self._undecided_lock = threading.Lock()
 
     def follow(self) -> None:
         """From here on the items' futures may be done."""
-        assert self.future is not None
         self.future.add_done_callback(self._resolve)
 
     def claim(self, item: _ItemFuture[_T]) -> bool:
@@ -222,9 +245,8 @@ class _BatchRun(Generic[_T]):
 
     def cancel_if_unwanted(self) -> None:
         """Cancels the batch when all its items are cancelled."""
-        future = self.future
-        if future is not None and not self._undecided:
-            future.cancel()
+        if not self._undecided:
+            self.future.cancel()
 
     def _resolve(self, future: Future[list[_T]]) -> None:
         results: list[_T] = []
@@ -242,7 +264,8 @@ class _BatchRun(Generic[_T]):
             else:
                 item.set_running_or_notify_cancel()
                 item.set_result(results[index])
-        self.future = None  # it has the results of all items
+        # It is asked for its job and its log, and must not keep the results of all items for that.
+        cast(Any, future)._result = None
         self.item_futures = []
 
 
@@ -254,9 +277,19 @@ class _ItemFuture(RaisingFuture[_T]):
         self._batch_run = batch_run
 
     @property
-    def batch_future(self) -> Future[list[_T]] | None:
-        """The future of its batch, None once that is done."""
+    def batch_future(self) -> Future[list[_T]]:
+        """The future of its batch; the result of that goes when it is done."""
         return self._batch_run.future
+
+    @property
+    def cluster_jobid(self) -> str:
+        """The batch's. Where the inner executor makes no jobs, it has none: AttributeError."""
+        return cast(Any, self.batch_future).cluster_jobid
+
+    @property
+    def cluster_jobindex(self) -> int:
+        """The batch's; see `cluster_jobid`."""
+        return cast(Any, self.batch_future).cluster_jobindex
 
     def cancel(self) -> bool:
         """Ends this future; the batch is cancelled when all its items are.
@@ -265,17 +298,14 @@ class _ItemFuture(RaisingFuture[_T]):
             False where the batch is known to run, or to be done.
         """
         batch_future = self.batch_future
-        may_still_cancel = batch_future is not None and not (
-            batch_future.running() or batch_future.done()
-        )
+        may_still_cancel = not (batch_future.running() or batch_future.done())
         if may_still_cancel and self._batch_run.claim(self):
             self.end_cancelled()
             self._batch_run.cancel_if_unwanted()
         return self.cancelled()
 
     def running(self) -> bool:
-        batch_future = self.batch_future
-        return batch_future is not None and not self.done() and batch_future.running()
+        return not self.done() and self.batch_future.running()
 
     def end_cancelled(self) -> None:
         """Cancels it, and says so to those that wait."""

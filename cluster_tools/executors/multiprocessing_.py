@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import ParamSpec
 
+from cluster_tools.executor_stub import StaysHere
 from cluster_tools.executors.call_packer import CallPacker
 from cluster_tools.executors.calls import (
     Dumps,
@@ -67,7 +68,7 @@ _MISSING_GUARD_MESSAGE = """
 """
 
 
-class MultiprocessingExecutor(ProcessPoolExecutor):
+class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
     """A `concurrent.futures.ProcessPoolExecutor` with `map_to_futures`, kept outputs and logs.
 
     A worker that dies breaks the pool, as in the standard library: all futures raise
@@ -141,6 +142,17 @@ class MultiprocessingExecutor(ProcessPoolExecutor):
         pool._initargs = (pool._result_queue, sender, wrapped)
         pool._pending_work_items = pool._call_queue.pending_work_items = PendingWork()
         self._work_queue = pool._work_ids = WorkQueue(pool._pending_work_items)
+
+    @property
+    def max_workers(self) -> int:
+        """How many processes there are at the most; `_max_workers` is the standard library's name."""
+        pool: Any = self
+        return pool._max_workers
+
+    @property
+    def size(self) -> int:
+        """`max_workers`."""
+        return self.max_workers
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Has `fn(*args, **kwargs)` called in a worker. It is pickled before this returns.

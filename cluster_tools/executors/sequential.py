@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import concurrent.futures
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
+from functools import partial
 from os import PathLike
+from types import TracebackType
 from typing import Any, TypeVar
 
 from typing_extensions import ParamSpec
 
+from cluster_tools._keywords import check_keywords
+from cluster_tools.counts import check_count
+from cluster_tools.executor_stub import StaysHere
 from cluster_tools.executors.calls import KeptOutput, call_and_keep
+from cluster_tools.executors.initializing import Initialization
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
 from cluster_tools.futures import RaisingFuture
@@ -24,17 +32,57 @@ _S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
-class SequentialExecutor(concurrent.futures.Executor):
+class SequentialExecutor(StaysHere, concurrent.futures.Executor):
     """Runs each call before `submit` returns.
 
     Arguments:
         output_store: Where outputs are kept for which the caller names a key.
+        initializer: Called once, before the first call. Where it fails, that is the exception
+            of all calls.
+        initargs: The arguments of `initializer`.
+        max_workers: Where several threads use this executor, at most so many calls run at a
+            time; the others wait in `submit`. One thread never runs more than one.
         other: Keywords that other strategies take; they have no effect here.
+
+    Raises:
+        ValueError: `max_workers` is not an int of 1 or more.
+        TypeError: `initializer` cannot be called.
     """
 
-    def __init__(self, output_store: OutputStore | None = None, **other: Any) -> None:
+    def __init__(
+        self,
+        output_store: OutputStore | None = None,
+        *,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_workers: int | None = None,
+        **other: Any,
+    ) -> None:
+        check_keywords(other)
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
         self.output_store = FileOutputStore() if output_store is None else output_store
+        self._initialization = Initialization(
+            None if initializer is None else self._prepared(initializer, tuple(initargs)),
+            function_name(initializer) if initializer is not None else "",
+        )
+        self._slots = _Slots(check_count("max_workers", max_workers))
         self._is_shut_down = False
+
+    @property
+    def max_workers(self) -> int:
+        """How many calls run at a time for one thread."""
+        return 1
+
+    # Names under which libraries look for it, as in the standard library's pools and in others'.
+    @property
+    def _max_workers(self) -> int:
+        return self.max_workers
+
+    @property
+    def size(self) -> int:
+        """`max_workers`."""
+        return self.max_workers
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Runs `fn(*args, **kwargs)`; an exception is in the future.
@@ -54,28 +102,31 @@ class SequentialExecutor(concurrent.futures.Executor):
     ) -> Iterator[_T]:
         """Runs the calls, all of them or the first `buffersize`, and yields their results.
 
-        `timeout` and `chunksize` have no effect: nothing is waited for, and nothing is sent.
+        A result that was there only after `timeout` is a TimeoutError, as where it is waited
+        for; calls that come after it are run all the same. `chunksize` has no effect.
         """
         check_map_arguments(chunksize=chunksize, buffersize=buffersize)
+        deadline = None if timeout is None else time.monotonic() + timeout
         calls = iter(zip(*iterables))
         where = f"Call of {function_name(fn)}"
+        futures: deque[Future[_T]] = deque()
         if buffersize is None:
             all_calls = list(calls)
             failure_log = FailureLog(len(all_calls))
-            return iterate_results(
-                deque([self._run(fn, call, {}, None, failure_log, where) for call in all_calls]),
-                timeout=timeout,
-            )
+            for call in all_calls:
+                futures.append(
+                    _in_time(self._run(fn, call, {}, None, failure_log, where), deadline)
+                )
+            return iterate_results(futures, timeout=_left(deadline))
 
         def submit_next() -> Future[_T] | None:
             for call in calls:
-                return self._run(fn, call, {}, None, FailureLog(1), where)
+                return _in_time(self._run(fn, call, {}, None, FailureLog(1), where), deadline)
             return None
 
-        futures: deque[Future[_T]] = deque()
         while len(futures) < buffersize and (future := submit_next()) is not None:
             futures.append(future)
-        return iterate_results(futures, timeout=timeout, submit_next=submit_next)
+        return iterate_results(futures, timeout=_left(deadline), submit_next=submit_next)
 
     def map_to_futures(
         self,
@@ -121,7 +172,10 @@ class SequentialExecutor(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
         future: Future[_T] = RaisingFuture()
         future.set_running_or_notify_cancel()
-        result, error = self._outcome(fn, args, kwargs, key)
+        with self._slots:
+            result, error = self._outcome(fn, args, kwargs, key)
+        if self._initialization.has_failed:
+            where = f"{where}, for which the initializer {self._initialization.name} was called,"
         if error is None:
             future.set_result(result)  # pyright: ignore[reportArgumentType]
         else:
@@ -143,11 +197,17 @@ class SequentialExecutor(concurrent.futures.Executor):
                 key = self.output_store.resolve_key(key)
                 self.output_store.delete(key)
                 keep = (self.output_store, key)
+            self._initialization.ensure()
             return self._call(fn, args, kwargs, keep), None
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             return None, error
+
+    def _prepared(
+        self, initializer: Callable[..., object], initargs: tuple[Any, ...]
+    ) -> Callable[[], object]:
+        return partial(initializer, *initargs)
 
     def _call(
         self,
@@ -157,3 +217,36 @@ class SequentialExecutor(concurrent.futures.Executor):
         keep: KeptOutput | None,
     ) -> _T:
         return call_and_keep(fn, args, kwargs, keep)
+
+
+def _in_time(future: Future[_T], deadline: float | None) -> Future[_T]:
+    """The future of a call that has just been run; one that is never done where that was too late."""
+    return future if deadline is None or time.monotonic() <= deadline else Future()
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else deadline - time.monotonic()
+
+
+class _Slots:
+    """Lets so many threads in at a time. One that is in may enter again: a call may make calls."""
+
+    def __init__(self, count: int | None) -> None:
+        self._free = None if count is None else threading.Semaphore(count)
+        self._of_thread = threading.local()
+
+    def __enter__(self) -> None:
+        depth = getattr(self._of_thread, "depth", 0)
+        if depth == 0 and self._free is not None:
+            self._free.acquire()
+        self._of_thread.depth = depth + 1
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        self._of_thread.depth -= 1
+        if self._of_thread.depth == 0 and self._free is not None:
+            self._free.release()

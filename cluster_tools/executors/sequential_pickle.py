@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,12 +15,36 @@ from cluster_tools.executors.calls import (
     unpack_result,
 )
 from cluster_tools.executors.sequential import SequentialExecutor
+from cluster_tools.function_name import function_name
 
 _T = TypeVar("_T")
 
 
 class SequentialPickleExecutor(SequentialExecutor):
-    """A `SequentialExecutor` that pickles and unpickles function, arguments and result."""
+    """A `SequentialExecutor` that pickles and unpickles function, arguments and result.
+
+    The `initializer` and its arguments, too, when the executor is made.
+
+    Raises:
+        pickle.PicklingError: `initializer` or `initargs` cannot be pickled.
+    """
+
+    def _prepared(
+        self, initializer: Callable[..., object], initargs: tuple[Any, ...]
+    ) -> Callable[[], object]:
+        try:
+            packed = pickling.dumps((initializer, initargs))
+        except Exception as error:
+            raise pickle.PicklingError(
+                f"the initializer {function_name(initializer)} or its initargs cannot be pickled "
+                f"({type(error).__name__}: {error})"
+            ) from error
+
+        def initialize() -> None:
+            unpickled, arguments = pickling.loads(packed)
+            unpickled(*arguments)
+
+        return initialize
 
     def _call(
         self,

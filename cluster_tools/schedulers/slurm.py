@@ -15,12 +15,12 @@ import logging
 import os
 import shlex
 import time
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
+from cluster_tools.caller import warn_caller
 from cluster_tools.cluster.executor import ClusterExecutor
 from cluster_tools.cluster.file_system import is_on_one_machine_only
 from cluster_tools.pilot import WARNING_S
@@ -146,9 +146,8 @@ class SlurmScheduler(Scheduler):
         # (job id, token) of jobs that only their scripts tell to be ours.
         self._known_by_script: set[tuple[str, str]] = set()
         if any(line.lstrip().startswith("#SBATCH") for line in options.setup_lines):
-            warnings.warn(
-                "#SBATCH lines among additional_setup_lines take no effect: give the options as job_resources",
-                stacklevel=2,
+            warn_caller(
+                "#SBATCH lines among additional_setup_lines take no effect: give the options as job_resources"
             )
 
     @property
@@ -669,9 +668,8 @@ class SlurmExecutor(ClusterExecutor):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         if is_on_one_machine_only(self.cfut_dir):
-            warnings.warn(
-                f"cfut_dir {self.cfut_dir} seems to be on a disk that the nodes of a cluster do not share",
-                stacklevel=3,
+            warn_caller(
+                f"cfut_dir {self.cfut_dir} seems to be on a disk that the nodes of a cluster do not share"
             )
 
     def _make_scheduler(self, options: Options) -> Scheduler:

@@ -7,10 +7,11 @@ take effect is refused or warned about, never silently taken.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from cluster_tools.caller import warn_caller
 
 _IS_OURS = "which belongs to the executor"
 _MAKES_NO_JOB = "with which sbatch makes no job"
@@ -92,10 +93,9 @@ def read_resources(resources: Mapping[str, Any]) -> Requested:
     named.pop("clusters", None)
     signal = str(named.get("signal", "B:")).partition("@")[0]
     if "B" not in signal.rpartition(":")[0]:
-        warnings.warn(
+        warn_caller(
             f"job_resources: signal={named['signal']} reaches only job steps that a call starts with srun; "
-            f"the call itself gets it with signal=B:{named['signal']}",
-            stacklevel=2,
+            f"the call itself gets it with signal=B:{named['signal']}"
         )
     return Requested(
         destination,

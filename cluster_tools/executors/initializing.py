@@ -1,0 +1,59 @@
+"""An executor's `initializer` in this process: called once, before the first call.
+
+Knows functions and exceptions; nothing of executors and futures.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+_NOTE = "The executor's initializer {} raised this: no call is begun in this process."
+
+
+class Initialization:
+    """Calls an initializer where that was not done yet, and remembers how it failed.
+
+    Arguments:
+        initializer: Without arguments. None: there is none.
+        name: For the messages.
+    """
+
+    def __init__(self, initializer: Callable[[], object] | None, name: str) -> None:
+        self.name = name
+        self._initializer = initializer
+        self._failure: BaseException | None = None
+        # Reentrant: an initializer may itself have the executor call something.
+        self._lock = threading.RLock()
+
+    @property
+    def has_failed(self) -> bool:
+        return self._failure is not None
+
+    def ensure(self) -> None:
+        """Has the initializer called before this returns; other threads wait.
+
+        Raises:
+            BaseException: What it raised, now or in an earlier call of this. Only after a
+                KeyboardInterrupt, which was meant for the program, it is called again.
+        """
+        with self._lock:
+            initializer, self._initializer = self._initializer, None
+            if initializer is not None:
+                try:
+                    initializer()
+                except KeyboardInterrupt:
+                    self._initializer = initializer
+                    raise
+                except BaseException as error:
+                    _add_note(error, _NOTE.format(self.name))
+                    self._failure = error
+            if self._failure is not None:
+                raise self._failure.with_traceback(None)
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    try:  # add_note is of Python 3.11; an exception may refuse attributes
+        error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]
+    except Exception:
+        pass
