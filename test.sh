@@ -117,9 +117,10 @@ pythons() { nox_session conformance "$PYTHONS_LIMIT"; }
 
 clients() { nox_session clients "$CLIENTS_LIMIT"; }
 
+# Most of their time they wait for processes: a few files at a time.
 host_tests() {
-    timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -m "not slurm and not kubernetes" \
-        --ignore=tests/clients "${pytest_args[@]}"
+    timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -n 3 --dist loadfile \
+        -m "not slurm and not kubernetes" --ignore=tests/clients "${pytest_args[@]}"
 }
 
 prepare_kubernetes() {
