@@ -212,7 +212,7 @@ def _text_alone(exc: BaseException, frames: TracebackType | None) -> str:
 def _value_text(value: object) -> str:
     try:
         return str.__str__(repr(value))[:_MAX_TEXT_CHARACTERS]
-    except Exception:
+    except BaseException:  # its class may do anything in __repr__
         return f"<{type_name(value)}>"
 
 
@@ -249,19 +249,19 @@ def _for_others(exc: BaseException) -> bytes:
     cls = original_class(exc)
     try:
         return pickling.dumps((cls, args, state))
-    except Exception:
+    except BaseException:  # one of them may do anything when it is pickled
         pass
     try:
         args = tuple(map(_value_or_text, args))
         return pickling.dumps((cls, args, {n: _value_or_text(v) for n, v in state.items()}))
-    except Exception:
+    except BaseException:
         return b""
 
 
 def _value_or_text(value: object) -> object:
     try:
         pickling.dumps(value)
-    except Exception:
+    except BaseException:
         return _value_text(value)
     return value
 
@@ -335,7 +335,7 @@ class _Packing:
                 break
             try:
                 pickles.append(pickling.dumps(c))
-            except Exception:
+            except BaseException:  # its metaclass may do anything
                 pickles.append(b"")
             if id(c) in _BUILT_IN:
                 break
@@ -373,13 +373,13 @@ class _Packing:
     def _dump_or_nothing(self, values: list[Any]) -> bytes:
         try:
             return self._dump(values)
-        except Exception:
+        except BaseException:  # one of them may do anything when it is pickled
             return b""
 
     def _one(self, value: object) -> bytes | str:
         try:
             return self._dump(value)
-        except Exception:
+        except BaseException:
             return _value_text(value)
 
     # -- the class's own pickling --
@@ -668,7 +668,7 @@ class _Unpacking:
                 cls = pickling.loads(pickled)
                 if issubclass(type(cls), type) and issubclass(cls, BaseException):
                     return cls, number == 0
-            except Exception:
+            except BaseException:  # its module may do anything when it is imported
                 continue
         return UnknownException, False
 
@@ -692,7 +692,7 @@ class _Unpacking:
                 if type(exc) is not target:
                     vars(object)["__class__"].__set__(exc, target)
                 return exc
-            except Exception:
+            except BaseException:
                 continue
         return None
 
@@ -732,7 +732,7 @@ class _Unpacking:
         try:
             if row["together"]:
                 return pickling.loads(row["together"], self._make)
-        except Exception:
+        except BaseException:  # one of them may do anything when it is made
             pass
         if not row["one_by_one"]:
             return ["<it can't be unpickled here>"] * (row["argument_count"] + len(row["names"]))
@@ -746,5 +746,5 @@ class _Unpacking:
             return packed
         try:
             return pickling.loads(packed, self._make)
-        except Exception as error:
+        except BaseException as error:
             return f"<it can't be unpickled here: {exception_text(error)}>"

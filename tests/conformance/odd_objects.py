@@ -199,6 +199,22 @@ def _refuse() -> None:
     raise ValueError("this does not load")
 
 
+class _Leaves:
+    """Ends the program, wherever it is made of a pickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, (7,)
+
+
+class _Interrupts:
+    """Interrupts whoever pickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise KeyboardInterrupt
+
+    __repr__ = __reduce__  # type: ignore[assignment]
+
+
 EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
     "falsy": Falsy,
     "bool fails": BoolFails,
@@ -238,6 +254,12 @@ def raise_named(name: str) -> None:
 
 def raise_liar(_: int) -> None:
     raise Liar("liar")
+
+
+def raise_with_parts_that_end_programs(_: int) -> None:
+    error: Any = ValueError("words", _Leaves(), _Interrupts())
+    error.code, error.leaves, error.interrupts = 7, _Leaves(), _Interrupts()
+    raise error
 
 
 def raise_with_cause(_: int) -> None:
