@@ -206,6 +206,11 @@ class _Leaves:
         return sys.exit, (7,)
 
 
+class _LeavesWhenPickled:
+    def __reduce__(self) -> tuple[Any, ...]:
+        sys.exit(7)
+
+
 class _Interrupts:
     """Interrupts whoever pickles it."""
 
@@ -254,6 +259,10 @@ def raise_named(name: str) -> None:
 
 def raise_liar(_: int) -> None:
     raise Liar("liar")
+
+
+def result_that_leaves(_: int) -> object:
+    return _LeavesWhenPickled()
 
 
 def raise_with_parts_that_end_programs(_: int) -> None:
