@@ -17,12 +17,15 @@ from __future__ import annotations
 import builtins
 import copyreg
 import pickle
+import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from types import (
     BuiltinFunctionType,
     GetSetDescriptorType,
     MemberDescriptorType,
+    ModuleType,
     TracebackType,
     WrapperDescriptorType,
 )
@@ -42,6 +45,8 @@ _MAX_TWICE_BYTES = 1 << 20
 _MAX_TEXT_CHARACTERS = 10_000
 # Stands for the class of an exception in what its own pickling says.
 _ITS_CLASS = "class"
+# Names of modules that are others in other processes.
+_NO_MODULES = ("__main__", "__mp_main__")
 _PLAIN_TYPES = {id(t): t for t in (type(None), bool, int, float, complex, str, bytes)}
 
 _BUILT_IN = {
@@ -334,7 +339,7 @@ class _Packing:
             if c is not cls and (c is Exception or c is BaseException):  # these say nothing
                 break
             try:
-                pickles.append(pickling.dumps(c))
+                pickles.append(pickling.dumps(_Renamed.found(c) or c))
             except BaseException:  # its metaclass may do anything
                 pickles.append(b"")
             if id(c) in _BUILT_IN:
@@ -447,6 +452,37 @@ class _Packing:
             _is_like(mine, other) or type(self._one(mine)) is str
             for mine, other in zip(args, copied)
         )
+
+
+class _Renamed:
+    """Pickles as the class that a module has under this name, whatever the class says of its module."""
+
+    def __init__(self, module: str, name: str):
+        self._module, self._name = module, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _imported, (self._module, self._name)
+
+    @classmethod
+    def found(cls, wanted: type) -> _Renamed | None:
+        """Where it is, if not where it says; pytest's say "builtins", to be printed shorter."""
+        name = vars(type)["__qualname__"].__get__(wanted)
+        says = class_attributes(wanted).get("__module__")
+        # Of a type written in C it stands elsewhere, and is right.
+        if "." in name or type(says) is not str or _has(sys.modules.get(says), name, wanted):
+            return None
+        for module_name, module in [*sys.modules.items()]:
+            if module_name not in _NO_MODULES and _has(module, name, wanted):
+                return cls(module_name, name)
+        return None
+
+
+def _has(module: Any, name: str, wanted: type) -> bool:
+    return type(module) is ModuleType and vars(module).get(name) is wanted
+
+
+def _imported(module: str, name: str) -> type:
+    return vars(import_module(module))[name]
 
 
 def _class_name(cls: type) -> str:

@@ -177,6 +177,12 @@ class HasAll(Exception):
         return lambda *args, **kwargs: 1
 
 
+class SaysAnotherModule(Exception):
+    """To be printed shorter; pytest's do so."""
+
+    __module__ = "builtins"
+
+
 class WithAttributes(Exception):
     """One can't be pickled, one not unpickled, two are the same, one is an exception."""
 
@@ -237,6 +243,7 @@ EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
     "reduce leaves": lambda: ReduceLeaves(7),
     "of OSError": lambda: OfOsError(7, path="/somewhere"),
     "has all": HasAll,
+    "says another module": lambda: SaysAnotherModule("words"),
     "with attributes": lambda: WithAttributes(7),
     "KeyError": lambda: KeyError("k"),
     "StopIteration": lambda: StopIteration(3),
