@@ -17,12 +17,15 @@ from __future__ import annotations
 import builtins
 import copyreg
 import pickle
+import sys
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from types import (
     BuiltinFunctionType,
     GetSetDescriptorType,
     MemberDescriptorType,
+    ModuleType,
     TracebackType,
     WrapperDescriptorType,
 )
@@ -42,6 +45,8 @@ _MAX_TWICE_BYTES = 1 << 20
 _MAX_TEXT_CHARACTERS = 10_000
 # Stands for the class of an exception in what its own pickling says.
 _ITS_CLASS = "class"
+# Names of modules that are others in other processes.
+_NO_MODULES = ("__main__", "__mp_main__")
 _PLAIN_TYPES = {id(t): t for t in (type(None), bool, int, float, complex, str, bytes)}
 
 _BUILT_IN = {
@@ -212,7 +217,7 @@ def _text_alone(exc: BaseException, frames: TracebackType | None) -> str:
 def _value_text(value: object) -> str:
     try:
         return str.__str__(repr(value))[:_MAX_TEXT_CHARACTERS]
-    except Exception:
+    except BaseException:  # its class may do anything in __repr__
         return f"<{type_name(value)}>"
 
 
@@ -249,19 +254,19 @@ def _for_others(exc: BaseException) -> bytes:
     cls = original_class(exc)
     try:
         return pickling.dumps((cls, args, state))
-    except Exception:
+    except BaseException:  # one of them may do anything when it is pickled
         pass
     try:
         args = tuple(map(_value_or_text, args))
         return pickling.dumps((cls, args, {n: _value_or_text(v) for n, v in state.items()}))
-    except Exception:
+    except BaseException:
         return b""
 
 
 def _value_or_text(value: object) -> object:
     try:
         pickling.dumps(value)
-    except Exception:
+    except BaseException:
         return _value_text(value)
     return value
 
@@ -334,8 +339,8 @@ class _Packing:
             if c is not cls and (c is Exception or c is BaseException):  # these say nothing
                 break
             try:
-                pickles.append(pickling.dumps(c))
-            except Exception:
+                pickles.append(pickling.dumps(_Renamed.found(c) or c))
+            except BaseException:  # its metaclass may do anything
                 pickles.append(b"")
             if id(c) in _BUILT_IN:
                 break
@@ -373,13 +378,13 @@ class _Packing:
     def _dump_or_nothing(self, values: list[Any]) -> bytes:
         try:
             return self._dump(values)
-        except Exception:
+        except BaseException:  # one of them may do anything when it is pickled
             return b""
 
     def _one(self, value: object) -> bytes | str:
         try:
             return self._dump(value)
-        except Exception:
+        except BaseException:
             return _value_text(value)
 
     # -- the class's own pickling --
@@ -447,6 +452,37 @@ class _Packing:
             _is_like(mine, other) or type(self._one(mine)) is str
             for mine, other in zip(args, copied)
         )
+
+
+class _Renamed:
+    """Pickles as the class that a module has under this name, whatever the class says of its module."""
+
+    def __init__(self, module: str, name: str):
+        self._module, self._name = module, name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _imported, (self._module, self._name)
+
+    @classmethod
+    def found(cls, wanted: type) -> _Renamed | None:
+        """Where it is, if not where it says; pytest's say "builtins", to be printed shorter."""
+        name = vars(type)["__qualname__"].__get__(wanted)
+        says = class_attributes(wanted).get("__module__")
+        # Of a type written in C it stands elsewhere, and is right.
+        if "." in name or type(says) is not str or _has(sys.modules.get(says), name, wanted):
+            return None
+        for module_name, module in [*sys.modules.items()]:
+            if module_name not in _NO_MODULES and _has(module, name, wanted):
+                return cls(module_name, name)
+        return None
+
+
+def _has(module: Any, name: str, wanted: type) -> bool:
+    return type(module) is ModuleType and vars(module).get(name) is wanted
+
+
+def _imported(module: str, name: str) -> type:
+    return vars(import_module(module))[name]
 
 
 def _class_name(cls: type) -> str:
@@ -668,7 +704,7 @@ class _Unpacking:
                 cls = pickling.loads(pickled)
                 if issubclass(type(cls), type) and issubclass(cls, BaseException):
                     return cls, number == 0
-            except Exception:
+            except BaseException:  # its module may do anything when it is imported
                 continue
         return UnknownException, False
 
@@ -692,7 +728,7 @@ class _Unpacking:
                 if type(exc) is not target:
                     vars(object)["__class__"].__set__(exc, target)
                 return exc
-            except Exception:
+            except BaseException:
                 continue
         return None
 
@@ -732,7 +768,7 @@ class _Unpacking:
         try:
             if row["together"]:
                 return pickling.loads(row["together"], self._make)
-        except Exception:
+        except BaseException:  # one of them may do anything when it is made
             pass
         if not row["one_by_one"]:
             return ["<it can't be unpickled here>"] * (row["argument_count"] + len(row["names"]))
@@ -746,5 +782,5 @@ class _Unpacking:
             return packed
         try:
             return pickling.loads(packed, self._make)
-        except Exception as error:
+        except BaseException as error:
             return f"<it can't be unpickled here: {exception_text(error)}>"

@@ -6,6 +6,7 @@ functions and classes always go by reference, so that their identity and their m
 kept; `cluster_tools.worker` imports the script under the name that `main_module` says.
 """
 
+import functools
 import io
 import keyword
 import os
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _MAIN = "__main__"
 # What `multiprocessing` calls the script in its processes.
 _NAMELESS = "__mp_main__"
+_CACHE = type(functools.lru_cache(len))
 
 
 class MainModule(NamedTuple):
@@ -66,7 +68,7 @@ def _describe(main: ModuleType) -> MainModule | None:
     has_spec = isinstance(spec_name, str) and spec_name != _MAIN
     if has_spec:
         name = cast(str, spec_name)
-    elif isinstance(own_name, str) and own_name != _MAIN:
+    elif own_name != _MAIN and isinstance(own_name, str) and sys.modules.get(own_name) is main:
         name = own_name  # a job, or a process of multiprocessing, which has imported the script
     else:
         stem = os.path.splitext(os.path.basename(path))[0]
@@ -121,6 +123,24 @@ def _importable_from_main(value: Any) -> bool:
     for part in getattr(value, "__qualname__", "").split("."):
         found = getattr(found, part, None)
     return found is value
+
+
+def _is_cache_of_here(value: Any, *, main_goes_by_value: bool) -> bool:
+    """Whether it is one of `functools.lru_cache` that a job would not find under its name."""
+    if type(value) is not _CACHE:
+        return False
+    module_name = getattr(value, "__module__", None)
+    if module_name in (_MAIN, _NAMELESS):
+        return main_goes_by_value or not _importable_from_main(value)
+    found: Any = sys.modules.get(cast(str, module_name))
+    for part in getattr(value, "__qualname__", "").split("."):
+        found = getattr(found, part, None)
+    return found is not value
+
+
+def _new_cache(parameters: dict[str, Any], function: "Callable[..., Any]") -> Any:
+    """What `functools.lru_cache` makes of a function."""
+    return functools.lru_cache(**parameters)(function)
 
 
 class Pieces(list[bytes]):
@@ -180,6 +200,10 @@ def value_pickler(pieces: Pieces, refer: "Callable[[Any], Any] | None" = None) -
                 and _importable_from_main(obj)
             ):
                 return NotImplemented  # pickle's own way: by reference
+            # Of a cache, cloudpickle knows the name only.
+            if _is_cache_of_here(obj, main_goes_by_value=not goes_by_reference):
+                cache: Any = obj
+                return _new_cache, (cache.cache_parameters(), cache.__wrapped__)
             return cast(Any, super()).reducer_override(obj)
 
     if refer is not None:  # the pickler asks of each object, where it has this method

@@ -575,7 +575,7 @@ class _Pilot:
             if keep is not None:
                 try:
                     keep(output, success=False)
-                except Exception as error:  # the failure itself still reaches the client
+                except BaseException as error:  # the failure itself still reaches the client
                     worker.say_store_refused(error)
         return output, HERE
 

@@ -911,12 +911,12 @@ def _deliver_failure(
     if keep is not None:
         try:
             keep(failure, success=False)
-        except Exception as exc:  # the failure itself still reaches the client below
+        except BaseException as exc:  # the failure itself still reaches the client below
             say_store_refused(exc)
     output.write(name, lambda file: file.write(failure))
 
 
-def say_store_refused(exc: Exception) -> None:
+def say_store_refused(exc: BaseException) -> None:
     from cluster_tools.function_name import exception_text
 
     say(f"cluster_tools: the store did not take the failure: {exception_text(exc)}\n")
@@ -1054,7 +1054,7 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
         try:
             _deliver_result(result, output, output_name(task), keep)
             return
-        except Exception as exc:  # it can't be pickled, or there is no room for it
+        except BaseException as exc:  # it can't be pickled, or there is no room for it
             failure = failure_bytes(exc, kept=keep is not None)
     else:
         signum = interruption.received()
@@ -1180,6 +1180,16 @@ def flush() -> None:
             pass
 
 
+def _in_the_log(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What stands in the log for characters that its encoding lacks."""
+    from codecs import lookup_error
+
+    try:
+        return lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return lookup_error("backslashreplace")(error)
+
+
 def _set_up_streams() -> None:
     import faulthandler
 
@@ -1192,7 +1202,14 @@ def _set_up_streams() -> None:
     try:
         stdout: Any = sys.stdout
         # A log that lacks a character is no reason for a call to fail.
-        errors = "backslashreplace" if stdout.errors == "strict" else stdout.errors
+        errors = stdout.errors
+        if errors == "strict":
+            errors = "backslashreplace"
+        elif errors == "surrogateescape":  # the C locale's: bytes stay what they are
+            from codecs import register_error
+
+            errors = "cluster_tools.log"
+            register_error(errors, _in_the_log)
         stdout.reconfigure(line_buffering=True, errors=errors)
     except (AttributeError, ValueError, OSError):  # there is none
         pass

@@ -124,16 +124,19 @@ def test_a_program_may_be_started_without_standard_streams(tmp_path: Path) -> No
     assert (tmp_path / "told").read_text() == "None said"
 
 
+@pytest.mark.parametrize(
+    "variables", [{"PYTHONIOENCODING": "ascii"}, {"PYTHONCOERCECLOCALE": "0"}], ids=str
+)
 @pytest.mark.parametrize("way", [{}, {"pilot_jobs": 1}], ids=["alone", "on pilots"])
 def test_a_character_that_an_encoding_lacks_fails_no_call_and_hides_no_failure(
-    tmp_path: Path, way: dict[str, Any]
+    tmp_path: Path, way: dict[str, Any], variables: dict[str, str]
 ) -> None:
     body = f"""
         with new_executor(**{way!r}) as executor:
             print(ascii(executor.forward_log(executor.submit(jobs.say, "gr\\xfc\\xdfe"))))
             print(ascii(str(executor.submit(jobs.raise_text, "gr\\xfc\\xdfe").exception())))
     """
-    environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", **variables}
     with executor_program(LOCAL, tmp_path, body, environment=environment) as program:
         lines = program.succeed().splitlines()
     assert lines[0].endswith("gr\\xfc\\xdfe")

@@ -177,6 +177,12 @@ class HasAll(Exception):
         return lambda *args, **kwargs: 1
 
 
+class SaysAnotherModule(Exception):
+    """To be printed shorter; pytest's do so."""
+
+    __module__ = "builtins"
+
+
 class WithAttributes(Exception):
     """One can't be pickled, one not unpickled, two are the same, one is an exception."""
 
@@ -199,6 +205,27 @@ def _refuse() -> None:
     raise ValueError("this does not load")
 
 
+class _Leaves:
+    """Ends the program, wherever it is made of a pickle."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return sys.exit, (7,)
+
+
+class _LeavesWhenPickled:
+    def __reduce__(self) -> tuple[Any, ...]:
+        sys.exit(7)
+
+
+class _Interrupts:
+    """Interrupts whoever pickles it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise KeyboardInterrupt
+
+    __repr__ = __reduce__  # type: ignore[assignment]
+
+
 EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
     "falsy": Falsy,
     "bool fails": BoolFails,
@@ -216,6 +243,7 @@ EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
     "reduce leaves": lambda: ReduceLeaves(7),
     "of OSError": lambda: OfOsError(7, path="/somewhere"),
     "has all": HasAll,
+    "says another module": lambda: SaysAnotherModule("words"),
     "with attributes": lambda: WithAttributes(7),
     "KeyError": lambda: KeyError("k"),
     "StopIteration": lambda: StopIteration(3),
@@ -238,6 +266,16 @@ def raise_named(name: str) -> None:
 
 def raise_liar(_: int) -> None:
     raise Liar("liar")
+
+
+def result_that_leaves(_: int) -> object:
+    return _LeavesWhenPickled()
+
+
+def raise_with_parts_that_end_programs(_: int) -> None:
+    error: Any = ValueError("words", _Leaves(), _Interrupts())
+    error.code, error.leaves, error.interrupts = 7, _Leaves(), _Interrupts()
+    raise error
 
 
 def raise_with_cause(_: int) -> None:

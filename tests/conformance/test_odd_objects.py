@@ -81,6 +81,25 @@ def test_of_attributes_that_cannot_come_the_rest_does(executor: Any) -> None:
     assert error.inner.code == 7
 
 
+@pytest.mark.holds_for("waits")
+def test_parts_that_end_programs_end_none(executor: Any) -> None:
+    (future,) = executor.map_to_futures(odd_objects.raise_with_parts_that_end_programs, [1])
+    error: Any = _failure_of(future)
+    assert isinstance(error, ValueError)
+    assert error.args[0] == "words"
+    assert error.code == 7
+    assert "SystemExit" in error.leaves
+    assert error.interrupts == error.args[2] == "<_Interrupts>"
+
+
+@pytest.mark.holds_for("waits")
+def test_a_result_that_ends_whoever_pickles_it_is_its_calls_failure(executor: Any) -> None:
+    (future,) = executor.map_to_futures(odd_objects.result_that_leaves, [1])
+    error = _failure_of(future)
+    assert type(error) is SystemExit
+    assert error.code == 7
+
+
 def test_what_nobody_may_ask_is_still_raised(executor: Any) -> None:
     (future,) = executor.map_to_futures(odd_objects.raise_liar, [1])
     with pytest.raises(odd_objects.Liar):

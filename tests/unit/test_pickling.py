@@ -55,6 +55,23 @@ def test_identity_inside_one_value_is_kept() -> None:
         assert copy[0] is copy[1]
 
 
+def test_a_cache_goes_by_value_with_its_function_only_where_a_job_would_not_find_it() -> None:
+    @functools.lru_cache(maxsize=3, typed=True)
+    def fibonacci(number: int) -> int:
+        return number if number < 2 else fibonacci(number - 1) + fibonacci(number - 2)
+
+    copy = _round_trip(fibonacci)
+    assert copy(30) == 832040
+    assert copy.cache_parameters() == {"maxsize": 3, "typed": True}
+    cache, _ = _round_trip((_cached, lambda: 1))
+    assert cache is _cached
+
+
+@functools.lru_cache
+def _cached() -> None:
+    pass
+
+
 def test_what_cannot_be_pickled_is_an_error() -> None:
     for value in (threading.Lock(), (i for i in range(3)), [1, {"x": threading.Lock()}]):
         with pytest.raises(TypeError):
@@ -183,6 +200,20 @@ def test_a_script_is_imported_under_its_name_only_where_that_finds_it(
     monkeypatch.setitem(sys.modules, "__main__", main)
     described = pickling.main_module()
     assert described == pickling.MainModule(imported_as, main.__file__, False, True)
+
+
+def test_a_script_that_calls_itself_something_else_is_imported_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ordinary.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    main = types.ModuleType("__main__")
+    main.__file__ = str(tmp_path / "ordinary.py")
+    main.__name__ = "application"
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    described = pickling.main_module()
+    assert described is not None
+    assert described.name == "ordinary"
 
 
 @pytest.mark.parametrize("path", ["/dev/stdin", "/dev/fd/0", "/proc/self/fd/0", "link"])
