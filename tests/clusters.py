@@ -113,6 +113,8 @@ CLUSTERS = [
     pytest.param(SLURM, id="slurm", marks=pytest.mark.slurm),
     pytest.param(KUBERNETES, id="kubernetes", marks=pytest.mark.kubernetes),
 ]
+# Their jobs have the client's own Python, and its whole path; pods have what is in their image.
+WITH_CLIENTS_PYTHON = CLUSTERS[:2]
 
 
 def log_of(directory: Path, cluster: Cluster, job: str) -> Path:
