@@ -31,8 +31,9 @@ sys.path.insert(0, "")
 sys.exit(main(sys.argv[1:]))"""
 
 # Arguments: the shell of the element's script, and the script, which is given index, job and log. Only this
-# shell hears the SIGTERM of a pod that ends. `wait` ends at each trapped signal, so it is called until the
-# element has gone. A tail without --pid (busybox) fails at once; then all is copied at the end.
+# shell hears the SIGTERM of a pod that ends, which may come before the element is known. `wait` ends at each
+# trapped signal, so it is called until the element has gone. A tail without --pid (busybox) fails at once;
+# then all is copied at the end.
 _CONTAINER = """\
 if [ ! -d {directory} ]; then
     echo "cluster_tools: run directory not visible in the pod: "{directory}" is not there. Client and" \
@@ -48,16 +49,19 @@ fi
 cluster_tools_index=${{JOB_COMPLETION_INDEX:-0}}
 cluster_tools_job={job}
 cluster_tools_log={log}
+cluster_tools_element=
+cluster_tools_told=
+trap 'cluster_tools_told=1; [ -z "$cluster_tools_element" ] || kill -s TERM $cluster_tools_element' TERM INT
 "$1" -c "$2" "$1" "$cluster_tools_index" "$cluster_tools_job" "$cluster_tools_log" \
     >>"$cluster_tools_log" 2>&1 &
-element=$!
-trap 'kill -s TERM $element' TERM INT
-tail -s 0.2 -n +1 -f --pid=$element "$cluster_tools_log" 2>/dev/null &
+cluster_tools_element=$!
+[ -z "$cluster_tools_told" ] || kill -s TERM $cluster_tools_element
+tail -s 0.2 -n +1 -f --pid=$cluster_tools_element "$cluster_tools_log" 2>/dev/null &
 copy=$!
-wait $element
+wait $cluster_tools_element
 code=$?
-while kill -0 $element 2>/dev/null; do
-    wait $element
+while kill -0 $cluster_tools_element 2>/dev/null; do
+    wait $cluster_tools_element
     code=$?
 done
 wait $copy || cat "$cluster_tools_log"
