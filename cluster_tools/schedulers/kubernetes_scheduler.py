@@ -154,14 +154,19 @@ class _Job:
         limit_s = pod.grace_s + _LOST_AFTER_S
         return pod.is_ending and since is not None and time.monotonic() - since > limit_s
 
-    def refused(self) -> tuple[int, Waiting] | None:
-        """An element that waits for an image in vain, where no pod has got it: those that are still to come
-        would wait for it, too.
+    def waits_in_vain(self) -> tuple[int, Waiting] | None:
+        """An element that is given up, where those that are still to come would wait for the same: no pod
+        has begun, and either the registry refuses the image or no pod is left that may begin.
         """
         if any(pod.began for pods in self.pods.values() for pod in pods.values()):
             return None
-        for index, waiting in self.waiting.items():
-            if waiting.patience_s is not None and self.startup.hopeless(index, waiting):
+        given_up = {
+            index: waiting
+            for index, waiting in self.waiting.items()
+            if self.startup.hopeless(index, waiting)
+        }
+        for index, waiting in given_up.items():
+            if waiting.patience_s is not None or given_up.keys() >= self.pods.keys():
                 return index, waiting
         return None
 
@@ -463,9 +468,9 @@ class KubernetesScheduler(Scheduler):
         has_begun = status.get("ready") != 0 if "ready" in status else bool(status.get("active"))
         if status.get("active") and has_begun:
             return Report(State.RUNNING, "Running")
-        refused = None if status.get("succeeded") else job.refused()
-        if refused is not None:
-            return self._waiting_report(job, *refused)
+        in_vain = None if status.get("succeeded") else job.waits_in_vain()
+        if in_vain is not None:
+            return self._waiting_report(job, *in_vain)
         for waiting in job.waiting.values():  # as the last look has seen it
             return Report(State.PENDING, "Pending", waiting.reason, waiting.message)
         return Report(State.PENDING, "Pending", "its pods have not begun")
