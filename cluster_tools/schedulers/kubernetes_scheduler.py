@@ -156,17 +156,20 @@ class _Job:
 
     def waits_in_vain(self) -> tuple[int, Waiting] | None:
         """An element that is given up, where those that are still to come would wait for the same: no pod
-        has begun, and either the registry refuses the image or no pod is left that may begin.
+        has begun, and its registry refuses the image, or all the other pods need help, too.
         """
         if any(pod.began for pods in self.pods.values() for pod in pods.values()):
             return None
-        given_up = {
-            index: waiting
-            for index, waiting in self.waiting.items()
-            if self.startup.hopeless(index, waiting)
+        alive = {
+            index: self.waiting.get(index)
+            for index, pods in self.pods.items()
+            if any(not pod.has_ended and pod.deleted_at is None for pod in pods.values())
         }
-        for index, waiting in given_up.items():
-            if waiting.patience_s is not None or given_up.keys() >= self.pods.keys():
+        are_all_stuck = all(waiting and waiting.needs_help for waiting in alive.values())
+        for index, waiting in alive.items():
+            if waiting is None or not self.startup.hopeless(index, waiting):
+                continue
+            if are_all_stuck or waiting.patience_s is not None:
                 return index, waiting
         return None
 
