@@ -34,9 +34,12 @@ class PullFailure(enum.Enum):
 
 _THROTTLED = re.compile("pull QPS exceeded")
 # Besides these nothing else in the text is the registry's last word: it was too busy, ill or not there.
+# Images may have names such as timeout: those words count only with others beside them.
 _PASSING = re.compile(
-    r": (408|429|5\d\d)\b|StatusCode: (408|429|5\d\d)\b|toomanyrequests|connection refused|no such host"
-    r"|connection reset|timeout|timed out|deadline exceeded|context canceled|\bEOF\b",
+    r": (408|429|5\d\d)\b|StatusCode: (408|429|5\d\d)\b|(^|[\s:(])toomanyrequests: |connection refused"
+    r"|no such host|connection reset|timed out|deadline exceeded|context canceled"
+    r"|(i/o|handshake|request|gateway) timeout|timeout (awaiting|waiting|exceeded)|Client\.Timeout"
+    r"|(unexpected|:) EOF\b",
     re.IGNORECASE,
 )
 _DENIED = re.compile(

@@ -154,14 +154,22 @@ class _Job:
         limit_s = pod.grace_s + _LOST_AFTER_S
         return pod.is_ending and since is not None and time.monotonic() - since > limit_s
 
-    def refused(self) -> tuple[int, Waiting] | None:
-        """An element that waits for an image in vain, where no pod has got it: those that are still to come
-        would wait for it, too.
+    def waits_in_vain(self) -> tuple[int, Waiting] | None:
+        """An element that is given up, where those that are still to come would wait for the same: no pod
+        has begun, and its registry refuses the image, or all the other pods need help, too.
         """
         if any(pod.began for pods in self.pods.values() for pod in pods.values()):
             return None
-        for index, waiting in self.waiting.items():
-            if waiting.patience_s is not None and self.startup.hopeless(index, waiting):
+        alive = {
+            index: self.waiting.get(index)
+            for index, pods in self.pods.items()
+            if any(not pod.has_ended and pod.deleted_at is None for pod in pods.values())
+        }
+        are_all_stuck = all(waiting and waiting.needs_help for waiting in alive.values())
+        for index, waiting in alive.items():
+            if waiting is None or not self.startup.hopeless(index, waiting):
+                continue
+            if are_all_stuck or waiting.patience_s is not None:
                 return index, waiting
         return None
 
@@ -463,9 +471,9 @@ class KubernetesScheduler(Scheduler):
         has_begun = status.get("ready") != 0 if "ready" in status else bool(status.get("active"))
         if status.get("active") and has_begun:
             return Report(State.RUNNING, "Running")
-        refused = None if status.get("succeeded") else job.refused()
-        if refused is not None:
-            return self._waiting_report(job, *refused)
+        in_vain = None if status.get("succeeded") else job.waits_in_vain()
+        if in_vain is not None:
+            return self._waiting_report(job, *in_vain)
         for waiting in job.waiting.values():  # as the last look has seen it
             return Report(State.PENDING, "Pending", waiting.reason, waiting.message)
         return Report(State.PENDING, "Pending", "its pods have not begun")

@@ -25,7 +25,9 @@ _NODE = "rpc error: code = NotFound desc = "
         f"{_NODE}{_TRANSFER}r.example/a:1: not found",
         f"[{_NODE}{_RESOLVE}r.example/a:1: not found, {_NODE}{_RESOLVE}r.example/a:1: not found]",
         f"{_NODE}{_PULL}no match for platform in manifest: not found",
+        f"{_NODE}{_RESOLVE}r.example/timeout/eof:1: not found",
         "reading manifest 1 in r.example/a: manifest unknown",
+        "reading manifest timeout in r.example/toomanyrequests/timeout: manifest unknown",
         "Error response from daemon: manifest for r.example/a:1 not found: manifest unknown",
     ],
 )
@@ -76,6 +78,9 @@ def test_what_a_registry_does_not_let_anyone_read_is_denied(words: str) -> None:
         f'{_RESOLVE}exec: "docker-credential-x": executable file not found in $PATH',
         # One of two logins says nothing against the other.
         f"[{_RESOLVE}{_HOST}403 Forbidden, {_RESOLVE}{_REQUEST}connect: connection refused]",
+        f"{_RESOLVE}{_REQUEST}net/http: TLS handshake timeout",
+        f"{_RESOLVE}{_REQUEST}net/http: request canceled (Client.Timeout exceeded while awaiting headers)",
+        f"{_RESOLVE}{_REQUEST}EOF",
         "toomanyrequests: You have reached your unauthenticated pull rate limit.",
     ],
 )

@@ -1183,6 +1183,22 @@ def test_elements_without_a_pod_are_given_up_with_those_whose_image_is_refused(
     assert _given_up(scheduler, Element(JOB, 0))
 
 
+def test_elements_without_a_pod_are_given_up_with_the_last_that_could_begin(
+    server: FakeApiServer, make: Make, request_of: RequestOf
+) -> None:
+    scheduler = make(startup_timeout_s=1)
+    scheduler.submit(request_of())
+    server.pods = [
+        _pod(0, status=_waiting_for("ErrImagePull", "connection refused")),
+        _pod(1, status=_waiting_for("ContainerCreating", "")),
+    ]
+    server.set_status(active=2, ready=0)
+    wait_until(lambda: _given_up(scheduler, Element(JOB, 0)), "the end of the first")
+    assert not scheduler.states(OURS)[Element(JOB)].hopeless
+    server.pods[1] = _pod(1, status=_waiting_for("CreateContainerConfigError", "no secret"))
+    wait_until(lambda: _given_up(scheduler, Element(JOB, 2)), "the end of one without a pod")
+
+
 @pytest.mark.parametrize("seen", ["running", "succeeded"])
 def test_elements_without_a_pod_are_not_given_up_where_another_got_the_image(
     server: FakeApiServer, make: Make, request_of: RequestOf, seen: str
