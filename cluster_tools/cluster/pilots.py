@@ -221,7 +221,7 @@ class PilotPool:
         self._open_tasks += array.open
         self.watched.open_tasks[0] = self._open_tasks
 
-    def on_closed(self, array: TaskArray) -> None:
+    def on_closed(self, array: TaskArray, position: int) -> None:
         """A task of the array has come to its end."""
         self._open_tasks -= 1
         if self._open_tasks:
@@ -264,7 +264,7 @@ class PilotPool:
                 future.resolve(None, SubmissionException(f"No pilot could be written: {exc}", ""))
             return
         session.resolver.expect(array)
-        session.submitter.put(Span(array, 0, array.count))
+        session.submitter.put(Span(array, range(array.count)))
         with session.state_lock:  # all calls may have been cancelled meanwhile
             session.end_if_done()
 
