@@ -64,6 +64,8 @@ class ClusterFuture(Future[_T]):
         # Set when the task joins an array.
         self.array: TaskArray | None = None
         self.position = 0
+        # On a pilot: where in its log what the call has printed is, (from, to); None: nothing.
+        self.log_range: tuple[int, int | None] | None = None
 
     @property
     def _condition(self) -> threading.Condition:  # pyright: ignore[reportIncompatibleVariableOverride]

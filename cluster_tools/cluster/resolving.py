@@ -108,6 +108,8 @@ class Resolver(threading.Thread):
         self._over_shards: list[int] = []
         # Shard -> how many of its tasks are of arrays that are done.
         self._done_counts: dict[int, int] = {}
+        # What others want to be called then.
+        self._later: dict[Callable[[], None], None] = {}
         # When all these are seen to; None where there is nothing.
         self._chores_at: float | None = None
         self._ended = False
@@ -144,7 +146,11 @@ class Resolver(threading.Thread):
             return _AGAIN_INTERVAL_S
         if self._unreadable:
             return _UNREADABLE_INTERVAL_S
-        return _CLEAR_INTERVAL_S if self._over or self._over_shards else None
+        return _CLEAR_INTERVAL_S if self._over or self._over_shards or self._later else None
+
+    def later(self, method: Callable[[], None]) -> None:
+        """Calls it once, in about a second. In this thread."""
+        self._later[method] = None
 
     def _do_chores(self) -> None:
         """What is better done for many at a time, or a little later."""
@@ -152,6 +158,9 @@ class Resolver(threading.Thread):
         self.flush_cancellations()
         self._read_again()
         self._clear()
+        later, self._later = self._later, {}
+        for method in later:
+            method()
         if self._again:  # behind all deaths that were told by now
             self.post(self._submit_lost)
 
@@ -227,6 +236,8 @@ class Resolver(threading.Thread):
             del self._arrays[array.first]
             if self._session.on_array_done(array):
                 self._count_done(array)
+                if pool is not None and array.on_pilots:
+                    pool.forget(array)
 
     def _count_done(self, array: TaskArray) -> None:
         """Nobody begins its tasks any more: shards without others go."""

@@ -351,7 +351,7 @@ class Session:
     def on_cancelled(self, future: ClusterFuture[Any]) -> None:
         if future.array is not None:
             if self.pool is not None and future.array.on_pilots:
-                self.pool.revoke(future.array.first + future.position)
+                self.pool.revoke(future.array, future.position)
             self.resolver.post(self.resolver.cancelled, future.array, future.position)
         self.on_done()
 
