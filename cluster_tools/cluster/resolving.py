@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,7 @@ class Resolver(threading.Thread):
         # Tasks that go in again together: (array, submission) -> position -> why.
         self._again: dict[tuple[TaskArray, int], dict[int, str]] = {}
         # Shard -> tasks that are over and may have files there; shards that have no others.
-        self._over: dict[int, set[int]] = {}
+        self._over: defaultdict[int, list[int]] = defaultdict(list)
         self._over_shards: list[int] = []
         # Shard -> how many of its tasks are of arrays that are done.
         self._done_counts: dict[int, int] = {}
@@ -225,7 +226,7 @@ class Resolver(threading.Thread):
         else:
             task = array.first + position
             shard = task // worker.TASKS_PER_SHARD
-            self._over.setdefault(shard, set()).add(task)
+            self._over[shard].append(task)
             open_tasks = self._session.watched.open_tasks
             open_tasks[shard] -= 1
             if not open_tasks[shard]:
@@ -255,7 +256,7 @@ class Resolver(threading.Thread):
     def _clear(self) -> None:
         """Files go with the tasks that they are of."""
         session = self._session
-        over, self._over = self._over, {}
+        over, self._over = self._over, defaultdict(list)
         shards, self._over_shards = self._over_shards, []
         if session.aborted or session.ending:  # the run directory goes, or jobs that go on need it
             return
@@ -264,12 +265,12 @@ class Resolver(threading.Thread):
             session.directory.remove_shard(shard)
         for shard, tasks in over.items():
             try:
-                session.directory.clear(tasks, leave_marks=session.scheduler.may_run_again)
+                session.directory.clear(set(tasks), leave_marks=session.scheduler.may_run_again)
             except FileNotFoundError:  # somebody has deleted the run directory
                 continue
             except OSError as exc:
                 _logger.debug("files of tasks that are over go later: %s", exc)
-                self._over.setdefault(shard, set()).update(tasks)
+                self._over[shard] += tasks
 
     def arrays(self) -> list[TaskArray]:
         return list(self._arrays.values())
