@@ -74,8 +74,8 @@ def conformance(session: nox.Session) -> None:
     session.run(
         *(
             "pytest",
-            "-m",
-            "not slurm and not kubernetes",
+            *("-n", "3", "--dist", "loadfile"),
+            *("-m", "not slurm and not kubernetes"),
             "tests/conformance",
             "tests/unit",
             "tests/clients/test_standard_library.py",

@@ -6,10 +6,9 @@ cd "$(dirname "$0")"
 
 usage() {
     cat <<'END'
-The tests of this machine, on one Python, are ./test.sh alone. The rest:
-  ./test.sh pythons | clients     on the other Pythons found here; libraries that take an executor
-  ./test.sh slurm | kubernetes    on a real Slurm, on a real Kubernetes (KUBECONFIG's, or its own)
-  ./test.sh all                   everything. Further arguments go to pytest: ./test.sh slurm -k limit
+./test.sh alone is the tests of this machine, on one Python. Further arguments go to pytest. The rest:
+  ./test.sh pythons | clients            the other Pythons found here | libraries that take an executor
+  ./test.sh slurm | kubernetes | all     a real Slurm | a Kubernetes (KUBECONFIG's, or its own) | everything
 END
 }
 
@@ -117,9 +116,10 @@ pythons() { nox_session conformance "$PYTHONS_LIMIT"; }
 
 clients() { nox_session clients "$CLIENTS_LIMIT"; }
 
+# Most of their time they wait for processes: a few files at a time.
 host_tests() {
-    timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -m "not slurm and not kubernetes" \
-        --ignore=tests/clients "${pytest_args[@]}"
+    timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -n 3 --dist loadfile \
+        -m "not slurm and not kubernetes" --ignore=tests/clients "${pytest_args[@]}"
 }
 
 prepare_kubernetes() {

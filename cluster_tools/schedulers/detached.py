@@ -76,10 +76,11 @@ def entries_for(package: str) -> list[str]:
     """
     home = os.path.dirname(os.path.dirname(os.path.abspath(sys.modules[package].__file__ or "")))
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
-    here = {os.path.dirname(os.path.realpath(script))}
+    here: set[str] = set()
     try:
+        here.add(os.path.dirname(os.path.realpath(script)))
         here.add(os.path.realpath("."))
-    except FileNotFoundError:  # the working directory is gone
+    except FileNotFoundError:  # the working directory is gone, and what was relative to it with it
         pass
     listed = [entry for entry in sys.path if os.path.isabs(entry)]
     return [home, *(entry for entry in listed if os.path.realpath(entry) not in here)]

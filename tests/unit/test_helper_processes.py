@@ -162,9 +162,11 @@ def test_relative_entries_of_path_are_the_clients(
     _assert_cancels(commands)
 
 
+@pytest.mark.parametrize("script", [None, "", "relative.py", "/absolute.py"])
 def test_a_helper_starts_where_the_working_directory_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: Path
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: Path, script: str | None
 ) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", script, raising=False)
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
