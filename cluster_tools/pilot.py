@@ -7,7 +7,7 @@
                 |  rename before each task, by its pilot: NEXT + 1
                 |  rename by an idle pilot: NEXT to END is its own now
                 |  rename by the client, when the pilot has ended: NEXT to END is to do again
-    client <--- journals/PILOT: what began, what came of it
+    client <--- journals/PILOT,PART: what began, what came of it; the client removes what it has read
 
 A range of tasks is one file at any time, and each change of it is a rename, which one process alone can
 win: so no task begins twice, however late or silent a pilot is. What the files are called and what is in a
@@ -42,7 +42,7 @@ from cluster_tools.cluster.file_system import shows_files_at_once
 TODO = "pilots.todo"
 HELD = "pilots.held"
 JOURNALS = "pilots.journals"
-# Task numbers of cancelled calls, a line for each.
+# Task numbers of cancelled calls, a line for each; the first line is that file's own, other than any before it.
 REVOKED = "pilots.revoked"
 # In TODO: pilots leave.
 STOP = "stop"
@@ -55,6 +55,7 @@ _MAGIC = b"CTpilot1"
 # What follows begins with one of these.
 _BEGAN = b"B"
 _ENDED = b"E"
+_CONTINUED = b"C"
 _BEGAN_BODY = struct.Struct("<cQq")  # task, offset in the log
 _ENDED_BODY = struct.Struct("<cQqqc")  # task, offsets in the log, where the output is
 # Where the output is: behind this, in a file of its own, or in the output store (then its fingerprint).
@@ -64,6 +65,8 @@ IN_STORE = b"s"
 _FINGERPRINT = struct.Struct("<QQ")
 # A larger output is a file of its own.
 _MAX_RECORD_BYTES = 1 << 20
+# A journal's part is not written to any more once it has so much.
+_PART_BYTES = 1 << 20
 
 NO_LOG = -1
 
@@ -100,10 +103,11 @@ def read_range(name: str) -> Range | None:
 
 
 class Journal(NamedTuple):
-    """Whose a journal is, as its name says: of one run of one element."""
+    """Whose a journal is, as its name says: of one run of one element. It is in parts, a file each."""
 
     # As in the names of what it holds.
     pilot: str
+    part: int
     restart: int
     node: str
     job_id: str
@@ -113,10 +117,11 @@ class Journal(NamedTuple):
 
 
 def read_journal_name(name: str) -> Journal | None:
-    pilot, _, rest = name.partition(",")
-    restart, _, rest = rest.partition(",")
-    node, _, job_id = rest.partition(",")
-    return Journal(pilot, int(restart), node, job_id) if restart.isdigit() and job_id else None
+    pilot, part, restart, node, job_id = (*name.split(",", 4), "", "", "", "")[:5]
+    index = job_id.rpartition("_")[2]
+    if not (part.isdigit() and restart.isdigit() and index.isdigit()):
+        return None
+    return Journal(pilot, int(part), int(restart), node, job_id)
 
 
 class Began(NamedTuple):
@@ -134,6 +139,13 @@ class Ended(NamedTuple):
     output: bytes
 
 
+class Continued(NamedTuple):
+    """The last of a part: another follows."""
+
+
+Record = Began | Ended | Continued
+
+
 def _record(*parts: bytes) -> bytes:
     body = b"".join(parts)
     return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body)) + body
@@ -147,6 +159,10 @@ def ended_record(task: int, log_part: tuple[int, int], place: bytes, output: byt
     return _record(_ENDED_BODY.pack(_ENDED, task, *log_part, place), output)
 
 
+def continued_record() -> bytes:
+    return _record(_CONTINUED)
+
+
 def end_of_part(task: int, log_offset: int) -> bytes:
     """What a log has behind the output of a task that has printed something."""
     return (
@@ -154,13 +170,13 @@ def end_of_part(task: int, log_offset: int) -> bytes:
     )
 
 
-def read_records(journal: bytes, *, final: bool) -> tuple[list[Began | Ended], int]:
+def read_records(journal: bytes, *, final: bool) -> tuple[list[Record], int]:
     """The records at the beginning of a piece of a journal, and how long they are together.
 
     It ends where one is not whole, or not right: the rest of it may be on its way. `final`: it is not; then
     such a record costs itself alone, and the next one is looked for.
     """
-    found: list[Began | Ended] = []
+    found: list[Record] = []
     at = 0
     while len(journal) - at >= _HEADER.size:
         magic, length, checksum = _HEADER.unpack_from(journal, at)
@@ -177,7 +193,9 @@ def read_records(journal: bytes, *, final: bool) -> tuple[list[Began | Ended], i
     return found, at
 
 
-def _read_body(body: bytes) -> Began | Ended:
+def _read_body(body: bytes) -> Record:
+    if body[:1] == _CONTINUED:
+        return Continued()
     if body[:1] == _BEGAN:
         return Began(*_BEGAN_BODY.unpack(body)[1:])
     _, task, log_begin, log_end, place = _ENDED_BODY.unpack_from(body)
@@ -364,9 +382,7 @@ class _Pilot:
         self._longest_s = 0.0
         self._looks = 0
         self._arrays: dict[int, _Tasks] = {}
-        self._revoked: set[int] = set()
-        self._revoked_size = 0
-        self._revoked_path = os.path.join(directory, REVOKED)
+        self._revoked = _Revoked(os.path.join(directory, REVOKED))
         self._client_look = 0.0
         self._log_fd = _log_fd()
         # Both as they were when the last task ended.
@@ -376,14 +392,11 @@ class _Pilot:
         self._interruption = running.interruption or worker.Interruption()
         self._heard_at = 0.0
         self._listen()
-        name = Journal(self._name, running.restart, worker.node_name(), self._job_id).name()
         # Elsewhere what is written shows up when it is synced, here at once.
         self._syncs = not shows_files_at_once(directory)
-        sync = os.O_DSYNC if self._syncs else 0
+        self._part = Journal(self._name, 0, running.restart, worker.node_name(), self._job_id)
         try:
-            self._journal = _OwnFile(
-                os.path.join(directory, JOURNALS, name), os.O_WRONLY | os.O_APPEND | sync
-            )
+            self._journal = self._open_journal(self._part)
         except FileNotFoundError:
             raise _over() from None
         # Written with what follows, or when nothing does.
@@ -402,11 +415,37 @@ class _Pilot:
     def close(self) -> None:
         self._journal.close()
 
+    def _open_journal(self, part: Journal) -> _OwnFile:
+        """Makes a part. Raises: OSError."""
+        path = os.path.join(self._directory, JOURNALS, part.name())
+        sync = os.O_DSYNC if self._syncs else 0
+        return _OwnFile(path, os.O_WRONLY | os.O_APPEND | sync)
+
     def _write(self) -> None:
-        """Raises: OSError; what was written of it then is cut off by the next reader."""
+        """Raises: OSError; what was written of it then is cut off by the next reader. _Leave."""
         data, self._unwritten = self._unwritten, b""
+        self._append(data)
+        if self._journal.size > _PART_BYTES:
+            self._begin_part()
+
+    def _append(self, data: bytes) -> None:
         while data:
-            data = data[os.write(self._journal.fd(), data) :]
+            written = os.write(self._journal.fd(), data)
+            self._journal.size += written
+            data = data[written:]
+
+    def _begin_part(self) -> None:
+        """What the client has read goes: the journal goes on in another file. Raises: OSError, _Leave."""
+        if not self._journal.is_there():
+            raise _Leave("its executor has taken it for dead")
+        part = self._part._replace(part=self._part.part + 1)
+        try:
+            following = self._open_journal(part)
+        except OSError:  # there is no room for it: then this one grows
+            return
+        self._append(continued_record())  # now there is what follows
+        self._journal.close()
+        self._journal, self._part = following, part
 
     def work(self, idle_timeout_s: float) -> NoReturn:
         """Raises: _Leave; whatever a signal raises."""
@@ -490,23 +529,11 @@ class _Pilot:
                 if begun is None:
                     return
                 task, held = held.next, begun
-                if not self._is_revoked(task):
+                if not self._revoked.has(task, tasks):
                     self._run(tasks, task)
         finally:
             self._write()
         self._claimer.forget(held)
-
-    def _is_revoked(self, task: int) -> bool:
-        try:
-            if os.stat(self._revoked_path).st_size != self._revoked_size:
-                with open(self._revoked_path) as file:
-                    text = file.read()
-                self._revoked_size = len(text)
-                whole, _, _ = text.rpartition("\n")
-                self._revoked = set(map(int, whole.split()))
-        except OSError:  # there is none
-            pass
-        return task in self._revoked
 
     def _array_path(self, array: int) -> str:
         return os.path.join(self._directory, f"array.{array}")
@@ -604,6 +631,41 @@ class _Pilot:
         os.write(self._log_fd, end_of_part(task, offset))
 
 
+class _Revoked:
+    """The cancelled tasks, as the client notes them in a file, which it begins anew from time to time."""
+
+    def __init__(self, path: str):
+        self._path = path
+        self._status: tuple[int, int, int] | None = None
+        self._first_line = b""
+        # How far it was read.
+        self._offset = 0
+        self._tasks: set[int] = set()
+
+    def has(self, task: int, array: _Tasks) -> bool:
+        try:
+            found = os.stat(self._path)
+            status = found.st_ino, found.st_size, found.st_mtime_ns
+            if status != self._status:
+                self._read()
+                self._status = status
+                # Tasks of one that is done are not noted any more. Its file goes before they do.
+                array.is_done = not os.path.exists(array.path)
+        except OSError:  # there is none
+            pass
+        return array.is_done or task in self._tasks
+
+    def _read(self) -> None:
+        with open(self._path, "rb") as file:
+            first_line = file.readline()
+            if first_line != self._first_line:
+                self._first_line, self._offset, self._tasks = first_line, len(first_line), set()
+            file.seek(self._offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        self._tasks.update(map(int, whole.split()))
+
+
 class _OwnFile:
     """A file of ours in a process whose calls may close what they find open, and open others in its place."""
 
@@ -611,6 +673,8 @@ class _OwnFile:
         """Makes it. Raises: OSError."""
         self._path = path
         self._flags = flags
+        # What its owner has written to it.
+        self.size = 0
         self._open(os.O_CREAT | os.O_EXCL)
 
     def _open(self, more_flags: int = 0) -> None:
@@ -629,6 +693,16 @@ class _OwnFile:
         if self._identity_now() != self._identity:
             self._open()
         return self._fd
+
+    def is_there(self) -> bool:
+        """By opening: what `stat` says of a file on NFS may be seconds old."""
+        try:
+            os.close(os.open(self._path, os.O_RDONLY))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            pass
+        return True
 
     def close(self) -> None:
         if self._identity_now() == self._identity:
@@ -665,6 +739,9 @@ class _Tasks:
     """The calls of an array."""
 
     def __init__(self, path: str):
+        self.path = path
+        # All of its tasks are over.
+        self.is_done = False
         self._file = worker.ArrayFile(path)
         manifest = self._file.manifest()
         worker.set_path(manifest)

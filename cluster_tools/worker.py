@@ -2,9 +2,9 @@
 
 Imports nothing but the standard library, and little of it, before the call asks for more:
 
-    python cluster/start_worker.py ARRAY_FILE FIRST_TASK SUBMISSION INDEX RESTART JOB_ID LOG_FILE
+    python cluster/start_worker.py ARRAY_FILE TASKS SUBMISSION INDEX RESTART JOB_ID LOG_FILE
 
-(its task is FIRST_TASK + INDEX). It knows no scheduler: the arguments say everything. It reads the array file, takes the claim of its
+(TASKS are those of all elements, as in "7-9,12": its own is the one at INDEX). It knows no scheduler: the arguments say everything. It reads the array file, takes the claim of its
 task, runs the call and writes the output beside the claim. The names and layouts it shares with
 `cluster_tools.cluster.run_directory`, the client's side of the same files, are defined here.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import _thread
 import copyreg  # pickle imports it, too
+import errno
 import os
 import sys
 import time
@@ -22,7 +23,7 @@ TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
     import pickle
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import FrameType
     from typing import Any, BinaryIO
 else:
@@ -105,18 +106,19 @@ def interrupted_name(task: int) -> str:
     return f"{task}.interrupted"
 
 
-def revoked_name(task: int) -> str:
-    """Made by the client: whoever has not started this task must not start it."""
-    return f"{task}.revoked"
+def task_of(name: str) -> int | None:
+    """The task that an entry of a shard belongs to."""
+    number = name.partition(".")[0]
+    return int(number) if number.isdigit() else None
 
 
 # Made by the client before it interrupts what runs: nobody wants what comes of it.
 STOPPED = "stopped"
 
 
-def taken_name(task: int) -> str:
-    """What the client makes of an output that it has taken: a run that comes later has nothing to do."""
-    return f"{task}.taken"
+def over_path(shard: str) -> str:
+    """A file of lines, `<task> <why>`, made by the client: whoever has not begun this task must not begin it."""
+    return os.path.join(shard, "over")
 
 
 def closed_name(task: int, submission: int) -> str:
@@ -136,6 +138,30 @@ def encode_key(key: str) -> bytes:
 
 def decode_key(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
+
+
+def pack_tasks(tasks: Iterable[int]) -> str:
+    """Task numbers, ascending, as a worker is told them: "7-9,12"."""
+    if isinstance(tasks, range):
+        return f"{tasks[0]}-{tasks[-1]}"
+    ranges: list[tuple[int, int]] = []
+    for task in tasks:
+        if ranges and task == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], task)
+        else:
+            ranges.append((task, task))
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def task_at(packed: str, index: int) -> int:
+    """The task of the element with this index. Raises: ValueError."""
+    for part in packed.split(","):
+        first, _, last = part.partition("-")
+        task = int(first) + index
+        if task <= int(last or first):
+            return task
+        index = task - int(last or first) - 1
+    raise ValueError(f"there are fewer tasks than elements: {packed}")
 
 
 def pack_numbers(*numbers: int) -> bytes:
@@ -203,9 +229,11 @@ class Interruption:
         self.told_to_end = False
         # SIGINT has come.
         self.was_interrupted = False
-        # Where an executor says that it was left or has cancelled this task; and what goes with them.
-        self.stop_marks: tuple[str, ...] = ()
+        # Made where the executor was left; gone with it or with the array.
+        self.stop_mark = ""
         self.array_file = ""
+        # What the executor says of this task where it has cancelled it.
+        self.why_over: Callable[[], str] = str
         # Signals raise nothing, or not any more.
         self.is_quiet = False
         self._open_pipe()
@@ -281,7 +309,11 @@ class Interruption:
 
     def is_left(self) -> bool:
         """Whether the executor was left, or has cancelled this task."""
-        return any(map(os.path.exists, self.stop_marks)) or not os.path.exists(self.array_file)
+        return (
+            os.path.exists(self.stop_mark)
+            or not os.path.exists(self.array_file)
+            or bool(self.why_over())
+        )
 
     def look(self) -> None:
         """Takes note of what the pipe has heard."""
@@ -541,14 +573,42 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
         except OSError:
             pass
     for name, why in (
-        (revoked_name(task), "was cancelled before it started"),
+        # Before the next: the client notes that an output was taken before it deletes that.
         (output_name(task), "already has its output"),
-        (taken_name(task), "already had its output"),
         (closed_name(task, submission), "was given to another job"),
     ):
         if os.path.exists(os.path.join(shard, name)):
             raise Stop(0, f"task {task} {why}")
+    why = _why_over(shard, task)
+    if why:
+        raise Stop(0, f"task {task} {why}")
     return owner
+
+
+def _why_over(shard: str, task: int) -> str:
+    """What the client has noted of a task that is over; empty where it has not."""
+    try:
+        with open(over_path(shard)) as file:
+            lines = file.readlines()
+    except FileNotFoundError:
+        return ""
+    return next(
+        (line.partition(" ")[2] for line in lines if line.startswith(f"{task} ")), ""
+    ).strip()
+
+
+def _check_array_is_there(array_file: str, claim: str) -> None:
+    """After the claim: when an array is done its file goes first, then all that the claim is checked against.
+
+    By opening: what `stat` says of a file on NFS may be seconds old.
+    """
+    try:
+        os.close(os.open(array_file, os.O_RDONLY))
+    except OSError as exc:
+        if exc.errno in (errno.ENOENT, errno.ESTALE):
+            os.unlink(claim)
+            raise Stop(EXIT_NO_ARRAY, f"{array_file} is gone: all its calls are over") from exc
+        raise Stop(EXIT_NO_ARRAY, f"cannot open {array_file}: {exc.strerror}") from exc
 
 
 def _enter(manifest: dict[str, Any]) -> None:
@@ -979,20 +1039,22 @@ def _usage() -> dict[str, Any]:
 
 
 def _run(arguments: list[str], interruption: Interruption) -> None:
-    array_file, first_task, submission, index, restart, job_id, log_file = arguments
+    array_file, tasks, submission, index, restart, job_id, log_file = arguments
     run_directory = os.path.dirname(array_file)
-    task = int(first_task) + int(index)
+    task = task_at(tasks, int(index))
     array = ArrayFile(array_file)
     array.choose(task)
     if not int(restart):  # else it may have begun before: that is not left to nobody
         _leave_if_nobody_waits(run_directory, task, int(submission), job_id)
     owner = _claim(run_directory, task, int(submission), int(restart), job_id)
+    shard = shard_path(run_directory, task)
+    claim = claim_name(task, int(submission), int(restart))
+    _check_array_is_there(array_file, os.path.join(shard, claim))
     if not owner == os.fstat(array.fd).st_uid == os.stat(run_directory).st_uid:
         raise Stop(
             EXIT_REFUSED,
             f"{array_file} belongs to another user than the one this job runs as: not unpickled",
         )
-    shard = shard_path(run_directory, task)
     record: dict[str, Any] = {
         "start": time.time(),
         "node": node_name(),
@@ -1002,10 +1064,8 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
     }
     output = OutputFile(shard, record)
     interruption.array_file = array_file
-    interruption.stop_marks = (
-        os.path.join(run_directory, STOPPED),
-        os.path.join(shard, revoked_name(task)),
-    )
+    interruption.stop_mark = os.path.join(run_directory, STOPPED)
+    interruption.why_over = lambda: _why_over(shard, task)
     running.run_directory, running.job_id, running.restart = run_directory, job_id, int(restart)
     pid = os.getpid()
     note = ""

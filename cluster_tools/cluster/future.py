@@ -53,6 +53,9 @@ def end_quietly(end: Callable[[], object], name: str) -> None:
 class ClusterFuture(RaisingFuture[_T]):
     """A `concurrent.futures.Future` that knows its job, and of which 100,000 fit into little memory."""
 
+    # On a pilot: where in its log what the call has printed is, (from, to); None: nothing. Of few, so of the class.
+    log_range: tuple[int, int | None] | None = None
+
     # The standard library's future makes a condition at once, which is most of its size and cost. Here
     # it is made when somebody first waits, asks or adds a callback.
     def __init__(self, session: Session) -> None:

@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from cluster_tools import pickling, pilot
+from cluster_tools import pickling, pilot, worker
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.logs import Part
 from cluster_tools.cluster.run_directory import Outcome, stored_outcome
 from cluster_tools.cluster.submission import Span
-from cluster_tools.cluster.tasks import Piece, TaskArray
+from cluster_tools.cluster.tasks import TaskArray
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.errors import (
     RemoteException,
@@ -45,8 +46,8 @@ _MAX_FAILURES = 4
 # The same of those whose initializer has failed.
 _MAX_INITIALIZER_FAILURES = 2
 _READ_BYTES = 4 << 20
-# Where in logs the output of so many calls is, is kept.
-_MAX_PARTS = 100_000
+# So many lines of cancelled calls that are over may stay in their file.
+_MAX_STALE_LINES = 1_000
 # What is not right in a journal may be on its way for so long.
 _DAMAGE_PATIENCE_S = 5.0
 # A warm pilot's answer is not to wait for us.
@@ -62,16 +63,15 @@ _NEWEST_PART = 0.2
 _logger = logging.getLogger("cluster_tools")
 
 
-class _OnPilot(Piece):
-    """The place of tasks that a pilot runs: all of them are the same element."""
+class _OnPilot:
+    """Where tasks run that a pilot has begun: all of them are the same element."""
 
-    def __init__(self, array: TaskArray, element: Element):
-        super().__init__(array, 0, 0, 0, "", element.job_id)
+    def __init__(self, element: Element):
         self._element = element
 
     @property
-    def is_array(self) -> bool:
-        return True
+    def job_id(self) -> str:
+        return self._element.job_id
 
     def element(self, position: int) -> Element:
         return self._element
@@ -81,8 +81,10 @@ class _OnPilot(Piece):
 class _Incarnation:
     """A pilot from its journal on: one run of one element."""
 
+    # The part that is being read, and the last one that was seen.
     journal: pilot.Journal
-    # How far its journal was read, and since when it does not go on there.
+    last_part: int
+    # How far that part was read, and since when it does not go on there.
     offset: int = 0
     stuck_since: float | None = None
     running: pilot.Began | None = None
@@ -91,11 +93,14 @@ class _Incarnation:
     # When the last of them was seen, or that it runs none.
     seen_at: float = field(default_factory=time.monotonic)
     is_over: bool = False
-    places: dict[int, _OnPilot] = field(default_factory=dict[int, _OnPilot])
+
+    def __post_init__(self) -> None:
+        job_id, _, index = self.journal.job_id.rpartition("_")
+        self.place = _OnPilot(Element(job_id, int(index)))
 
 
 class Journals(Watched):
-    """The pilots' journals; `post` takes their names."""
+    """The pilots' journals, a file for each part; `post` takes the names. Those of pilots that are over are gone."""
 
     min_interval_s = _MIN_INTERVAL_S
 
@@ -107,6 +112,7 @@ class Journals(Watched):
 
     def _news(self) -> list[str]:
         news: list[str] = []
+        sizes, self._sizes = self._sizes, {}
         for name in _listed(self.path):
             try:
                 # By opening: what `stat` says of a file on NFS may be seconds old.
@@ -117,8 +123,8 @@ class Journals(Watched):
                 size = os.fstat(fd).st_size
             finally:
                 os.close(fd)
-            if size != self._sizes.get(name) or name in self.unsettled:
-                self._sizes[name] = size
+            self._sizes[name] = size
+            if size != sizes.get(name) or name in self.unsettled:
                 news.append(name)
         return news
 
@@ -137,8 +143,15 @@ class PilotPool:
         for directory in (self._todo, self._held, self._journals):
             os.mkdir(directory, 0o700)
         self._revoked = os.path.join(path, pilot.REVOKED)
+        # Reentrant: a future may be cancelled in the middle of anything.
+        self._revoked_lock = threading.RLock()
+        # Cancelled tasks, by their arrays that are not done, and how many lines of others are in the file.
+        self._revoked_tasks: dict[int, list[int]] = {}
+        self._stale_lines = 0
         # There from the beginning: that is looked at before each task, and what is missing costs more.
-        os.close(os.open(self._revoked, os.O_WRONLY | os.O_CREAT, 0o600))
+        self._write_revoked()
+        # Arrays that are done, of which there may be ranges that nobody has taken.
+        self._forsaken: set[int] = set()
         self.watched = Journals(self._journals, self._on_news)
         # Those with open tasks, and of them the numbers of those that pilots may know.
         self._arrays: dict[int, TaskArray] = {}
@@ -152,13 +165,14 @@ class PilotPool:
         self.pilots: dict[ClusterFuture[Any], None] = {}
         # Those of pilots that have ended and are still to be buried.
         self._ended: dict[ClusterFuture[Any], None] = {}
+        # Those that are not over, by the pilot's name.
         self._incarnations: dict[str, _Incarnation] = {}
+        # They are made up for once all who have ended by now are known.
+        self._is_staffing = False
         # Pilots that have ended since the last task was begun.
         self._failures = 0
         # Tasks that a pilot's time limit has ended once.
         self._second_chances: set[int] = set()
-        # Where in the log of its pilot what a task has printed is: (from, to).
-        self._parts: dict[int, tuple[int, int | None]] = {}
 
     # -- work --
 
@@ -222,9 +236,10 @@ class PilotPool:
         self._open_tasks += array.open
         self.watched.open_tasks[0] = self._open_tasks
 
-    def on_closed(self, array: TaskArray) -> None:
+    def on_closed(self, array: TaskArray, position: int) -> None:
         """A task of the array has come to its end."""
         self._open_tasks -= 1
+        self._second_chances.discard(array.first + position)
         if self._open_tasks:
             self.watched.open_tasks[0] = self._open_tasks
         else:
@@ -233,16 +248,61 @@ class PilotPool:
             self._arrays.pop(array.number, None)
             self._published.discard(array.number)
 
-    def revoke(self, task: int) -> None:
+    def revoke(self, array: TaskArray, position: int) -> None:
         """Nobody is to begin this task. In the thread that cancels: whoever is told so may rely on it."""
-        try:
-            fd = os.open(self._revoked, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        task = array.first + position
+        with self._revoked_lock:
+            if array.open:
+                self._revoked_tasks.setdefault(array.number, []).append(task)
             try:
-                os.write(fd, f"{task}\n".encode())
-            finally:
-                os.close(fd)
-        except OSError as exc:
-            _logger.warning("The cancelled task %d may still run: %s", task, exc)
+                self._append_revoked([task])
+            except OSError as exc:
+                _logger.warning("The cancelled task %d may still run: %s", task, exc)
+
+    def _append_revoked(self, tasks: Iterable[int]) -> None:
+        fd = os.open(self._revoked, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            os.write(fd, b"".join(b"%d\n" % task for task in tasks))
+        finally:
+            os.close(fd)
+
+    def _write_revoked(self) -> None:
+        """Begins the file anew, without what is over. Raises: OSError."""
+        with self._revoked_lock:
+            known = {number: len(tasks) for number, tasks in self._revoked_tasks.items()}
+            lines = [f"{task}\n" for tasks in self._revoked_tasks.values() for task in tasks]
+            temporary = f"{self._revoked}.tmp"
+            with open(
+                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
+            ) as file:
+                file.write(f"{os.urandom(6).hex()}\n{''.join(lines)}")
+            os.rename(temporary, self._revoked)
+            self._stale_lines = 0
+            # Cancelled by what was collected as garbage meanwhile, in this thread.
+            late = [t for n, tasks in self._revoked_tasks.items() for t in tasks[known.get(n, 0) :]]
+            if late:
+                self._append_revoked(late)
+
+    def forget(self, array: TaskArray) -> None:
+        """It is done, and its file is gone: whoever comes for one of its tasks begins nothing."""
+        with self._revoked_lock:
+            self._stale_lines += len(self._revoked_tasks.pop(array.number, ()))
+            live = sum(map(len, self._revoked_tasks.values()))
+            if self._stale_lines > max(_MAX_STALE_LINES, live):
+                try:
+                    self._write_revoked()
+                except OSError as exc:
+                    _logger.debug("cancelled calls that are over stay noted: %s", exc)
+        if array.cancelled:
+            self._forsaken.add(array.number)
+            self._session.resolver.later(self._remove_forsaken)
+
+    def _remove_forsaken(self) -> None:
+        forsaken, self._forsaken = self._forsaken, set()
+        for name in _listed(self._todo):
+            tasks = pilot.read_range(name)
+            if tasks is not None and tasks.array in forsaken:
+                _unlink(os.path.join(self._todo, name))
 
     # -- pilots --
 
@@ -265,7 +325,7 @@ class PilotPool:
                 future.resolve(None, SubmissionException(f"No pilot could be written: {exc}", ""))
             return
         session.resolver.expect(array)
-        session.submitter.put(Span(array, 0, array.count))
+        session.submitter.put(Span(array, range(array.count)))
         with session.state_lock:  # all calls may have been cancelled meanwhile
             session.end_if_done()
 
@@ -318,7 +378,7 @@ class PilotPool:
             except OSError:  # they see that the directory is gone
                 pass
         unborn: list[Element] = []
-        known = {i.journal.job_id for i in self._incarnations.values()}
+        known = {i.journal.job_id for i in list(self._incarnations.values())}
         for future in list(self.pilots):
             array = future.array
             piece = None if array is None else array.piece_of(future.position)
@@ -339,32 +399,41 @@ class PilotPool:
         self._session.resolver.post(self._see, names)
 
     def _see(self, names: list[str]) -> None:
-        for name in names:
-            incarnation = self._meet(name)
-            if incarnation is not None:
-                self._read(name, incarnation)
+        journals = [journal for name in names if (journal := pilot.read_journal_name(name))]
+        for journal in sorted(journals, key=lambda journal: journal.part):
+            incarnation = self._meet(journal)
+            if incarnation is None:
+                continue
+            self._read(incarnation)
+            if incarnation.is_over and incarnation.running is not None:  # it could not be read then
+                task, incarnation.running = incarnation.running.task, None
+                self._fail(incarnation, task, None)
         self._session.announce()
 
-    def _meet(self, name: str) -> _Incarnation | None:
-        """The pilot with this journal."""
-        known = self._incarnations.get(name)
-        journal = pilot.read_journal_name(name)
-        if known is not None or journal is None:
+    def _meet(self, journal: pilot.Journal) -> _Incarnation | None:
+        """The pilot with this journal; None where it is over."""
+        known = self._incarnations.get(journal.pilot)
+        if known is not None:
+            known.last_part = max(known.last_part, journal.part)
             return known
-        incarnation = self._incarnations[name] = _Incarnation(journal)
-        for other_name, other in list(self._incarnations.items()):
-            if other.journal.job_id != journal.job_id or other.is_over or other is incarnation:
-                continue
-            earlier = min((other_name, other), (name, incarnation), key=_restart)
+        if journal.part or not os.path.exists(self._path_of(journal)):
+            return None
+        incarnation = _Incarnation(journal, journal.part)
+        others = [i for i in self._incarnations.values() if i.journal.job_id == journal.job_id]
+        self._incarnations[journal.pilot] = incarnation
+        for other in others:
+            earlier = min(other, incarnation, key=lambda known: known.journal.restart)
             text = f"The job {journal.job_id} of its pilot was requeued."
-            self._take_over(*earlier, RemotePreemptedException(text, journal.job_id))
+            self._take_over(earlier, RemotePreemptedException(text, journal.job_id))
         self._tell_count()
-        return incarnation
+        return self._incarnations.get(journal.pilot)
+
+    def _path_of(self, journal: pilot.Journal) -> str:
+        return os.path.join(self._journals, journal.name())
 
     def _tell_count(self) -> None:
         """The more pilots there are, the less often each of them looks for work."""
-        count = sum(not incarnation.is_over for incarnation in self._incarnations.values())
-        name = f"{pilot.ALIVE}{max(1, count)}"
+        name = f"{pilot.ALIVE}{max(1, len(self._incarnations))}"
         if name == self._told_count:
             return
         path = os.path.join(self._todo, name)
@@ -377,51 +446,88 @@ class PilotPool:
             return
         self._told_count = name
 
-    def _read(self, name: str, incarnation: _Incarnation) -> None:
-        """Takes in what is new in its journal."""
-        path = os.path.join(self._journals, name)
-        stuck = incarnation.stuck_since
+    def _read(self, incarnation: _Incarnation) -> None:
+        """Takes in what is new in its journal; what was read of one that is over, or of a part, goes."""
         was_idle, done = incarnation.running is None, incarnation.done
+        try:
+            while self._read_part(incarnation):
+                self._begin_part(incarnation)
+        except FileNotFoundError:  # the next part, which is on its way
+            pass
+        except OSError as exc:
+            _logger.debug("the journal of a pilot is read later: %s", exc)
+            self.watched.unsettled.add(incarnation.journal.name())
+            return
+        self._measure(incarnation, incarnation.done - done, was_idle)
+        if incarnation.is_over:
+            self._forget(incarnation)
+
+    def _begin_part(self, incarnation: _Incarnation) -> None:
+        part = incarnation.journal
+        _unlink(self._path_of(part))
+        self.watched.unsettled.discard(part.name())
+        incarnation.journal = part._replace(part=part.part + 1)
+        incarnation.offset, incarnation.stuck_since = 0, None
+
+    def _forget(self, incarnation: _Incarnation) -> None:
+        """It is over, and all of its journal was read."""
+        part = incarnation.journal
+        # It may have made the next one when it ended, and not said so.
+        for journal in (part, part._replace(part=part.part + 1)):
+            _unlink(self._path_of(journal))
+        self.watched.unsettled.discard(part.name())
+        self._incarnations.pop(incarnation.journal.pilot, None)
+
+    def _read_part(self, incarnation: _Incarnation) -> bool:
+        """Takes in what is new in this part. Returns: whether it has ended and another follows.
+
+        Raises: OSError.
+        """
+        stuck = incarnation.stuck_since
         size = _READ_BYTES
         while True:
             final = incarnation.is_over or (
                 stuck is not None and time.monotonic() - stuck > _DAMAGE_PATIENCE_S
             )
-            try:
-                with open(path, "rb") as file:
-                    file.seek(incarnation.offset)
-                    piece = file.read(size)
-            except OSError as exc:
-                _logger.debug("the journal %s of a pilot is read later: %s", path, exc)
-                self.watched.unsettled.add(name)
-                return
+            with open(self._path_of(incarnation.journal), "rb") as file:
+                file.seek(incarnation.offset)
+                piece = file.read(size)
             records, length = pilot.read_records(piece, final=final)
             incarnation.offset += length
-            for record, following in zip(records, [*records[1:], None]):
-                # Most tasks are over when it is seen that they began.
-                if (
-                    incarnation.running is None
-                    and isinstance(record, pilot.Began)
-                    and isinstance(following, pilot.Ended)
-                    and following.task == record.task
-                ):
-                    continue
-                try:
-                    self._take(incarnation, record)
-                except Exception:  # the others' records are not to be lost with it
-                    _logger.exception("a record of the journal %s could not be taken in", path)
+            self._take_all(incarnation, records)
+            if records and isinstance(records[-1], pilot.Continued):
+                return True
             if len(piece) < size:
                 break
             size = _READ_BYTES if length else 2 * size
-        self._measure(incarnation, incarnation.done - done, was_idle)
+        if final and incarnation.last_part > incarnation.journal.part:
+            return True  # the record that says so is lost
         if length == len(piece):
             incarnation.stuck_since = None
         elif length or stuck is None:
             incarnation.stuck_since = time.monotonic()
+        name = incarnation.journal.name()
         if incarnation.stuck_since is None or final:
             self.watched.unsettled.discard(name)
         else:
             self.watched.unsettled.add(name)
+        return False
+
+    def _take_all(self, incarnation: _Incarnation, records: list[pilot.Record]) -> None:
+        for record, following in zip(records, [*records[1:], None]):
+            # Most tasks are over when it is seen that they began.
+            if (
+                incarnation.running is None
+                and isinstance(record, pilot.Began)
+                and isinstance(following, pilot.Ended)
+                and following.task == record.task
+            ):
+                continue
+            try:
+                self._take(incarnation, record)
+            except Exception:  # the others' records are not to be lost with it
+                name = incarnation.journal.name()
+                _logger.exception("a record of the journal %s could not be taken in", name)
 
     def _measure(self, incarnation: _Incarnation, done: int, was_idle: bool) -> None:
         """So many tasks were done since its journal was last read; `was_idle`: then it ran none."""
@@ -433,10 +539,10 @@ class PilotPool:
         if done or was_idle:
             incarnation.seen_at = now
 
-    def _take(self, incarnation: _Incarnation, record: pilot.Began | pilot.Ended) -> None:
+    def _take(self, incarnation: _Incarnation, record: pilot.Record) -> None:
         if isinstance(record, pilot.Ended):
             self._on_ended(incarnation, record)
-        else:
+        elif isinstance(record, pilot.Began):
             self._on_began(incarnation, record)
 
     def _place(self, task: int) -> tuple[TaskArray, int] | None:
@@ -454,21 +560,12 @@ class PilotPool:
         if place is None:
             return
         array, position = place
-        if record.log_offset != pilot.NO_LOG:
-            self._remember_part(record.task, record.log_offset, None)
-        self._put(incarnation, array, position)
+        array.again[position] = incarnation.place
         future = array.futures[position]
         if future is not None:
+            if record.log_offset != pilot.NO_LOG:
+                future.log_range = (record.log_offset, None)
             future.start()
-
-    @staticmethod
-    def _put(incarnation: _Incarnation, array: TaskArray, position: int) -> None:
-        """That is the job of this task."""
-        piece = incarnation.places.get(array.number)
-        if piece is None:
-            job_id, _, index = incarnation.journal.job_id.rpartition("_")
-            piece = incarnation.places[array.number] = _OnPilot(array, Element(job_id, int(index)))
-        array.again[position] = piece
 
     def _on_ended(self, incarnation: _Incarnation, record: pilot.Ended) -> None:
         incarnation.done += 1
@@ -476,14 +573,18 @@ class PilotPool:
         self._failures = 0
         if incarnation.running is not None and incarnation.running.task == record.task:
             incarnation.running = None
-        if record.log_end > record.log_begin:
-            self._remember_part(record.task, record.log_begin, record.log_end)
-        else:
-            self._parts.pop(record.task, None)
         place = self._place(record.task)
         if place is None:
+            if record.place == pilot.IN_FILE:  # nobody reads it any more
+                shard = self._session.directory.shard(record.task)
+                _unlink(os.path.join(shard, worker.output_name(record.task)))
             return
-        self._put(incarnation, *place)
+        array, position = place
+        array.again[position] = incarnation.place
+        future = array.futures[position]
+        if future is not None:
+            has_printed = record.log_end > record.log_begin
+            future.log_range = (record.log_begin, record.log_end) if has_printed else None
         resolver = self._session.resolver
         of_run: dict[str, Any] = {"node": incarnation.journal.node, "stored": None}
         if record.place == pilot.IN_FILE:
@@ -494,18 +595,13 @@ class PilotPool:
         else:
             resolver.take(*place, lambda: stored_outcome(record.output, of_run))
 
-    def _remember_part(self, task: int, begin: int, end: int | None) -> None:
-        if len(self._parts) >= _MAX_PARTS:
-            del self._parts[next(iter(self._parts))]
-        self._parts[task] = (begin, end)
-
     def log_part(self, future: ClusterFuture[Any]) -> Part:
         """Where in the log of its pilot what the call has printed is; empty where it has printed nothing.
 
         In any thread.
         """
         task = -1 if future.array is None else future.array.first + future.position
-        begin, end = self._parts.get(task, (0, 0))
+        begin, end = future.log_range or (0, 0)
         return Part(begin, end, pilot.end_of_part(task, begin))
 
     # -- their end --
@@ -523,15 +619,15 @@ class PilotPool:
             element = str(piece.element(future.position))
         began = False
         self._see(_listed(self._journals))
-        for name, incarnation in list(self._incarnations.items()):
+        for incarnation in list(self._incarnations.values()):
             if incarnation.journal.job_id == element and not incarnation.is_over:
-                self._take_over(name, incarnation, error)
+                self._take_over(incarnation, error)
                 began = began or incarnation.began
         self._tell_count()
         if not self.pilots and not self._ended:
-            for name, incarnation in list(self._incarnations.items()):
+            for incarnation in list(self._incarnations.values()):
                 if not incarnation.is_over:
-                    self._take_over(name, incarnation, error)
+                    self._take_over(incarnation, error)
             self._fail_lost()
         failure = future.result(0) if error is None else None
         if isinstance(failure, bytes) and piece is not None:
@@ -546,12 +642,18 @@ class PilotPool:
             if is_hopeless or self._failures >= _MAX_FAILURES:
                 self._give_up(error)
                 return
+        if not self._is_staffing:  # behind the others that are lost with the same node
+            self._is_staffing = True
+            self._session.resolver.post(self._staff_again)
+
+    def _staff_again(self) -> None:
+        self._is_staffing = False
         self.staff()
 
-    def _take_over(self, name: str, incarnation: _Incarnation, error: BaseException | None) -> None:
+    def _take_over(self, incarnation: _Incarnation, error: BaseException | None) -> None:
         """It has ended: others do what it has not begun, and what it was running fails."""
         incarnation.is_over = True
-        self._read(name, incarnation)
+        self._read(incarnation)
         _probe(self._held)
         running = set[int]()
         if incarnation.running is not None:
@@ -565,7 +667,7 @@ class PilotPool:
                 running.add(held.next - 1)
             path = os.path.join(self._held, held_name)
             try:
-                if held.next == held.end:
+                if held.next == held.end or held.array not in self._arrays:
                     os.unlink(path)
                 else:
                     os.rename(path, os.path.join(self._todo, held.todo_name()))
@@ -626,7 +728,7 @@ class PilotPool:
             return
         self._failures = 0
         for array, position in self._open():
-            array.again[position] = _OnPilot(array, element)
+            array.again[position] = _OnPilot(element)
             # Read anew for each: two futures have no exception in common.
             self._session.resolver.take(
                 array, position, lambda: stored_outcome(failure, {"stored": None})
@@ -652,10 +754,6 @@ class PilotPool:
         ]
 
 
-def _restart(known: tuple[str, _Incarnation]) -> int:
-    return known[1].journal.restart
-
-
 def _kind(error: BaseException | None) -> type[RemoteException]:
     """The class of ours that says best what `error` does; those made for exceptions of calls are the call's."""
     if isinstance(error, RemoteException) and type(error).__module__ == RemoteException.__module__:
@@ -668,6 +766,13 @@ def _listed(directory: str) -> list[str]:
         return os.listdir(directory)
     except OSError:
         return []
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass  # not there, or left for the removal of the run directory
 
 
 def _probe(directory: str) -> None:

@@ -84,9 +84,11 @@ class Docket:
         """Takes in one answer of the scheduler; tells the session what it proves."""
         suspects: dict[Element, Piece] = {}
         hopeless: dict[Element, tuple[Piece, Ending]] = {}
+        there: set[Element] = set()
         for piece in pieces:
             for position in piece.open_positions():
                 element = piece.element(position)
+                there.add(element)
                 if element in self._given_up:
                     continue
                 # A row without an index stands for all elements that have none of their own.
@@ -105,6 +107,7 @@ class Docket:
                         hopeless[element] = (piece, ending)
         for element in [element for element in self._suspicions if element not in suspects]:
             del self._suspicions[element]
+        self._forget_all_but(there)
         if hopeless:
             self._given_up.update(hopeless)
             self._session.cancel_elements(list(hopeless))
@@ -112,6 +115,14 @@ class Docket:
                 self._session.on_dead(piece, element, ending)
         if suspects:
             self._examine(suspects, {element.job_id for element in reports})
+
+    def _forget_all_but(self, there: set[Element]) -> None:
+        """What is over is not asked about again."""
+        self._given_up &= there
+        for element in self._pending_since.keys() - there:
+            del self._pending_since[element]
+        jobs = {element.job_id for element in there}
+        self._told = {(job_id, reason) for job_id, reason in self._told if job_id in jobs}
 
     def _hopeless(
         self, piece: Piece, position: int, element: Element, report: Report, *, own: bool
@@ -222,7 +233,7 @@ class Prober(threading.Thread):
             except queue.Empty:
                 pass
             else:
-                if session is not None:
+                if session is not None and session in self._dockets:
                     self._hurry(session)
                 continue
             try:

@@ -15,6 +15,7 @@ import queue
 import threading
 import time
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,6 @@ from cluster_tools.cluster.run_directory import (
 )
 from cluster_tools.cluster.submission import Span
 from cluster_tools.cluster.tasks import Piece, TaskArray
-from cluster_tools.cluster.watching import task_of
 from cluster_tools.errors import (
     RemoteCancelledException,
     RemoteException,
@@ -75,6 +75,13 @@ _UNREADABLE_PATIENCE_S = 120.0
 _UNREADABLE_INTERVAL_S = 1.0
 # Cancellations that follow each other within this go to the scheduler together.
 _CANCEL_INTERVAL_S = 0.1
+# So do tasks that are submitted again: what is lost with a node is not all lost in the same moment.
+_AGAIN_INTERVAL_S = 0.5
+# Tasks that a job is given by their numbers, where those are in no row: they have to fit into an argument of
+# its command (Linux: MAX_ARG_STRLEN, 128 KiB).
+_MAX_PICKED = 5_000
+# How long the files of tasks that are over may stay, so that a directory is not listed for each of them.
+_CLEAR_INTERVAL_S = 1.0
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -96,7 +103,16 @@ class Resolver(threading.Thread):
         self._unreadable: dict[tuple[TaskArray, int, str], tuple[float, Callable[[], Outcome]]] = {}
         # Elements whose futures were cancelled: they are cancelled together.
         self._to_cancel: list[Element] = []
-        # When these two are seen to; None where there is nothing.
+        # Tasks that go in again together: (array, submission) -> position -> why.
+        self._again: dict[tuple[TaskArray, int], dict[int, str]] = {}
+        # Shard -> tasks that are over and may have files there; shards that have no others.
+        self._over: defaultdict[int, list[int]] = defaultdict(list)
+        self._over_shards: list[int] = []
+        # Shard -> how many of its tasks are of arrays that are done.
+        self._done_counts: dict[int, int] = {}
+        # What others want to be called then.
+        self._later: dict[Callable[[], None], None] = {}
+        # When all these are seen to; None where there is nothing.
         self._chores_at: float | None = None
         self._ended = False
 
@@ -119,15 +135,36 @@ class Resolver(threading.Thread):
             except BaseException:
                 _logger.exception("the resolver goes on after an unexpected error")
             del method, arguments
-            if self._chores_at is None and (self._to_cancel or self._unreadable):
-                interval = _CANCEL_INTERVAL_S if self._to_cancel else _UNREADABLE_INTERVAL_S
-                self._chores_at = time.monotonic() + interval
+            interval = self._chores_interval_s()
+            if interval is not None:
+                at = time.monotonic() + interval
+                self._chores_at = at if self._chores_at is None else min(at, self._chores_at)
+
+    def _chores_interval_s(self) -> float | None:
+        """How soon the most urgent chore is to be done; None where there is none."""
+        if self._to_cancel:
+            return _CANCEL_INTERVAL_S
+        if self._again:
+            return _AGAIN_INTERVAL_S
+        if self._unreadable:
+            return _UNREADABLE_INTERVAL_S
+        return _CLEAR_INTERVAL_S if self._over or self._over_shards or self._later else None
+
+    def later(self, method: Callable[[], None]) -> None:
+        """Calls it once, in about a second. In this thread."""
+        self._later[method] = None
 
     def _do_chores(self) -> None:
         """What is better done for many at a time, or a little later."""
         self._chores_at = None
         self.flush_cancellations()
         self._read_again()
+        self._clear()
+        later, self._later = self._later, {}
+        for method in later:
+            method()
+        if self._again:  # behind all deaths that were told by now
+            self.post(self._submit_lost)
 
     def flush_cancellations(self) -> None:
         elements, self._to_cancel = list(dict.fromkeys(self._to_cancel)), []
@@ -161,9 +198,7 @@ class Resolver(threading.Thread):
 
     def submitted(self, piece: Piece) -> None:
         """The piece has its job: what was cancelled while it was on its way is cancelled there."""
-        cancelled = piece.array.cancelled.intersection(
-            range(piece.start, piece.start + piece.count)
-        )
+        cancelled = piece.array.cancelled.intersection(piece.positions)
         self._to_cancel += [piece.element(position) for position in sorted(cancelled)]
         if not piece.array.open:  # so was all of its array
             self.flush_cancellations()
@@ -188,9 +223,11 @@ class Resolver(threading.Thread):
         array.open -= 1
         pool = self._session.pool
         if pool is not None and array.on_pilots:
-            pool.on_closed(array)
+            pool.on_closed(array, position)
         else:
-            shard = (array.first + position) // worker.TASKS_PER_SHARD
+            task = array.first + position
+            shard = task // worker.TASKS_PER_SHARD
+            self._over[shard].append(task)
             open_tasks = self._session.watched.open_tasks
             open_tasks[shard] -= 1
             if not open_tasks[shard]:
@@ -199,7 +236,42 @@ class Resolver(threading.Thread):
         if not array.open:
             self._firsts.remove(array.first)
             del self._arrays[array.first]
-            self._session.on_array_done(array)
+            if self._session.on_array_done(array):
+                self._count_done(array)
+                if pool is not None and array.on_pilots:
+                    pool.forget(array)
+
+    def _count_done(self, array: TaskArray) -> None:
+        """Nobody begins its tasks any more: shards without others go."""
+        task, end = array.first, array.first + array.count
+        while task < end:
+            shard = task // worker.TASKS_PER_SHARD
+            following = min(end, (shard + 1) * worker.TASKS_PER_SHARD)
+            done = self._done_counts.pop(shard, 0) + following - task
+            if done < worker.TASKS_PER_SHARD:
+                self._done_counts[shard] = done
+            else:
+                self._over_shards.append(shard)
+            task = following
+
+    def _clear(self) -> None:
+        """Files go with the tasks that they are of."""
+        session = self._session
+        over, self._over = self._over, defaultdict(list)
+        shards, self._over_shards = self._over_shards, []
+        if session.aborted or session.ending:  # the run directory goes, or jobs that go on need it
+            return
+        for shard in shards:
+            over.pop(shard, None)
+            session.directory.remove_shard(shard)
+        for shard, tasks in over.items():
+            try:
+                session.directory.clear(set(tasks), leave_marks=session.scheduler.may_run_again)
+            except FileNotFoundError:  # somebody has deleted the run directory
+                continue
+            except OSError as exc:
+                _logger.debug("files of tasks that are over go later: %s", exc)
+                self._over[shard] += tasks
 
     def arrays(self) -> list[TaskArray]:
         return list(self._arrays.values())
@@ -209,7 +281,7 @@ class Resolver(threading.Thread):
     def see(self, names: Sequence[str]) -> None:
         """These entries of the run directory's shards have appeared."""
         for name in names:
-            task = task_of(name)
+            task = worker.task_of(name)
             place = None if task is None else self.locate(task)
             if task is None or place is None:
                 continue
@@ -296,8 +368,7 @@ class Resolver(threading.Thread):
         """Outputs that nobody has asked to keep vanish once read."""
         session = self._session
         try:
-            # After its last task the array file goes, without which nothing runs.
-            again = array.open > 1 and session.scheduler.may_run_again
+            again = session.scheduler.may_run_again and not array.on_pilots
             if name:
                 session.directory.delete_outcome(array.first + position, name, leave_mark=again)
             if array.keys is not None and not array.kept:
@@ -458,9 +529,27 @@ class Resolver(threading.Thread):
         return self._session.directory.has_left(task, piece.submission, element)
 
     def _submit_again(self, piece: Piece, position: int, why: str) -> None:
-        where = self._where(piece.array, position)
-        _logger.warning("%s ended before it began and goes in again: %s", where, why)
-        self._session.submitter.put(Span(piece.array, position, position + 1, piece.submission + 1))
+        """With others that are lost at the same time."""
+        self._again.setdefault((piece.array, piece.submission + 1), {})[position] = why
+
+    def _submit_lost(self) -> None:
+        again, self._again = self._again, {}
+        for (array, submission), reasons in again.items():
+            positions = sorted(p for p in reasons if array.futures[p] is not None)
+            if not positions:
+                continue
+            first = positions[0]
+            if len(positions) == 1:
+                text = f"{self._where(array, first)} ended before it began and goes in again"
+            else:
+                text = (
+                    f"{len(positions)} tasks of {array.name}, {array.describe(first)} the first, ended "
+                    "before they began and go in again together"
+                )
+            _logger.warning("%s: %s", text, reasons[first])
+            for start in range(0, len(positions), _MAX_PICKED):
+                some = positions[start : start + _MAX_PICKED]
+                self._session.submitter.put(Span(array, some, submission))
 
     def _adopt(self, piece: Piece, position: int, claim: str) -> None:
         """A first submission, thought lost, runs this task: its job is the one to watch."""

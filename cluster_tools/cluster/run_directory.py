@@ -5,7 +5,7 @@
         <shard>/<task>.claim.*       made by the worker when it begins
         <shard>/<task>.output        made by the worker when it is done
         <shard>/<task>.interrupted   a failure after a signal: counts only if it does not run again
-        <shard>/<task>.revoked       made here: this task must not begin
+        <shard>/over                 made here: tasks that must not begin, since they are over
         <shard>/<task>.closed.*      made here: not in that submission
         <shard>/<task>.left.*        made by a worker that found nobody waiting, and did not begin
         client                       the client's heartbeat: workers look at its modification time
@@ -25,7 +25,7 @@ import socket
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -182,13 +182,38 @@ class RunDirectory:
             return _outcome(file, length, record)
 
     def delete_outcome(self, task: int, name: str, *, leave_mark: bool) -> None:
-        """`leave_mark`: a run of this task that begins later sees that there was one."""
+        """`leave_mark`: until the task is cleared a run of it that begins later sees that there was one."""
         path = os.path.join(self.shard(task), name)
-        if leave_mark:
-            os.truncate(path, 0)
-            os.rename(path, os.path.join(self.shard(task), worker.taken_name(task)))
-        else:
+        if not leave_mark:
             os.unlink(path)
+        elif name == worker.output_name(task):
+            os.truncate(path, 0)
+        else:
+            self._note_over([task], "already had its output")
+
+    def clear(self, tasks: Collection[int], *, leave_marks: bool) -> None:
+        """Removes what is left of tasks that are over; all are of one shard.
+
+        `leave_marks`: a run of them that begins later sees that they are over. Raises: OSError.
+        """
+        shard = self.shard(next(iter(tasks)))
+        if leave_marks:
+            self._note_over(tasks, "is over")
+            self._probe(shard)
+        try:
+            names = os.listdir(shard)
+        except FileNotFoundError:
+            return
+        for name in names:
+            if worker.task_of(name) in tasks:
+                try:
+                    os.unlink(os.path.join(shard, name))
+                except FileNotFoundError:
+                    pass
+
+    def remove_shard(self, number: int) -> None:
+        """After the end of all its tasks' arrays."""
+        shutil.rmtree(self.shard(number * worker.TASKS_PER_SHARD), ignore_errors=True)
 
     def claims(self, task: int) -> list[str]:
         """The job ids of those who have begun this task, the latest last; "" where one is not written yet.
@@ -221,7 +246,16 @@ class RunDirectory:
 
     def revoke(self, task: int) -> None:
         """Whoever has not begun this task must not begin it."""
-        self._mark(task, worker.revoked_name(task))
+        self._note_over([task], "was cancelled before it started")
+
+    def _note_over(self, tasks: Collection[int], why: str) -> None:
+        # What a full disk has cut off is no other task's number.
+        lines = "".join(f"\n{task} {why}" for task in tasks)
+        shard = self.shard(next(iter(tasks)))
+        self._make_shard(shard)
+        fd = os.open(worker.over_path(shard), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with open(fd, "w") as file:
+            file.write(lines)
 
     def stop(self) -> None:
         """Whoever is interrupted from here on was cancelled. Takes no lock."""
@@ -240,8 +274,15 @@ class RunDirectory:
 
     def _mark(self, task: int, name: str) -> None:
         shard = self.shard(task)
-        os.makedirs(shard, 0o700, exist_ok=True)
+        self._make_shard(shard)
         os.close(os.open(os.path.join(shard, name), os.O_WRONLY | os.O_CREAT, 0o600))
+
+    @staticmethod
+    def _make_shard(shard: str) -> None:
+        try:
+            os.mkdir(shard, 0o700)
+        except FileExistsError:
+            pass
 
     def look_again(self, tasks: Iterable[int]) -> dict[int, list[str]]:
         """The names of these tasks' outputs, asked of the file server and not of an NFS client's cache."""

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster_tools import pickling
+from cluster_tools import pickling, worker
 from cluster_tools.cluster import process_wide, run_directory
 from cluster_tools.cluster.file_system import shows_files_at_once
 from cluster_tools.cluster.future import ClusterFuture
@@ -265,7 +265,7 @@ class Session:
         """An array that was written goes on its way: to pilots, or by `submit` to the scheduler."""
         self.resolver.post(self.resolver.expect, array)
         if self.pool is None:
-            submit(Span(array, 0, array.count))
+            submit(Span(array, range(array.count)))
         else:
             self.resolver.post(self.pool.publish, array)
 
@@ -273,7 +273,7 @@ class Session:
         return [
             *self.settings.worker,
             piece.array.path,
-            str(piece.array.first + piece.start),
+            worker.pack_tasks(piece.tasks()),
             str(piece.submission),
         ]
 
@@ -291,7 +291,7 @@ class Session:
         piece.set_job(job_id)
         self._pieces[piece] = None
         level = logging.INFO if self.settings.debug else logging.DEBUG
-        _logger.log(level, "job %s: %d calls of %s", job_id, piece.count, piece.array.name)
+        _logger.log(level, "job %s: %d calls of %s", job_id, len(piece.positions), piece.array.name)
         self.announce()
         self.resolver.post(self.resolver.submitted, piece)
         process_wide.look(self)
@@ -303,11 +303,10 @@ class Session:
         """Another job than the one we know of runs this task of the piece."""
         other = Piece(
             piece.array,
-            position,
-            1,
+            (position,),
             piece.submission,
             piece.token,
-            first_index=position - piece.start + piece.first_index,
+            first_index=piece.index(position),
         )
         other.set_job(job_id)
         self._pieces[other] = None
@@ -360,7 +359,7 @@ class Session:
     def on_cancelled(self, future: ClusterFuture[Any]) -> None:
         if future.array is not None:
             if self.pool is not None and future.array.on_pilots:
-                self.pool.revoke(future.array.first + future.position)
+                self.pool.revoke(future.array, future.position)
             self.resolver.post(self.resolver.cancelled, future.array, future.position)
         self.on_done()
 
@@ -386,14 +385,15 @@ class Session:
         """Whether nothing is open but so many futures, and nothing will be. With `state_lock`."""
         return self._closed and self._open_futures == count
 
-    def on_array_done(self, array: TaskArray) -> None:
+    def on_array_done(self, array: TaskArray) -> bool:
+        """Lets go of all that is kept for it. Returns: whether its file is gone: then nobody begins its tasks."""
         for piece in (*array.pieces, *array.later_pieces):
             self.let_go(piece)
         if self.leaves_jobs:
-            return
+            return False
         if not self._log_followers:
             self._remove_logs()
-        _unlink(array.path)
+        return _unlink(array.path)
 
     def let_go(self, piece: Piece) -> None:
         """All its tasks have come to an end. In the resolver's thread."""
@@ -423,7 +423,7 @@ class Session:
         """Those that nobody wants. In the resolver's thread."""
         pieces, self._unwanted_logs = self._unwanted_logs, []
         for piece in pieces:
-            for position in range(piece.start, piece.start + piece.count):
+            for position in piece.positions:
                 _unlink(self.log_path(piece.element(position)))
 
     def announce(self) -> None:
@@ -518,8 +518,12 @@ def _element(future: ClusterFuture[Any]) -> Element | None:
     return None if piece is None or piece.job_id is None else piece.element(future.position)
 
 
-def _unlink(path: str) -> None:
+def _unlink(path: str) -> bool:
+    """False where it stays, for the removal of the run directory."""
     try:
         os.unlink(path)
+    except FileNotFoundError:
+        pass
     except OSError:
-        pass  # not there, or left for the removal of the run directory
+        return False
+    return True

@@ -15,7 +15,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -76,11 +76,10 @@ class Call:
 
 @dataclass(eq=False)
 class Span:
-    """Tasks of an array in a row that are to be submitted: positions start to end - 1."""
+    """Tasks of an array that are to be submitted together, by position, ascending."""
 
     array: TaskArray
-    start: int
-    end: int
+    positions: Sequence[int]
     # How often the scheduler was given them before.
     submission: int = 0
 
@@ -227,16 +226,16 @@ class Submitter(threading.Thread):
         except _Aborted:
             resolver.post(resolver.abandon, span.array)
         except BaseException as exc:
-            resolver.post(resolver.refuse, span.array, range(span.start, span.end), exc)
+            resolver.post(resolver.refuse, span.array, span.positions, exc)
 
     def _submit_span(self, span: Span) -> None:
         """Submits in pieces, each as large as the limits allow; `span` keeps what is left."""
         session = self._session
         cutter = Cutter(session.scheduler, session.elements_in_queue)
-        while span.start < span.end:
-            count = cutter.size(span.end - span.start)
-            if self._all_done(span.array, span.start, count):  # cancelled meanwhile
-                span.start += count
+        while span.positions:
+            count = cutter.size(len(span.positions))
+            if self._all_done(span.array, span.positions[:count]):  # cancelled meanwhile
+                span.positions = span.positions[count:]
                 continue
             at_a_time = None
             if session.settings.max_workers is not None and not span.array.runs_pilots:
@@ -246,10 +245,11 @@ class Submitter(threading.Thread):
                     continue
                 if at_a_time < session.settings.max_workers:
                     count = min(count, at_a_time)
-            token = f"{session.directory.token}.{span.array.number}.{span.start}.{span.submission}"
-            piece = Piece(
-                span.array, span.start, count, span.submission, token, at_a_time=at_a_time
+            positions = span.positions[:count]
+            token = (
+                f"{session.directory.token}.{span.array.number}.{positions[0]}.{span.submission}"
             )
+            piece = Piece(span.array, positions, span.submission, token, at_a_time=at_a_time)
             self._revoke_cancelled(piece)
             try:
                 job_id = self._submit(piece)
@@ -261,7 +261,7 @@ class Submitter(threading.Thread):
             cutter.on_taken(count)
             self._room_interval_s = _FIRST_RETRY_S
             session.on_submitted(piece, job_id)
-            span.start += count
+            span.positions = span.positions[count:]
 
     def _free_slots(self, limit: int, count: int) -> int:
         """How many of `count` elements may run now, where no more than `limit` run at a time.
@@ -285,7 +285,7 @@ class Submitter(threading.Thread):
     def _revoke_cancelled(self, piece: Piece) -> None:
         """What was cancelled does not begin even if its element does."""
         array = piece.array
-        for position in range(piece.start, piece.start + piece.count):
+        for position in piece.positions:
             future = array.futures[position]
             if future is None or future.is_done():
                 try:
@@ -294,10 +294,9 @@ class Submitter(threading.Thread):
                     _logger.warning("%s may still run: %s", array.describe(position), exc)
 
     @staticmethod
-    def _all_done(array: TaskArray, start: int, count: int) -> bool:
-        return all(
-            future is None or future.is_done() for future in array.futures[start : start + count]
-        )
+    def _all_done(array: TaskArray, positions: Sequence[int]) -> bool:
+        futures = (array.futures[position] for position in positions)
+        return all(future is None or future.is_done() for future in futures)
 
     def _wait_for_room(self, piece: Piece, leaving: int, refusal: SchedulerError) -> None:
         """Until so many of our own elements have left the queue, or for a while: others' may be in the way."""
@@ -305,7 +304,7 @@ class Submitter(threading.Thread):
         if self._room_interval_s == _FIRST_RETRY_S:  # the first time
             _logger.warning(
                 "%d tasks of %s wait for room in the queue: %s",
-                piece.count,
+                len(piece.positions),
                 piece.array.name,
                 refusal,
             )
@@ -316,7 +315,7 @@ class Submitter(threading.Thread):
             self._check()
             if session.elements_in_queue() <= enough:
                 break
-            if self._all_done(piece.array, piece.start, piece.count):
+            if self._all_done(piece.array, piece.positions):
                 return
             self._sleep(_FIRST_RETRY_S)
         # What has just ended is counted by the scheduler for a moment longer.
@@ -328,7 +327,7 @@ class Submitter(threading.Thread):
         request = ArrayRequest(
             name=piece.array.name,
             token=piece.token,
-            count=piece.count,
+            count=len(piece.positions),
             is_array=piece.is_array,
             command=session.worker_command(piece),
             working_directory=piece.array.working_directory,

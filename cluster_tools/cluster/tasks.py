@@ -1,30 +1,42 @@
 """What the client remembers of an array: its futures, the pieces it was submitted in, their jobs.
 
     TaskArray: tasks first .. first + count - 1 of the run directory, submitted together
-        Piece: some of them in a row, one job
+        Piece: some of them, one job
 
 The resolver alone takes futures out of an array, the submitter alone makes its pieces.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.schedulers.base import Element
 
 
+class Place(Protocol):
+    """Where tasks run."""
+
+    @property
+    def job_id(self) -> str | None: ...
+
+    def element(self, position: int) -> Element: ...
+
+
 @dataclass(eq=False)
 class Piece:
-    """Tasks of an array in a row that are one job. Positions count from the array's first task."""
+    """Tasks of an array that are one job, element for element.
+
+    Positions count from the array's first task. They are in a row, but where tasks are submitted again.
+    """
 
     array: TaskArray
-    start: int
-    count: int
+    # Ascending.
+    positions: Sequence[int]
     # How often the scheduler was given these tasks before.
     submission: int
     token: str
@@ -39,22 +51,35 @@ class Piece:
     def is_array(self) -> bool:
         return self.array.indexed or self.array.count > 1
 
+    def tasks(self) -> Sequence[int]:
+        """Their numbers in the run directory."""
+        first, positions = self.array.first, self.positions
+        if isinstance(positions, range):
+            return range(first + positions.start, first + positions.stop)
+        return [first + position for position in positions]
+
     def set_job(self, job_id: str) -> None:
         self.job_id = job_id
         self.array.add_piece(self)
 
     def element(self, position: int) -> Element:
         assert self.job_id is not None
-        index = position - self.start + self.first_index
-        return Element(self.job_id, index if self.is_array else None)
+        return Element(self.job_id, self.index(position) if self.is_array else None)
+
+    def index(self, position: int) -> int:
+        """The job's index of this task."""
+        positions = self.positions
+        if isinstance(positions, range):  # a bisection takes twenty times as long
+            return self.first_index + position - positions.start
+        return self.first_index + bisect_left(positions, position)
 
     def position(self, element: Element) -> int:
-        return self.start + ((element.index or 0) - self.first_index if self.is_array else 0)
+        number = (element.index or 0) - self.first_index if self.is_array else 0
+        return self.positions[number]
 
     def is_open(self) -> bool:
         """Whether there are tasks that have not come to an end."""
-        positions = range(self.start, self.start + self.count)
-        return any(self._is_open(position) for position in positions)
+        return any(self._is_open(position) for position in self.positions)
 
     def _is_open(self, position: int) -> bool:
         array = self.array
@@ -62,8 +87,7 @@ class Piece:
 
     def open_positions(self) -> list[int]:
         """The tasks that have not come to an end."""
-        positions = range(self.start, self.start + self.count)
-        return [position for position in positions if self._is_open(position)]
+        return [position for position in self.positions if self._is_open(position)]
 
 
 @dataclass(eq=False)
@@ -94,8 +118,9 @@ class TaskArray:
     pieces: list[Piece] = field(default_factory=list[Piece])
     # Tasks that were cancelled, by position: a job that comes for one later is cancelled, too.
     cancelled: set[int] = field(default_factory=set[int])
-    # Pieces of tasks that the scheduler was given again, or that another job runs: by position, and all.
-    again: dict[int, Piece] = field(default_factory=dict[int, Piece])
+    # Where tasks run that the scheduler was given again, that another job runs or a pilot; by position.
+    again: dict[int, Place] = field(default_factory=dict[int, Place])
+    # Pieces of such.
     later_pieces: list[Piece] = field(default_factory=list[Piece])
 
     def __post_init__(self) -> None:
@@ -108,22 +133,20 @@ class TaskArray:
             future.array = self
 
     def add_piece(self, piece: Piece) -> None:
-        if piece.submission == 0 and piece.first_index == 0 and not self._has_job(piece.start):
+        first = piece.positions[0]
+        if piece.submission == 0 and piece.first_index == 0 and self.piece_of(first) is None:
             self.pieces.append(piece)
             return
         self.later_pieces.append(piece)
-        for position in range(piece.start, piece.start + piece.count):
+        for position in piece.positions:
             self.again[position] = piece
 
-    def _has_job(self, position: int) -> bool:
-        return self.piece_of(position) is not None
-
-    def piece_of(self, position: int) -> Piece | None:
-        """The piece that this task was last submitted in; None where it was not yet."""
+    def piece_of(self, position: int) -> Place | None:
+        """Where this task runs or waits since it was last submitted; None where it was not yet."""
         if position in self.again:
             return self.again[position]
-        i = bisect_right(self.pieces, position, key=lambda piece: piece.start) - 1
-        if i < 0 or position >= self.pieces[i].start + self.pieces[i].count:
+        i = bisect_right(self.pieces, position, key=lambda piece: piece.positions[0]) - 1
+        if i < 0 or position > self.pieces[i].positions[-1]:
             return None
         return self.pieces[i]
 

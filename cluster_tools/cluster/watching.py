@@ -78,12 +78,6 @@ class Watched:
         return news
 
 
-def task_of(name: str) -> int | None:
-    """The task that an entry of a shard belongs to."""
-    number = name.partition(".")[0]
-    return int(number) if number.isdigit() else None
-
-
 class Watcher(threading.Thread):
     """`pipe`: non-blocking. `on_signal`: called in this thread after SIGNAL was written to it."""
 

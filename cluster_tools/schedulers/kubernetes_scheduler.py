@@ -188,6 +188,8 @@ class KubernetesScheduler(Scheduler):
     # An array costs a Job, and pods take seconds.
     max_gathering_s = 1.0
     marks_cancelled = True
+    # A second pod of the same index may begin after the first.
+    may_run_again = True
 
     def width(self) -> int:
         return self._resources.parallelism or MAX_PARALLELISM

@@ -127,3 +127,35 @@ def test_a_call_on_a_node_that_is_cut_off_does_not_count_twice(
     assert called_back == futures
     assert not _left(own)
     assert runs.read_text() == "run\n"
+
+
+def test_calls_that_are_lost_with_a_node_before_they_began_go_in_again_as_one_job(
+    new_executor: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their set-up lines still ran. One among them is cancelled: so they are in no row."""
+    count, gate = 10, tmp_path / "gate"
+    lines = [
+        f"touch {tmp_path}/set-up.$(hostname).$SLURM_ARRAY_TASK_ID",
+        f"until [ -e {gate} ]; do sleep 0.1; done",
+    ]
+    resources = {"mem": "900M", "no-requeue": True}  # eight fit on a node
+    executor = new_executor(job_resources=resources, additional_setup_lines=lines)
+    runs = [tmp_path / f"run{number}" for number in range(count)]
+    steps = [partial(jobs.note_run_and_wait, path, gate) for path in runs]
+    futures = executor.map_to_futures(jobs.run, steps)
+    wait_until(lambda: len(list(tmp_path.glob("set-up.*"))) == count, "the set-up lines")
+    indexes = [int(path.suffix[1:]) for path in tmp_path.glob("set-up.c1.*")]
+    assert 2 < len(indexes) < count
+    first_job = futures[0].cluster_jobid
+    cancelled = sorted(indexes)[1]
+    assert futures[cancelled].cancel()
+    containers.kill("c1")
+    lost = [futures[index] for index in indexes if index != cancelled]
+    wait_until(lambda: f"{len(lost)} tasks of run" in caplog.text, "what Slurm says of them")
+    wait_until(lambda: first_job not in {future.cluster_jobid for future in lost}, "the other job")
+    assert len({future.cluster_jobid for future in lost}) == 1
+    gate.touch()
+    others = [future for future in futures if future is not futures[cancelled]]
+    assert [future.result(LIMIT_S) for future in others] == [1] * (count - 1)
+    assert len({element_of(future) for future in others}) == count - 1
+    assert [path.exists() for path in runs].count(False) == 1

@@ -76,7 +76,7 @@ def _piece(count: int) -> Piece:
         numbers=range(count),
         total=count,
     )
-    piece = Piece(array, 0, count, 0, "0a1b2c3d.0.0.0")
+    piece = Piece(array, range(count), 0, "0a1b2c3d.0.0.0")
     piece.set_job(JOB)
     return piece
 

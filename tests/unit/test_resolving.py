@@ -113,7 +113,7 @@ def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
     future = session.new_future()
     array = _array(session, future)
     session.resolver.post(session.resolver.expect, array)
-    session.on_submitted(Piece(array, 0, 1, 0, session.directory.token), "7")
+    session.on_submitted(Piece(array, range(1), 0, session.directory.token), "7")
     ended = threading.Event()
 
     def come() -> None:
@@ -131,7 +131,7 @@ def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
 def test_a_future_whose_end_is_told_twice_ends_once(session: Session) -> None:
     future = session.new_future()
     array = _array(session, future)
-    piece = Piece(array, 0, 1, 0, session.directory.token)
+    piece = Piece(array, range(1), 0, session.directory.token)
     session.resolver.post(session.resolver.expect, array)
     session.on_submitted(piece, "7")
     for number in range(2):
@@ -147,8 +147,8 @@ def test_a_call_that_is_cancelled_while_it_goes_in_again_is_cancelled_there(
     cancelled, other = session.new_future(), session.new_future()
     array = _array(session, cancelled, other)
     session.resolver.post(session.resolver.expect, array)
-    session.on_submitted(Piece(array, 0, 2, 0, session.directory.token), "7")
+    session.on_submitted(Piece(array, range(2), 0, session.directory.token), "7")
     assert cancelled.cancel()
     wait_until(lambda: array.open == 1, "the array to know of it")
-    session.on_submitted(Piece(array, 0, 1, 1, session.directory.token), "8")
+    session.on_submitted(Piece(array, range(1), 1, session.directory.token), "8")
     wait_until(lambda: Element("8", 0) in scheduler.cancelled, "the cancellation")

@@ -47,12 +47,12 @@ def _start(
     array: str,
     index: int = 0,
     *,
-    first: int = 0,
+    tasks: str = "0-1",
     submission: int = 0,
     restart: int = 0,
     interpreter: str = sys.executable,
 ) -> subprocess.Popen[str]:
-    numbers = [str(number) for number in (first, submission, index, restart)]
+    numbers = [str(number) for number in (tasks, submission, index, restart)]
     return subprocess.Popen(
         [interpreter, str(START), array, *numbers, f"12_{index}", "/logs/slurmpy.12.log.stdout"],
         stdin=subprocess.DEVNULL,
@@ -84,10 +84,18 @@ def test_it_runs_its_element_of_the_array(directory: RunDirectory) -> None:
     assert directory.look_again([0, 1]) == {1: [worker.output_name(1)]}
 
 
-def test_the_tasks_of_a_later_piece_count_from_its_first(directory: RunDirectory) -> None:
+def test_elements_run_the_tasks_that_they_are_given(directory: RunDirectory) -> None:
+    """Those that are submitted again are in no row."""
     _write_array(directory, (jobs.square, (1,)))
-    array = _write_array(directory, *((jobs.square, (n,)) for n in range(5)))
-    assert _run(array, 1, first=4)[0] == 0
+    array = _write_array(directory, *((jobs.square, (n,)) for n in range(9)))
+    tasks = [2, 3, 5, 7, 8, 9]
+    packed = worker.pack_tasks(tasks)
+    assert packed == "2-3,5,7-9"
+    assert [worker.task_at(packed, index) for index in range(6)] == tasks
+    assert worker.pack_tasks(range(2, 9)) == worker.pack_tasks(list(range(2, 9)))
+    with pytest.raises(ValueError, match="fewer tasks than elements"):
+        worker.task_at(packed, 6)
+    assert _run(array, 2, tasks=packed)[0] == 0
     assert _outcome(directory, 5).value == 16
 
 
@@ -322,9 +330,30 @@ def test_a_task_whose_output_was_taken_does_not_run_again(
     array = _write_array(directory, (jobs.note_run_and_wait, (tmp_path / "runs", tmp_path)))
     assert _run(array)[0] == 0
     directory.delete_outcome(0, worker.output_name(0), leave_mark=True)
-    assert directory.look_again([0]) == {}
-    assert _run(array, restart=1)[0] == 0
+    for restart in (1, 0):  # the second after its claim has gone
+        status, _, stderr = _run(array, restart=restart)
+        assert (status, stderr.partition(" ")[0]) == (0, "cluster_tools:")
+        directory.clear({0}, leave_marks=True)
+        assert os.listdir(directory.shard(0)) == ["over"]
     assert (tmp_path / "runs").read_text() == "run\n"
+
+
+def test_a_task_whose_array_is_done_does_not_run_again(
+    directory: RunDirectory, tmp_path: Path
+) -> None:
+    """Also where the element had opened the array before: of the first run there is no other trace."""
+    array = _write_array(directory, (jobs.touch, (tmp_path / "ran",)))
+    heartbeat = Path(directory.path, worker.HEARTBEAT)
+    os.mkfifo(heartbeat)
+    process = _start(array)
+    with heartbeat.open("w") as file:  # it has opened the array, and waits for this
+        os.unlink(array)
+        file.write(f"host\n1\nboot\n{LIMIT_S}\n")
+    _, stderr = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == worker.EXIT_NO_ARRAY
+    assert "all its calls are over" in stderr
+    assert directory.claims(0) == []
+    assert not (tmp_path / "ran").exists()
 
 
 def test_no_room_for_the_claim_is_said(directory: RunDirectory) -> None:
