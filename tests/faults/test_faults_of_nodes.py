@@ -150,6 +150,7 @@ def test_calls_that_are_lost_with_a_node_before_they_began_go_in_again_as_one_jo
     cancelled = sorted(indexes)[1]
     assert futures[cancelled].cancel()
     containers.kill("c1")
+    _wait_until_lost("c1")
     lost = [futures[index] for index in indexes if index != cancelled]
     wait_until(lambda: f"{len(lost)} tasks of run" in caplog.text, "what Slurm says of them")
     wait_until(lambda: first_job not in {future.cluster_jobid for future in lost}, "the other job")
