@@ -33,7 +33,7 @@ sys.exit(main(sys.argv[1:]))"""
 # Arguments: the shell of the element's script, and the script, which is given index, job and log. Only this
 # shell hears the SIGTERM of a pod that ends, which may come before the element is known. `wait` ends at each
 # trapped signal, so it is called until the element has gone. A tail without --pid (busybox) fails at once;
-# then all is copied at the end.
+# then all is copied at the end. The log is there before tail looks for it.
 _CONTAINER = """\
 if [ ! -d {directory} ]; then
     echo "cluster_tools: run directory not visible in the pod: "{directory}" is not there. Client and" \
@@ -49,6 +49,7 @@ fi
 cluster_tools_index=${{JOB_COMPLETION_INDEX:-0}}
 cluster_tools_job={job}
 cluster_tools_log={log}
+: >>"$cluster_tools_log"
 cluster_tools_element=
 cluster_tools_told=
 trap 'cluster_tools_told=1; [ -z "$cluster_tools_element" ] || kill -s TERM $cluster_tools_element' TERM INT
