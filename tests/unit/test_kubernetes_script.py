@@ -159,8 +159,10 @@ def test_output_is_copied_while_the_element_runs(container: Container) -> None:
     )
     with container.start([sys.executable, "-c", code]) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"early\n"
-        end.touch()
+        try:
+            assert process.stdout.readline() == b"early\n"
+        finally:
+            end.touch()
         assert process.wait(LIMIT_S) == 0
 
 
