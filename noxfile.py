@@ -72,7 +72,9 @@ def conformance(session: nox.Session) -> None:
     # Slow, and of a scheduler that is the same for all: the oldest stands for the others.
     slow = [] if session.python == OTHERS[0] else ["--ignore-glob=*/test_kubernetes_*"]
     # CPython's own tests of executors: their helpers take minutes on the older ones.
-    standard_library = ["tests/clients/test_standard_library.py"] if session.python == "3.13" else []
+    standard_library = (
+        ["tests/clients/test_standard_library.py"] if session.python == "3.13" else []
+    )
     session.run(
         *(
             "pytest",
