@@ -190,6 +190,7 @@ bring_up() {
         echo "dockered-slurm runs already, it is used and left running"
     else
         brought_up=1
+        take_down # what a run that was killed has left
         timeout --kill-after=30 "$UP_LIMIT" "${compose[@]}" up -d --build ||
             { "${compose[@]}" logs --tail 30; return 1; }
     fi

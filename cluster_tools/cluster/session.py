@@ -463,10 +463,12 @@ class Session:
         self._closed = True
         self.leaves_jobs = self.settings.keep_jobs_on_exit and self.has_open_calls()
         self.aborted = True
+        # Before the resolver forgets them; whatever job comes later is stopped where it is told.
+        job_ids = {piece.job_id for piece in list(self._pieces) if piece.job_id is not None}
         self.resolver.post(self.resolver.abandon_all)
         if not self.leaves_jobs:
             self.directory.stop()
-        self._stop({piece.job_id for piece in list(self._pieces) if piece.job_id is not None})
+        self._stop(job_ids)
         self._begin_end()
 
     def _stop(self, job_ids: Collection[str]) -> None:

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -131,9 +132,10 @@ LateDirectory = Callable[..., Path]
 
 
 @pytest.fixture
-def late_directory(tmp_path: Path) -> Iterator[LateDirectory]:
-    """Mounts the late disk, and makes a directory there."""
+def late_directory() -> Iterator[LateDirectory]:
+    """Mounts the late disk, and makes a directory there: the nodes keep it beyond a run of the tests."""
     processes: list[subprocess.Popen[bytes]] = []
+    directories: list[Path] = []
 
     def mount(late_s: float, *options: str) -> Path:
         if not Path("/dev/fuse").exists():
@@ -141,15 +143,15 @@ def late_directory(tmp_path: Path) -> Iterator[LateDirectory]:
         program = [sys.executable, str(_LATE_DISK), str(_BEHIND), str(_LATE), str(late_s)]
         processes.append(subprocess.Popen([*program, *options]))
         wait_until(_LATE.is_mount, "the late disk")
-        directory = _LATE / tmp_path.name
-        directory.mkdir()
-        return directory
+        directories.append(Path(tempfile.mkdtemp(dir=_LATE)))
+        return directories[-1]
 
     yield mount
     subprocess.run(["umount", "--lazy", str(_LATE)], check=True)
     for process in processes:
         process.wait(LIMIT_S)
-    shutil.rmtree(_BEHIND / tmp_path.name)
+    for directory in directories:
+        shutil.rmtree(_BEHIND / directory.name)
 
 
 def _is_late(future: Any, directory: Path) -> bool:

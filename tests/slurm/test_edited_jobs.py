@@ -121,8 +121,8 @@ def test_a_wrapper_that_gives_sbatch_a_copy_of_the_script_loses_no_job(
     real = shutil.which("sbatch")
     wrapper = directory / "sbatch"
     wrapper.write_text(
-        f'#!/bin/bash\ncat "${{@: -1}}" > {copy}\n'
-        f'exec {shlex.quote(str(real))} "${{@:1:$#-1}}" --job-name=of_the_site < {copy}\n'
+        f'#!/bin/bash\ncat "${{@: -1}}" > {copy}.$$\n'
+        f'exec {shlex.quote(str(real))} "${{@:1:$#-1}}" --job-name=of_the_site < {copy}.$$\n'
     )
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", str(directory), prepend=":")
