@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import pickle
     import signal
     from collections.abc import Callable, Iterable
-    from types import FrameType
+    from types import CodeType, FrameType
     from typing import Any, BinaryIO
 else:
     # The parts of pickle and signal that are written in C do without `re` and `enum`, which take half
@@ -1200,14 +1200,12 @@ def has_work() -> bool:
     threads: Any = sys.modules.get("concurrent.futures.thread")
     processes: Any = sys.modules.get("concurrent.futures.process")
     try:
-        if threads is not None:
-            frames: Any = vars(sys)["_current_frames"]()
+        if threads is not None and threads._threads_queues:
+            codes = _running_code()
+            # One that waits for work has nothing above the function of its thread.
+            idle = threads._worker.__code__
             for thread, queue in list(threads._threads_queues.items()):
-                frame = frames.get(thread.ident)
-                # One that waits for work has nothing above the function of its thread.
-                if not queue.empty() or (
-                    frame is not None and frame.f_code is not threads._worker.__code__
-                ):
+                if not queue.empty() or codes.get(thread.ident, idle) is not idle:
                     return True
         if processes is not None:
             for manager in list(processes._threads_wakeups):
@@ -1216,6 +1214,15 @@ def has_work() -> bool:
     except Exception:  # they change under our hands, or another Python has them elsewhere
         pass
     return False
+
+
+def _running_code() -> dict[int, CodeType]:
+    """What each thread runs, by its ident.
+
+    No frame outlives this: this function's own is among them, and would keep all of them alive, with what
+    is in them, until the collector comes.
+    """
+    return {ident: frame.f_code for ident, frame in vars(sys)["_current_frames"]().items()}
 
 
 def say(text: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +141,35 @@ def test_an_executor_of_the_standard_librarys_that_has_work_keeps_the_job(
 ) -> None:
     assert _run(directory, leave, tmp_path, linger_s=0.5) == (0, "")
     assert (tmp_path / "late").exists()
+
+
+def test_looking_for_work_keeps_nothing_of_other_threads_alive() -> None:
+    class Large:
+        pass
+
+    begun, gate = threading.Event(), threading.Event()
+    seen: list[weakref.ref[Large]] = []
+
+    def hold() -> None:
+        large = Large()
+        seen.append(weakref.ref(large))
+        begun.set()
+        gate.wait(LIMIT_S)
+
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(int).result(LIMIT_S)
+        wait_until(lambda: not worker.has_work(), "the thread to wait for work")
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert begun.wait(LIMIT_S)
+        gc.disable()
+        try:
+            assert not worker.has_work()
+            gate.set()
+            thread.join(LIMIT_S)
+            assert seen[0]() is None
+        finally:
+            gc.enable()
 
 
 def test_an_executor_that_waits_for_its_own_jobs_keeps_the_job(
