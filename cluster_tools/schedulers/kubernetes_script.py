@@ -31,8 +31,10 @@ sys.path.insert(0, "")
 sys.exit(main(sys.argv[1:]))"""
 
 # Arguments: the shell of the element's script, and the script, which is given index, job and log. Only this
-# shell hears the SIGTERM of a pod that ends, which may come before the element is known. `wait` ends at each
-# trapped signal, so it is called until the element has gone. A tail without --pid (busybox) fails at once;
+# shell hears the SIGTERM of a pod that ends, which may come before the element is known, and hands it on once:
+# a Python that ends by it has no handler for a second. `wait` ends at each
+# trapped signal, and the element may have ended by then, so it is called until no signal came meanwhile; what
+# it has told once, it may not tell again (127). A tail without --pid (busybox) fails at once;
 # then all is copied at the end. The log is there before tail looks for it.
 _CONTAINER = """\
 if [ ! -d {directory} ]; then
@@ -51,19 +53,22 @@ cluster_tools_job={job}
 cluster_tools_log={log}
 : >>"$cluster_tools_log"
 cluster_tools_element=
-cluster_tools_told=
-trap 'cluster_tools_told=1; [ -z "$cluster_tools_element" ] || kill -s TERM $cluster_tools_element' TERM INT
+cluster_tools_early=
+trap 'cluster_tools_told=1
+if [ -n "$cluster_tools_element" ]; then kill -s TERM $cluster_tools_element; else cluster_tools_early=1; fi' TERM INT
 "$1" -c "$2" "$1" "$cluster_tools_index" "$cluster_tools_job" "$cluster_tools_log" \
     >>"$cluster_tools_log" 2>&1 &
 cluster_tools_element=$!
-[ -z "$cluster_tools_told" ] || kill -s TERM $cluster_tools_element
+[ -z "$cluster_tools_early" ] || kill -s TERM $cluster_tools_element
 tail -s 0.2 -n +1 -f --pid=$cluster_tools_element "$cluster_tools_log" 2>/dev/null &
 copy=$!
-wait $cluster_tools_element
-code=$?
-while kill -0 $cluster_tools_element 2>/dev/null; do
+code=
+cluster_tools_told=1
+while [ -n "$cluster_tools_told" ]; do
+    cluster_tools_told=
     wait $cluster_tools_element
-    code=$?
+    status=$?
+    [ $status = 127 ] && [ -n "$code" ] || code=$status
 done
 wait $copy || cat "$cluster_tools_log"
 exit $code

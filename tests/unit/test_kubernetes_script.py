@@ -218,6 +218,9 @@ while True: time.sleep(0.01)
 """
 
 
+_SAY_PID = r"import os; os.write(1, b'%d\n' % os.getpid())"
+
+
 def test_sigterm_to_the_shell_reaches_the_element(either: Container) -> None:
     with either.start([sys.executable, "-c", _UNTIL_TERM]) as process:
         wait_until(lambda: either.log.exists() and "ready" in either.log.read_text())
@@ -226,6 +229,22 @@ def test_sigterm_to_the_shell_reaches_the_element(either: Container) -> None:
     assert process.returncode == 5
     assert "got it" in output.decode()
     assert "got it" in either.log.read_text()
+
+
+def test_an_element_that_has_ended_when_the_shell_hears_the_signal_keeps_its_exit_code(
+    either: Container,
+) -> None:
+    with either.start([sys.executable, "-c", f"{_SAY_PID}\n{_UNTIL_TERM}"]) as process:
+        wait_until(lambda: either.log.exists() and "ready" in either.log.read_text())
+        element = int(either.log.read_text().split()[0])
+        process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        os.kill(element, signal.SIGTERM)
+        status = Path(f"/proc/{element}/stat")
+        wait_until(lambda: status.read_text().rpartition(")")[2].split()[0] == "Z")
+        process.send_signal(signal.SIGCONT)
+        process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 5
 
 
 def test_an_element_may_take_its_time_after_each_of_several_signals(either: Container) -> None:
