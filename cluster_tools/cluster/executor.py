@@ -364,29 +364,24 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         named_key: str | None,
     ) -> ClusterFuture[_T]:
         session = self._session
+        session.check_open()
         name = self._name_of(fn)
-        with session.taking_calls():
-            future: ClusterFuture[_T] = session.new_future()
-            try:
-                cwd = _working_directory()
-                function = b"".join(_pickled(fn, f"The function {name}"))
-                call = _pickled((args, kwargs), f"An argument of the call of {name}")
-                key = self._key(named_key)
-                if named_key is not None and key is not None:
-                    self._delete_stale(key)
-            except Exception as exc:
-                error = _submission_error(f"The call of {name}", exc)
-                future.resolve(None, error)
-                FailureLog(1).note(error, f"The call of {name}")
-                return future
-            except BaseException:  # Ctrl-C in a __reduce__
-                future.abandon()
-                raise
-            session.gatherer.put(
-                Call(future, name, function, call, key, named_key is not None, cwd)
-            )
-            if session.aborted:
-                future.abandon()
+        future = ClusterFuture[_T](session)
+        try:
+            cwd = _working_directory()
+            function = b"".join(_pickled(fn, f"The function {name}"))
+            call = _pickled((args, kwargs), f"An argument of the call of {name}")
+            key = self._key(named_key)
+            if named_key is not None and key is not None:
+                self._delete_stale(key)
+        except Exception as exc:
+            error = _submission_error(f"The call of {name}", exc)
+            future.resolve(None, error)
+            FailureLog(1).note(error, f"The call of {name}")
+            return future
+        session.take(Call(future, name, function, call, key, named_key is not None, cwd))
+        if session.aborted:
+            future.abandon()
         return future
 
     def _submit_array(
@@ -396,22 +391,22 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
     ) -> list[Future[_T]]:
         """Submits calls of one function as an array. `calls`: positional arguments and the caller's key."""
         session = self._session
+        session.check_open()
         draft = _Draft(self._name_of(fn))
-        with session.taking_calls():
-            try:
-                self._write(draft, fn, calls)
-            except BaseException:  # the caller's iterable has raised
-                for future in draft.futures:
-                    future.abandon()
-                raise
-            finally:
-                if draft.writer is not None:
-                    draft.writer.discard()
-            if session.aborted:  # which takes the run directory away
-                for future in draft.futures:
-                    future.abandon()
-            else:
-                draft.fail()
+        try:
+            self._write(draft, fn, calls)
+        except BaseException:  # the caller's iterable has raised, or Ctrl-C: nobody has these futures
+            for future in draft.futures:
+                future.cancel()
+            raise
+        finally:
+            if draft.writer is not None:
+                draft.writer.discard()
+        if session.aborted:  # which takes the run directory away
+            for future in draft.futures:
+                future.abandon()
+        else:
+            draft.fail()
         return cast(list[Future[_T]], draft.futures)
 
     def _write(
@@ -433,7 +428,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         keys: list[str] = []
         kept = False
         for number, (arguments, named_key) in enumerate(calls):
-            future: ClusterFuture[Any] = session.new_future()
+            future = ClusterFuture[Any](session)
             draft.futures.append(future)
             if draft.error is not None or draft.writer is None:
                 continue
@@ -476,7 +471,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             draft.error = exc
             return
         draft.writer = None
-        session.hand_over(array, session.submitter.put)
+        session.take(array)
 
     def _key(self, named_key: str | None) -> str | None:
         """The key in the output store; None where the output goes into the run directory."""

@@ -111,36 +111,53 @@ class ClusterFuture(RaisingFuture[_T]):
         """Cancels the call unless it is known to run; True means that the future is done."""
         if self._state == _FINISHED:
             return False
-        return self._end_as_cancelled((_PENDING,), self._session.on_cancelled) or self.cancelled()
+        is_ours = self._end_as_cancelled((_PENDING,), self._session.on_cancelled)
+        if is_ours:
+            self._session.revoke(self)
+            self._call_back()
+        return is_ours or self.cancelled()
 
     def abandon(self) -> None:
         """Ends the future as cancelled even if its call runs: its executor is shutting down."""
-        self._end_as_cancelled((_PENDING, _RUNNING), lambda _: self._session.on_done())
+        if self._end_as_cancelled((_PENDING, _RUNNING), lambda _: None):
+            self._call_back()
 
     def _end_as_cancelled(
         self,
         from_states: tuple[str, ...],
         tell: Callable[[ClusterFuture[Any]], None],
     ) -> bool:
+        """Returns: whether this has ended it.
+
+        `tell` is called first: what follows may be cut short, by Ctrl-C or at the end of the stack, and
+        whoever is told waits in `was_cancelled` for what comes of it.
+        """
         with _unwatched_lock:
             unwatched = self._own_condition is None
             if unwatched:
                 if self._state not in from_states:
                     return False
+                tell(self)
                 self._state = _CANCELLED_AND_NOTIFIED
         if not unwatched:
             with self._condition:
                 if self._state not in from_states:
                     return False
+                tell(self)
                 self._state = _CANCELLED_AND_NOTIFIED
                 for waiter in self._waiters:
                     waiter.add_cancelled(self)
                 self._condition.notify_all()
-        try:
-            self._call_back()
-        finally:  # a callback may raise SystemExit
-            tell(self)
+        self._session.announce()
         return True
+
+    def was_cancelled(self) -> bool:
+        """Waits for a thread that is about to cancel it."""
+        with _unwatched_lock:
+            if self._own_condition is None:
+                return self._state == _CANCELLED_AND_NOTIFIED
+        with self._condition:
+            return self._state == _CANCELLED_AND_NOTIFIED
 
     def start(self) -> None:
         """The call is known to run."""
@@ -162,7 +179,6 @@ class ClusterFuture(RaisingFuture[_T]):
                     return
                 self._result, self._exception = result, exception
                 self._state = _FINISHED
-        is_ours = True
         try:
             if not unwatched:
                 if exception is not None:
@@ -170,10 +186,9 @@ class ClusterFuture(RaisingFuture[_T]):
                 else:
                     self.set_result(result)  # pyright: ignore[reportArgumentType]
         except InvalidStateError:  # cancelled meanwhile
-            is_ours = False
+            pass
         finally:  # a callback may raise SystemExit
-            if is_ours:
-                self._session.on_done()
+            self._session.announce()
 
     def has_started(self) -> bool:
         """`running()` without making a condition."""

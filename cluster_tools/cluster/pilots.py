@@ -231,6 +231,9 @@ class PilotPool:
         path = os.path.join(self._todo, tasks.todo_name())
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
 
+    def has_open_tasks(self) -> bool:
+        return bool(self._open_tasks)
+
     def expect(self, array: TaskArray) -> None:
         self._arrays[array.number] = array
         self._open_tasks += array.open
@@ -314,7 +317,7 @@ class PilotPool:
             return
         futures: list[ClusterFuture[Any]] = []
         for _ in range(missing):
-            future = session.new_future()
+            future = ClusterFuture[Any](session)
             self.pilots[future] = None
             future.add_done_callback(self._on_end)
             futures.append(future)
@@ -326,8 +329,6 @@ class PilotPool:
             return
         session.resolver.expect(array)
         session.submitter.put(Span(array, range(array.count)))
-        with session.state_lock:  # all calls may have been cancelled meanwhile
-            session.end_if_done()
 
     def _array(self, futures: list[ClusterFuture[Any]]) -> TaskArray:
         session = self._session
@@ -368,9 +369,6 @@ class PilotPool:
 
     def dismiss(self) -> None:
         """All calls are done, and no more come: pilots leave by themselves, or never begin."""
-        with self._session.state_lock:
-            if not self._session.is_idle_but_for(len(self.pilots)):
-                return
         if not self._session.leaves_jobs:
             path = os.path.join(self._todo, pilot.STOP)
             try:

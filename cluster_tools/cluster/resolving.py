@@ -48,6 +48,7 @@ from cluster_tools.function_name import exception_text
 from cluster_tools.schedulers.base import Cause, Element, Ending
 
 if TYPE_CHECKING:
+    from cluster_tools.cluster.future import ClusterFuture
     from cluster_tools.cluster.session import Session
 
 _EXCEPTIONS: dict[Cause, type[RemoteException]] = {
@@ -189,9 +190,10 @@ class Resolver(threading.Thread):
             for task in range(array.first, array.first + array.count):
                 shard = task // worker.TASKS_PER_SHARD
                 open_tasks[shard] = open_tasks.get(shard, 0) + 1
-        for position, future in enumerate(array.futures):
+        for future in array.futures:
             if future is not None and future.is_done():
-                self.cancelled(array, position)
+                self._session.revoke(future)
+                self.cancelled(future)
         if self._session.cancelling:
             self.cancel_pending()
         process_wide.look(self._session)
@@ -240,6 +242,7 @@ class Resolver(threading.Thread):
                 self._count_done(array)
                 if pool is not None and array.on_pilots:
                     pool.forget(array)
+            self.end_if_done()
 
     def _count_done(self, array: TaskArray) -> None:
         """Nobody begins its tasks any more: shards without others go."""
@@ -272,6 +275,37 @@ class Resolver(threading.Thread):
             except OSError as exc:
                 _logger.debug("files of tasks that are over go later: %s", exc)
                 self._over[shard] += tasks
+
+    # -- the end --
+
+    def has_open_calls(self) -> bool:
+        """In any thread; True where something may be on its way here."""
+        return not self._inbox.empty() or self._has_calls()
+
+    def _has_calls(self) -> bool:
+        pool = self._session.pool
+        return bool(self._arrays) if pool is None else pool.has_open_tasks()
+
+    def _is_done(self) -> bool:
+        session = self._session
+        return (
+            session.takes_no_more()
+            and not self._has_calls()
+            and not session.gatherer.has_open_calls()
+        )
+
+    def end_if_done(self) -> None:
+        """Ends the session if it takes no more calls and has none."""
+        if self._is_done():
+            self.post(self._end_if_still_done)  # behind what the gatherer has handed over
+
+    def _end_if_still_done(self) -> None:
+        session = self._session
+        if session.ending or not self._is_done():
+            return
+        if session.pool is not None:
+            session.pool.dismiss()
+        session.begin_end()
 
     def arrays(self) -> list[TaskArray]:
         return list(self._arrays.values())
@@ -569,11 +603,17 @@ class Resolver(threading.Thread):
             exception.__cause__ = error
             self._resolve(array, position, None, exception)
 
-    def cancelled(self, array: TaskArray, position: int) -> None:
-        """The future was cancelled by its owner."""
+    def cancelled(self, future: ClusterFuture[Any]) -> None:
+        """The future is being cancelled by its owner."""
+        if not future.was_cancelled():
+            return  # he was interrupted before
+        array, position = future.array, future.position
+        if array is None:  # `expect` will see to it, if it comes to that
+            self.end_if_done()
+            return
         piece = array.piece_of(position)
         if array.first not in self._arrays or array.futures[position] is None:
-            return  # `expect` will see to it, or it is over
+            return  # as above, or it is over
         array.failures.note(None, "")
         self._mark(array, position)
         # It may be on its way to the scheduler, also for another time.

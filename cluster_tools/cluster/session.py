@@ -6,8 +6,9 @@
        futures <------- resolver <---names--- watcher <-- run directory
                            ^----endings---- prober
 
-The threads know each other through this class. `state_lock` guards whether it is open and how many
-futures are not done; nothing that takes time happens under it.
+The threads know each other through this class. `state_lock` guards whether it is open; nothing that takes
+time happens under it. Nobody counts what is not done: a call is in the gatherer's queue or in an array of the
+resolver's, who are asked.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cluster_tools.cluster.heartbeat import Heart
 from cluster_tools.cluster.pilots import PilotPool
 from cluster_tools.cluster.resolving import Resolver
 from cluster_tools.cluster.run_directory import RunDirectory
-from cluster_tools.cluster.submission import Span, Submitter
+from cluster_tools.cluster.submission import Call, Span, Submitter
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.output_store import OutputStore
@@ -40,6 +41,8 @@ _LATE_FILES_LOCALLY_S = 1.0
 _LATE_FILES_REMOTELY_S = 120.0
 # After an abort nobody waits longer than this for threads that may hang in a command.
 _ABORT_PATIENCE_S = 10.0
+# How soon who waits for the end of all calls notices an abort.
+_ABORT_INTERVAL_S = 1.0
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -106,11 +109,9 @@ class Session:
         # Calls that are not submitted yet are to be cancelled.
         self.cancelling = False
         self._closed = False
-        self._open_futures = 0
         # Reentrant: the end of an executor that is garbage may come in the middle of anything.
         self.state_lock = threading.RLock()
         self._call_numbers = itertools.count()
-        self._all_done = threading.Condition(self.state_lock)
         # Notified when a task has got a job, or will get none.
         self._submitted = threading.Condition()
         # What was submitted and is not known to be over: an ordered set, of which only whole-dict
@@ -157,34 +158,23 @@ class Session:
         if self._closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
-    @contextmanager
-    def taking_calls(self) -> Generator[None]:
-        """While calls are being taken the session does not end; afterwards it waits for them.
+    def take(self, item: Call | TaskArray) -> None:
+        """From here on these calls are the session's. It is one step: whatever interrupts it, they are or not.
 
         Raises: RuntimeError, where it takes none any more.
         """
         self.check_open()  # in a forked child the lock may never be free
         with self.state_lock:
             self.check_open()
-            self._open_futures += 1
-        try:
-            yield
-        finally:
-            self.on_done()
+            self.gatherer.put(item)
 
     def has_open_calls(self) -> bool:
         """Takes no lock."""
-        pilots = 0 if self.pool is None else len(self.pool.pilots)
-        return self._open_futures > pilots
+        return self.gatherer.has_open_calls() or self.resolver.has_open_calls()
 
     @property
     def all_watched(self) -> list[Watched]:
         return [self.watched] if self.pool is None else [self.watched, self.pool.watched]
-
-    def new_future(self) -> ClusterFuture[Any]:
-        with self.state_lock:
-            self._open_futures += 1
-        return ClusterFuture(self)
 
     def unique_id(self) -> str:
         """Names a call in the default keys of an output store."""
@@ -262,7 +252,10 @@ class Session:
         )
 
     def hand_over(self, array: TaskArray, submit: Callable[[Span], None]) -> None:
-        """An array that was written goes on its way: to pilots, or by `submit` to the scheduler."""
+        """An array that was written goes on its way: to pilots, or by `submit` to the scheduler.
+
+        In the gatherer's thread.
+        """
         self.resolver.post(self.resolver.expect, array)
         if self.pool is None:
             submit(Span(array, range(array.count)))
@@ -357,33 +350,24 @@ class Session:
         self.resolver.post(self.resolver.bury, piece, element, ending)
 
     def on_cancelled(self, future: ClusterFuture[Any]) -> None:
-        if future.array is not None:
-            if self.pool is not None and future.array.on_pilots:
-                self.pool.revoke(future.array, future.position)
-            self.resolver.post(self.resolver.cancelled, future.array, future.position)
-        self.on_done()
+        """Its owner is about to cancel it."""
+        self.resolver.post(self.resolver.cancelled, future)
 
-    def on_done(self) -> None:
-        """A future of this session is done."""
-        with self._all_done:
-            self._open_futures -= 1
-            if not self._open_futures:
-                self._all_done.notify_all()
-            self.end_if_done()
-        self.announce()
-
-    def end_if_done(self) -> None:
-        """With `state_lock`."""
-        if not self._closed:
+    def revoke(self, future: ClusterFuture[Any]) -> None:
+        """No pilot is to begin this call, which was cancelled. In a forked child it is the parent's."""
+        array = future.array
+        if self.pool is None or array is None or self.pid != os.getpid():
             return
-        if not self._open_futures:
-            self._begin_end()
-        elif self.pool is not None and self.is_idle_but_for(len(self.pool.pilots)):
-            self.resolver.post(self.pool.dismiss)
+        if array.on_pilots:
+            self.pool.revoke(array, future.position)
 
-    def is_idle_but_for(self, count: int) -> bool:
-        """Whether nothing is open but so many futures, and nothing will be. With `state_lock`."""
-        return self._closed and self._open_futures == count
+    def on_handed_over(self) -> None:
+        """The gatherer has less to do."""
+        if self._closed:
+            self.resolver.post(self.resolver.end_if_done)
+
+    def takes_no_more(self) -> bool:
+        return self._closed
 
     def on_array_done(self, array: TaskArray) -> bool:
         """Lets go of all that is kept for it. Returns: whether its file is gone: then nobody begins its tasks."""
@@ -435,7 +419,8 @@ class Session:
     def refuse_calls(self) -> None:
         with self.state_lock:
             self._closed = True
-            self.end_if_done()
+        self.gatherer.wake()  # a thread that was interrupted may not have told it of a call
+        self.resolver.post(self.resolver.end_if_done)
 
     def cancel_pending(self) -> None:
         """Cancels all futures that are not known to run."""
@@ -447,11 +432,12 @@ class Session:
         if self.pid != os.getpid():
             return  # the forked child's copy has nothing to end
         self.refuse_calls()
-        if not wait or threading.current_thread() is self.resolver:
+        if not wait or threading.current_thread() in (self.resolver, *self._submitters):
             return  # a callback can't wait for the thread that runs it
-        with self._all_done:
-            self._all_done.wait_for(lambda: not self._open_futures)
-        self.resolver.join(_ABORT_PATIENCE_S if self.aborted else None)
+        while self.resolver.is_alive() and not self.aborted:
+            self.resolver.join(_ABORT_INTERVAL_S)
+        if self.aborted:
+            self.join()
 
     def abort(self) -> None:
         """Cancels all that is queued or running, if it is not to be kept.
@@ -469,7 +455,7 @@ class Session:
         if not self.leaves_jobs:
             self.directory.stop()
         self._stop(job_ids)
-        self._begin_end()
+        self.begin_end()
 
     def _stop(self, job_ids: Collection[str]) -> None:
         if self.leaves_jobs:
@@ -483,7 +469,7 @@ class Session:
         """After `abort`: waits for the threads, but not for a command that hangs."""
         self.resolver.join(_ABORT_PATIENCE_S)
 
-    def _begin_end(self) -> None:
+    def begin_end(self) -> None:
         if not self.ending:
             self.ending = True
             for submitter in self._submitters:

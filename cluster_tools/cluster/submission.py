@@ -15,7 +15,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -84,6 +85,14 @@ class Span:
     submission: int = 0
 
 
+def _futures(item: Call | TaskArray | Span | None) -> Iterator[ClusterFuture[Any]]:
+    """Those of new calls: the array of a Span is the resolver's."""
+    if isinstance(item, Call):
+        yield item.future
+    elif isinstance(item, TaskArray):
+        yield from (future for future in list(item.futures) if future is not None)
+
+
 class _Aborted(Exception):
     """The session ends at once; what is not submitted will not be."""
 
@@ -93,7 +102,9 @@ class Submitter(threading.Thread):
         super().__init__(name="cluster_tools-submitter", daemon=True)
         self._session = session
         self._on_end = on_end
-        self._queue: queue.SimpleQueue[Call | Span | None] = queue.SimpleQueue()
+        # What is not submitted yet, that on which the thread works included. None ends the thread.
+        self._items: deque[Call | TaskArray | Span | None] = deque()
+        self._arrivals: queue.SimpleQueue[None] = queue.SimpleQueue()
         # Wakes the thread when there may be room in the scheduler's queue, or the session ends. No Event:
         # those who wake may do so in the middle of anything.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -102,13 +113,21 @@ class Submitter(threading.Thread):
         self._spacing_s = 0.0
         self._next_gathering = 0.0
 
-    def put(self, item: Call | Span) -> None:
-        self._queue.put(item)
+    def put(self, item: Call | TaskArray | Span | None) -> None:
+        self._items.append(item)
+        self.wake()
+
+    def wake(self) -> None:
+        self._arrivals.put(None)
 
     def stop(self) -> None:
         """Ends the thread once everything before this is submitted, or at once if the session aborts."""
-        self._queue.put(None)
+        self.put(None)
         self._wakes.put(None)
+
+    def has_open_calls(self) -> bool:
+        """Whether a call that has not been handed over is not done. In any thread."""
+        return any(not future.is_done() for item in list(self._items) for future in _futures(item))
 
     def make_room(self) -> None:
         if self._waiting:
@@ -117,17 +136,11 @@ class Submitter(threading.Thread):
     def abandon_rest(self) -> int:
         """The session ends at once: nothing that waits here is submitted. Returns how many calls those are."""
         count = 0
-        while True:
-            try:
-                item = self._queue.get_nowait()
-            except queue.Empty:
-                return count
-            if item is None:
-                self._queue.put(None)  # for the thread
-                return count
-            if isinstance(item, Call):
-                self._abandon([item])
-                count += 1
+        for item in list(self._items):
+            for future in _futures(item):
+                count += not future.is_done()
+                end_quietly(future.abandon, "a call that was not submitted")
+        return count
 
     def run(self) -> None:
         while self._submit_next():
@@ -136,30 +149,36 @@ class Submitter(threading.Thread):
 
     def _submit_next(self) -> bool:
         """Submits what has come; False after the last. Keeps no reference to it while it waits."""
-        items: list[Call | Span | None] = [self._queue.get()]
-        if isinstance(items[0], Call):
-            self._let_others_join(items)
-        while not self._queue.empty():
-            items.append(self._queue.get())
+        while not self._items:
+            self._arrivals.get()
+        self._let_others_join()
+        while not self._arrivals.empty():  # what they tell of is in the list
+            self._arrivals.get()
+        items = list(self._items)
         try:
             self._submit_all([item for item in items if item is not None])
         # Each item is dealt with where it is submitted. This is for the rest to go on.
         except BaseException:
             _logger.exception("the submitter goes on after an unexpected error")
+        for _ in items:
+            self._items.popleft()
+        self._session.on_handed_over()
         return None not in items
 
-    def _let_others_join(self, items: list[Call | Span | None]) -> None:
-        """Waits for the rest of the spacing; whatever is not a call ends the waiting."""
-        if self._queue.empty() and time.monotonic() >= self._next_gathering:
+    def _let_others_join(self) -> None:
+        """Calls wait for the rest of the spacing; whatever is not a call ends the waiting."""
+        if len(self._items) == 1 and time.monotonic() >= self._next_gathering:
             self._spacing_s = 0.0
-        while isinstance(items[-1], Call):
+        while isinstance(self._items[-1], Call):
             left = self._next_gathering - time.monotonic()
+            if left <= 0:
+                return
             try:
-                items.append(self._queue.get(timeout=max(0.0, left)))
+                self._arrivals.get(timeout=left)
             except queue.Empty:
                 return
 
-    def _submit_all(self, items: Iterable[Call | Span]) -> None:
+    def _submit_all(self, items: Iterable[Call | TaskArray | Span]) -> None:
         """Submits in the order of coming; calls that follow each other go in together."""
         for is_call, some in groupby(items, lambda item: isinstance(item, Call)):
             if is_call:
@@ -168,6 +187,15 @@ class Submitter(threading.Thread):
             for item in some:
                 if isinstance(item, Span):
                     self._guarded(item)
+                elif isinstance(item, TaskArray):
+                    self._submit_array(item)
+
+    def _submit_array(self, array: TaskArray) -> None:
+        if self._session.aborted or self._session.cancelling:
+            for future in _futures(array):
+                end_quietly(future.abandon, array.name)
+        else:
+            self._session.hand_over(array, self._guarded)
 
     def _gather(self, calls: Iterable[Call]) -> None:
         kinds: dict[object, list[Call]] = {}
@@ -175,7 +203,7 @@ class Submitter(threading.Thread):
             kinds.setdefault(call.kind(), []).append(call)
         for alike in kinds.values():
             self._submit_calls(alike)
-            if len(alike) > 1 or not self._queue.empty():
+            if len(alike) > 1 or not self._arrivals.empty():
                 self._spacing_s = max(_FIRST_SPACING_S, self._spacing_s * 2)
         pool = self._session.pool
         limit_s = self._session.scheduler.max_gathering_s if pool is None else pool.gathering_s()

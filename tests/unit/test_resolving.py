@@ -85,7 +85,7 @@ def _array(session: Session, *futures: ClusterFuture[object]) -> TaskArray:
 def test_a_call_that_is_cancelled_while_its_array_is_written_is_over(
     session: Session, tmp_path: Path
 ) -> None:
-    cancelled, other = session.new_future(), session.new_future()
+    cancelled, other = ClusterFuture[object](session), ClusterFuture[object](session)
     array = _array(session, cancelled, other)
     assert cancelled.cancel()
     session.resolver.post(session.resolver.expect, array)
@@ -102,7 +102,7 @@ def test_a_call_that_is_gathered_while_all_are_cancelled_is_cancelled_too(
     done = threading.Event()
     session.resolver.post(done.set)
     assert done.wait(LIMIT_S)
-    future = session.new_future()
+    future = ClusterFuture[object](session)
     session.resolver.post(session.resolver.expect, _array(session, future))
     wait_until(future.cancelled, "the cancellation")
 
@@ -110,7 +110,7 @@ def test_a_call_that_is_gathered_while_all_are_cancelled_is_cancelled_too(
 def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
     session: Session, scheduler: _Idle
 ) -> None:
-    future = session.new_future()
+    future = ClusterFuture[object](session)
     array = _array(session, future)
     session.resolver.post(session.resolver.expect, array)
     session.on_submitted(Piece(array, range(1), 0, session.directory.token), "7")
@@ -129,7 +129,7 @@ def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
 
 
 def test_a_future_whose_end_is_told_twice_ends_once(session: Session) -> None:
-    future = session.new_future()
+    future = ClusterFuture[object](session)
     array = _array(session, future)
     piece = Piece(array, range(1), 0, session.directory.token)
     session.resolver.post(session.resolver.expect, array)
@@ -144,7 +144,7 @@ def test_a_future_whose_end_is_told_twice_ends_once(session: Session) -> None:
 def test_a_call_that_is_cancelled_while_it_goes_in_again_is_cancelled_there(
     session: Session, scheduler: _Idle
 ) -> None:
-    cancelled, other = session.new_future(), session.new_future()
+    cancelled, other = ClusterFuture[object](session), ClusterFuture[object](session)
     array = _array(session, cancelled, other)
     session.resolver.post(session.resolver.expect, array)
     session.on_submitted(Piece(array, range(2), 0, session.directory.token), "7")
