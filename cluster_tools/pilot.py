@@ -5,12 +5,14 @@
                 v
             held/ARRAY.BEGIN-NEXT-END.PILOT ----> unlinked after its last task
                 |  rename before each task, by its pilot: NEXT + 1
-                |  rename by an idle pilot: NEXT to END is its own now
+                |  rename by an idle pilot: NEXT to END is its own now. Before it does that it makes
+                |     held/ARRAY.BEGIN-NEXT-NEXT.PILOT.IDLE, which says what PILOT has begun
                 |  rename by the client, when the pilot has ended: NEXT to END is to do again
     client <--- journals/PILOT,PART: what began, what came of it; the client removes what it has read
 
 A range of tasks is one file at any time, and each change of it is a rename, which one process alone can
-win: so no task begins twice, however late or silent a pilot is. What the files are called and what is in a
+win: so no task begins twice, however late or silent a pilot is. A task that has begun is in a file too: the
+last of its pilot's held range, or of what others have left of that, until the journal tells of it. What the files are called and what is in a
 journal is defined here; `cluster_tools.cluster.pilots` is the client's side of them. Like the worker this
 knows no scheduler.
 """
@@ -34,7 +36,7 @@ from functools import partial
 from types import BuiltinFunctionType, FrameType, FunctionType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
-from cluster_tools import worker
+from cluster_tools import own_files, worker
 from cluster_tools.cluster.file_system import shows_files_at_once
 
 # -- the format -------------------------------------------------------------------------------------
@@ -80,12 +82,15 @@ class Range(NamedTuple):
     end: int
     # "" where nobody holds it.
     pilot: str = ""
+    # The pilot that was about to take over what had not begun: this says what had.
+    taker: str = ""
 
     def todo_name(self) -> str:
         return f"{self.array}.{self.next}-{self.end}"
 
     def held_name(self) -> str:
-        return f"{self.array}.{self.begin}-{self.next}-{self.end}.{self.pilot}"
+        name = f"{self.array}.{self.begin}-{self.next}-{self.end}.{self.pilot}"
+        return f"{name}.{self.taker}" if self.taker else name
 
 
 def read_range(name: str) -> Range | None:
@@ -93,11 +98,11 @@ def read_range(name: str) -> Range | None:
     try:
         array, numbers, *pilot = name.split(".")
         begin, *middle, end = map(int, numbers.split("-"))
-        if len(middle) != len(pilot) or len(pilot) > 1:
+        if len(middle) != bool(pilot) or len(pilot) > 2:
             return None
         if not pilot:
             return Range(int(array), begin, begin, end)
-        return Range(int(array), begin, middle[0], end, pilot[0])
+        return Range(int(array), begin, middle[0], end, *pilot)
     except (ValueError, TypeError):
         return None
 
@@ -218,6 +223,9 @@ _HELD_PART = 6
 _MAX_MISSES = 8
 # A holder that has not begun its next task for so long does not need it as much as an idle pilot.
 _STEAL_AFTER_S = 0.1
+# A disk that fails now may answer later: after so long the pilot leaves.
+_DISK_PATIENCE_S = 60.0
+_DISK_INTERVAL_S = 0.5
 # Between looks whether anybody waits.
 _CLIENT_INTERVAL_S = 30.0
 # The end of a task that took less is written with the beginning of the next.
@@ -259,7 +267,7 @@ def _initializer_failure() -> bytes | None:
     """Runs the initializer. Raises: what a signal raises."""
     assert worker.running.main is not None
     try:
-        worker.load_initializer(worker.running.run_directory, worker.running.main)()
+        worker.load_initializer(worker.running, worker.running.main)()
     except BaseException as exc:
         if worker.is_signal(exc):
             raise
@@ -318,10 +326,28 @@ class Claimer:
         for name, since in sorted(seen.items(), key=lambda item: item[1]):
             held = read_range(name)
             if held is not None and now - since >= after_s:
-                ours = self._claim(held)
+                ours = self._take_over(held)
                 if ours is not None:
                     return ours
         return None
+
+    def _take_over(self, held: Range) -> Range | None:
+        """What its pilot has not begun. What it has stays in a file: its journal may not tell of it yet."""
+        if held.next == held.begin:
+            return self._claim(held)
+        begun = self._path(held._replace(end=held.next, taker=self._name))
+        os.close(own_files.open_own(begun, os.O_WRONLY | os.O_CREAT, owner=None))
+        ours = self._claim(held)
+        if ours is None:
+            os.unlink(begun)
+        return ours
+
+    def forget_begun(self) -> None:
+        """What others have left of our ranges is in our journal now."""
+        for name in _names(self._held):
+            begun = read_range(name)
+            if begun is not None and begun.taker and begun.pilot == self._name:
+                os.unlink(self._path(begun))
 
     @property
     def sees_more(self) -> bool:
@@ -337,12 +363,17 @@ class Claimer:
         return f"{self._held}/{held.held_name()}"
 
     def _rename(self, source: str, target: Range) -> bool:
+        """Raises: OSError, where the disk does not tell."""
         path = self._path(target)
-        try:
-            os.rename(source, path)
-        except FileNotFoundError:
-            return os.path.exists(path)
-        return True
+
+        def rename() -> bool:
+            try:
+                os.rename(source, path)
+            except FileNotFoundError:
+                return own_files.is_there(path)
+            return True
+
+        return _patiently(rename)
 
     def advance(self, held: Range) -> Range | None:
         """The same with its next task begun; None where another pilot has it now."""
@@ -363,7 +394,20 @@ class Claimer:
             pass
 
 
+def _patiently(ask: Callable[[], bool]) -> bool:
+    """Asks the disk again while it fails. Raises: its OSError, after `_DISK_PATIENCE_S`."""
+    deadline = time.monotonic() + _DISK_PATIENCE_S
+    while True:
+        try:
+            return ask()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_DISK_INTERVAL_S)
+
+
 def _names(directory: str) -> list[str]:
+    """Raises: worker.Stop, where the executor has ended; OSError, where the disk does not tell."""
     try:
         return os.listdir(directory)
     except FileNotFoundError:
@@ -382,6 +426,7 @@ class _Pilot:
         self._longest_s = 0.0
         self._looks = 0
         self._arrays: dict[int, _Tasks] = {}
+        self._disk_fails_since: float | None = None
         self._revoked = _Revoked(os.path.join(directory, REVOKED))
         self._client_look = 0.0
         self._log_fd = _log_fd()
@@ -456,7 +501,7 @@ class _Pilot:
             why = self._why_to_leave()
             if why:
                 raise _Leave(why)
-            held = self._claimer.take() or self._steal()
+            held = self._find()
             if held is not None:
                 self._log_end = self._log_size()
                 self._oom_kills = worker.oom_kills()
@@ -464,9 +509,32 @@ class _Pilot:
                 idle_since = time.monotonic()
                 self._heard_at = 0.0
                 continue
+            self._forget_done()
             if time.monotonic() - idle_since > idle_timeout_s:
                 raise _Leave("there was nothing to do")
             self._wait(self._claimer.alive / _LOOKS_PER_S * random.uniform(0.8, 1.2))
+
+    def _find(self) -> Range | None:
+        """Something to do. Raises: OSError, where the disk has failed for `_DISK_PATIENCE_S`; _Leave."""
+        try:
+            held = self._claimer.take() or self._steal()
+        except OSError:
+            now = time.monotonic()
+            if self._disk_fails_since is None:
+                self._disk_fails_since = now
+            if now - self._disk_fails_since > _DISK_PATIENCE_S:
+                raise
+            self._wait(_DISK_INTERVAL_S)
+            return None
+        self._disk_fails_since = None
+        return held
+
+    def _forget_done(self) -> None:
+        """Keeps no file that is gone, and none of what it held."""
+        for number, tasks in list(self._arrays.items()):
+            if own_files.is_gone(tasks.path):
+                tasks.close()
+                del self._arrays[number]
 
     def _wait(self, seconds: float) -> None:
         """Raises: _Leave; what SIGTERM is in a call."""
@@ -513,7 +581,7 @@ class _Pilot:
             tasks = self._tasks_of(held.array)
             tasks.choose(held.next, held.end)
         except worker.Stop:
-            if not os.path.exists(self._array_path(held.array)):
+            if own_files.is_gone(self._array_path(held.array)):
                 self._claimer.forget(held)  # all its calls are done: what was left is cancelled
                 return
             self._claimer.give_back(held)
@@ -527,9 +595,11 @@ class _Pilot:
                     raise _Leave(why)
                 begun = self._claimer.advance(held)
                 if begun is None:
+                    self._write()
+                    self._claimer.forget_begun()
                     return
                 task, held = held.next, begun
-                if not self._revoked.has(task, tasks):
+                if not _patiently(partial(self._revoked.has, task, tasks)):
                     self._run(tasks, task)
         finally:
             self._write()
@@ -643,6 +713,7 @@ class _Revoked:
         self._tasks: set[int] = set()
 
     def has(self, task: int, array: _Tasks) -> bool:
+        """Raises: OSError, where there is no telling; worker.Stop, where it is not our user's."""
         try:
             found = os.stat(self._path)
             status = found.st_ino, found.st_size, found.st_mtime_ns
@@ -650,13 +721,15 @@ class _Revoked:
                 self._read()
                 self._status = status
                 # Tasks of one that is done are not noted any more. Its file goes before they do.
-                array.is_done = not os.path.exists(array.path)
-        except OSError:  # there is none
-            pass
+                array.is_done = not own_files.is_there(array.path)
+        except FileNotFoundError:  # the run directory is gone
+            array.is_done = True
+        except own_files.NotOurs as exc:
+            raise worker.Stop(worker.EXIT_REFUSED, f"{exc}: no task is begun") from exc
         return array.is_done or task in self._tasks
 
     def _read(self) -> None:
-        with open(self._path, "rb") as file:
+        with open(own_files.open_own(self._path, owner=worker.running.owner), "rb") as file:
             first_line = file.readline()
             if first_line != self._first_line:
                 self._first_line, self._offset, self._tasks = first_line, len(first_line), set()
@@ -678,7 +751,7 @@ class _OwnFile:
         self._open(os.O_CREAT | os.O_EXCL)
 
     def _open(self, more_flags: int = 0) -> None:
-        self._fd = os.open(self._path, self._flags | more_flags, 0o600)
+        self._fd = own_files.open_own(self._path, self._flags | more_flags, owner=None)
         self._identity = self._identity_now()
 
     def _identity_now(self) -> tuple[int, int] | None:
@@ -697,10 +770,10 @@ class _OwnFile:
     def is_there(self) -> bool:
         """By opening: what `stat` says of a file on NFS may be seconds old."""
         try:
-            os.close(os.open(self._path, os.O_RDONLY))
+            os.close(own_files.open_own(self._path, owner=None))
         except FileNotFoundError:
             return False
-        except OSError:
+        except (OSError, own_files.NotOurs):
             pass
         return True
 
@@ -742,7 +815,7 @@ class _Tasks:
         self.path = path
         # All of its tasks are over.
         self.is_done = False
-        self._file = worker.ArrayFile(path)
+        self._file = worker.ArrayFile(path, worker.running.owner)
         manifest = self._file.manifest()
         worker.set_path(manifest)
         self.working_directory: bytes = manifest["working_directory"]

@@ -19,6 +19,8 @@ import sys
 import time
 from types import MethodType, ModuleType
 
+from cluster_tools import own_files
+
 TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
     import pickle
@@ -201,6 +203,8 @@ class Running:
         self.job_id = ""
         # How often the scheduler has started it again.
         self.restart = 0
+        # The uid that what is ours in the run directory has.
+        self.owner: int | None = None
         # How long it may stay for what its call has left behind.
         self.linger_s = 10.0
         self.interruption: Interruption | None = None
@@ -311,7 +315,7 @@ class Interruption:
         """Whether the executor was left, or has cancelled this task."""
         return (
             os.path.exists(self.stop_mark)
-            or not os.path.exists(self.array_file)
+            or own_files.is_gone(self.array_file)
             or bool(self.why_over())
         )
 
@@ -404,11 +408,16 @@ def _was_told_to_end(exc: BaseException | None) -> bool:
 
 
 class ArrayFile:
-    """An open array file: its manifest, and what there is of the task that was chosen."""
+    """An open array file: its manifest, and what there is of the task that was chosen.
 
-    def __init__(self, path: str):
+    `owner`: the uid that it must have; None, where that is found out later (`check_owner`).
+    """
+
+    def __init__(self, path: str, owner: int | None):
         try:
-            self.fd = os.open(path, os.O_RDONLY)
+            self.fd = own_files.open_own(path, owner=owner)
+        except own_files.NotOurs as exc:
+            raise Stop(EXIT_REFUSED, f"{exc}: not unpickled") from exc
         except PermissionError as exc:
             raise Stop(
                 EXIT_REFUSED, f"{path} belongs to another user than the one this job runs as"
@@ -429,6 +438,13 @@ class ArrayFile:
         )
         self._manifest = (manifest, size - FOOTER_BYTES - manifest)
         self._row: list[int] = []
+
+    def check_owner(self, owner: int) -> None:
+        """Raises: Stop, where nothing of it may be unpickled."""
+        try:
+            own_files.check_own(self.fd, self._path, owner)
+        except own_files.NotOurs as exc:
+            raise Stop(EXIT_REFUSED, f"{exc}, as whom this job runs: not unpickled") from exc
 
     def choose(self, task: int) -> None:
         self._row = unpack_numbers(self.rows(task, 1))
@@ -490,7 +506,7 @@ def _leave_if_nobody_waits(run_directory: str, task: int, submission: int, job_i
     mark = os.path.join(shard, left_name(task, submission))
     try:
         make_shard(shard)
-        with open(os.open(mark, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        with open(own_files.open_own(mark, os.O_WRONLY | os.O_CREAT, owner=None), "w") as file:
             file.write(f"{job_id}\n{node_name()}\n{time.time()}\n")
     except OSError:  # the client could not tell why: the claim will say what is wrong
         return
@@ -506,12 +522,12 @@ def why_nobody_waits(run_directory: str) -> str:
             if attempt:
                 time.sleep(_REREAD_S)
             now = _time_of_the_file_server(f"{path}.seen") if attempt else time.time()
-            with open(path) as file:
+            with open(own_files.open_own(path, owner=None)) as file:
                 silence = now - os.fstat(file.fileno()).st_mtime
                 host, pid, _, limit = file.read().splitlines()
             if silence <= float(limit):
                 return ""
-        except (OSError, ValueError):  # it wants none, or it can't be read
+        except (OSError, ValueError, own_files.NotOurs):  # it wants none, or it can't be read
             return ""
         why = (
             f"nothing was heard of the client (process {pid} on {host}) for {silence:.0f} s, longer than "
@@ -523,7 +539,7 @@ def why_nobody_waits(run_directory: str) -> str:
 def _time_of_the_file_server(prefix: str) -> float:
     """The modification time of a file that is made there: clocks of nodes may be wrong."""
     path = f"{prefix}.{node_name()}.{os.getpid()}"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    fd = own_files.open_own(path, os.O_WRONLY | os.O_CREAT, owner=None)
     try:
         return os.fstat(fd).st_mtime
     finally:
@@ -549,10 +565,10 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         try:
-            fd = os.open(path, flags, 0o600)
+            fd = own_files.open_own(path, flags, owner=None)
         except FileNotFoundError:
             make_shard(shard)
-            fd = os.open(path, flags, 0o600)
+            fd = own_files.open_own(path, flags, owner=None)
     except FileExistsError:
         raise Stop(0, f"task {task} was claimed by another copy of this element") from None
     except OSError as exc:
@@ -572,14 +588,17 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
             os.unlink(os.path.join(shard, interrupted_name(task)))
         except OSError:
             pass
-    for name, why in (
-        # Before the next: the client notes that an output was taken before it deletes that.
-        (output_name(task), "already has its output"),
-        (closed_name(task, submission), "was given to another job"),
-    ):
-        if os.path.exists(os.path.join(shard, name)):
-            raise Stop(0, f"task {task} {why}")
-    why = _why_over(shard, task)
+    try:
+        for name, why in (
+            # Before the next: the client notes that an output was taken before it deletes that.
+            (output_name(task), "already has its output"),
+            (closed_name(task, submission), "was given to another job"),
+        ):
+            if own_files.is_there(os.path.join(shard, name)):
+                raise Stop(0, f"task {task} {why}")
+        why = _why_over(shard, task)
+    except OSError as exc:
+        raise Stop(EXIT_REFUSED, f"whether task {task} is over can't be told: {exc}") from exc
     if why:
         raise Stop(0, f"task {task} {why}")
     return owner
@@ -588,9 +607,9 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
 def _why_over(shard: str, task: int) -> str:
     """What the client has noted of a task that is over; empty where it has not."""
     try:
-        with open(over_path(shard)) as file:
+        with open(own_files.open_own(over_path(shard), owner=None)) as file:
             lines = file.readlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, own_files.NotOurs):
         return ""
     return next(
         (line.partition(" ")[2] for line in lines if line.startswith(f"{task} ")), ""
@@ -603,7 +622,9 @@ def _check_array_is_there(array_file: str, claim: str) -> None:
     By opening: what `stat` says of a file on NFS may be seconds old.
     """
     try:
-        os.close(os.open(array_file, os.O_RDONLY))
+        os.close(own_files.open_own(array_file, owner=None))
+    except own_files.NotOurs as exc:
+        raise Stop(EXIT_REFUSED, f"{exc}: not unpickled") from exc
     except OSError as exc:
         if exc.errno in (errno.ENOENT, errno.ESTALE):
             os.unlink(claim)
@@ -757,11 +778,12 @@ class Main:
         return Unpickler(file).load()
 
 
-def load_initializer(run_directory: str, main: Main) -> Callable[[], object]:
+def load_initializer(running: Running, main: Main) -> Callable[[], object]:
     """What is to be called once in a process, before its first call. Raises: whatever unpickling does."""
     from functools import partial
 
-    with open(os.path.join(run_directory, INITIALIZER), "rb") as file:
+    path = os.path.join(running.run_directory, INITIALIZER)
+    with open(own_files.open_own(path, owner=running.owner), "rb") as file:
         function, arguments = main.unpickle_from(file)
     return partial(function, *arguments)
 
@@ -906,7 +928,8 @@ class OutputFile:
         """`stored`: the fingerprint of the output that is in the output store; this file only says so."""
         path = os.path.join(self._shard, name)
         temporary = f"{path}.{node_name()}.{os.getpid()}.tmp"
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        fd = own_files.open_own(temporary, flags, owner=running.owner)
         try:
             with open(fd, "wb") as file:
                 dump(file)
@@ -1042,7 +1065,7 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
     array_file, tasks, submission, index, restart, job_id, log_file = arguments
     run_directory = os.path.dirname(array_file)
     task = task_at(tasks, int(index))
-    array = ArrayFile(array_file)
+    array = ArrayFile(array_file, None)
     array.choose(task)
     if not int(restart):  # else it may have begun before: that is not left to nobody
         _leave_if_nobody_waits(run_directory, task, int(submission), job_id)
@@ -1050,10 +1073,12 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
     shard = shard_path(run_directory, task)
     claim = claim_name(task, int(submission), int(restart))
     _check_array_is_there(array_file, os.path.join(shard, claim))
-    if not owner == os.fstat(array.fd).st_uid == os.stat(run_directory).st_uid:
+    array.check_owner(owner)
+    if os.stat(run_directory).st_uid != owner:
         raise Stop(
             EXIT_REFUSED,
-            f"{array_file} belongs to another user than the one this job runs as: not unpickled",
+            f"{run_directory} belongs to another user than the one this job runs as: nothing in it "
+            "is unpickled",
         )
     record: dict[str, Any] = {
         "start": time.time(),
@@ -1067,6 +1092,7 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
     interruption.stop_mark = os.path.join(run_directory, STOPPED)
     interruption.why_over = lambda: _why_over(shard, task)
     running.run_directory, running.job_id, running.restart = run_directory, job_id, int(restart)
+    running.owner = owner
     pid = os.getpid()
     note = ""
     keep = None
@@ -1089,7 +1115,7 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
             keep = partial(main.unpickle(manifest["output_store"]).write, key)
         if manifest["initializer"]:
             note = INITIALIZER_NOTE
-            load_initializer(run_directory, main)()
+            load_initializer(running, main)()
             note = ""
         function = main.unpickle(array.function())
         args, kwargs = main.unpickle_from(array.call())
@@ -1181,7 +1207,7 @@ def _end_in_time(code: int) -> None:
             _watch_from_outside(works)
         if works:
             deadline = now + running.linger_s
-        elif not is_left and not os.path.exists(running.run_directory):
+        elif not is_left and own_files.is_gone(running.run_directory):
             is_left = True
             deadline = min(deadline, now + _LEFT_S)
         if now >= deadline and not works:

@@ -395,7 +395,9 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         draft = _Draft(self._name_of(fn))
         try:
             self._write(draft, fn, calls)
-        except BaseException:  # the caller's iterable has raised, or Ctrl-C: nobody has these futures
+        except (
+            BaseException
+        ):  # the caller's iterable has raised, or Ctrl-C: nobody has these futures
             for future in draft.futures:
                 future.cancel()
             raise

@@ -18,16 +18,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cluster_tools import pickling, pilot, worker
+from cluster_tools import own_files, pickling, pilot, worker
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.logs import Part
 from cluster_tools.cluster.run_directory import Outcome, stored_outcome
 from cluster_tools.cluster.submission import Span
-from cluster_tools.cluster.tasks import TaskArray
+from cluster_tools.cluster.tasks import Place, TaskArray
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.errors import (
     RemoteException,
@@ -90,6 +91,8 @@ class _Incarnation:
     running: pilot.Began | None = None
     began: bool = False
     done: int = 0
+    # Once it is over: those of its tasks that were seen to.
+    ended_tasks: set[int] = field(default_factory=set[int])
     # When the last of them was seen, or that it runs none.
     seen_at: float = field(default_factory=time.monotonic)
     is_over: bool = False
@@ -112,16 +115,18 @@ class Journals(Watched):
 
     def _news(self) -> list[str]:
         news: list[str] = []
+        names = own_files.listed(self.path)
         sizes, self._sizes = self._sizes, {}
-        for name in _listed(self.path):
+        for name in names:
             try:
                 # By opening: what `stat` says of a file on NFS may be seconds old.
-                fd = os.open(os.path.join(self.path, name), os.O_RDONLY)
-            except OSError:
+                fd = own_files.open_own(os.path.join(self.path, name), owner=None)
+            except FileNotFoundError:
                 continue
-            try:
+            except (OSError, own_files.NotOurs):  # whoever reads it will see
+                size = -1
+            else:
                 size = os.fstat(fd).st_size
-            finally:
                 os.close(fd)
             self._sizes[name] = size
             if size != sizes.get(name) or name in self.unsettled:
@@ -171,6 +176,8 @@ class PilotPool:
         self._is_staffing = False
         # Pilots that have ended since the last task was begun.
         self._failures = 0
+        # What was in no file at the last look; None where it is to be looked for anew.
+        self._missing: set[int] | None = None
         # Tasks that a pilot's time limit has ended once.
         self._second_chances: set[int] = set()
 
@@ -301,8 +308,14 @@ class PilotPool:
             self._session.resolver.later(self._remove_forsaken)
 
     def _remove_forsaken(self) -> None:
+        try:
+            names = own_files.listed(self._todo)
+        except OSError as exc:
+            _logger.debug("ranges of cancelled calls go later: %s", exc)
+            self._session.resolver.later(self._remove_forsaken)
+            return
         forsaken, self._forsaken = self._forsaken, set()
-        for name in _listed(self._todo):
+        for name in names:
             tasks = pilot.read_range(name)
             if tasks is not None and tasks.array in forsaken:
                 _unlink(os.path.join(self._todo, name))
@@ -365,7 +378,7 @@ class PilotPool:
         """In any thread."""
         self._ended[future] = None
         self.pilots.pop(future, None)
-        self._session.resolver.post(self._bury, future)
+        self._session.resolver.post(self._patiently, partial(self._bury, future))
 
     def dismiss(self) -> None:
         """All calls are done, and no more come: pilots leave by themselves, or never begin."""
@@ -399,22 +412,25 @@ class PilotPool:
     def _see(self, names: list[str]) -> None:
         journals = [journal for name in names if (journal := pilot.read_journal_name(name))]
         for journal in sorted(journals, key=lambda journal: journal.part):
-            incarnation = self._meet(journal)
+            try:
+                incarnation = self._meet(journal)
+            except OSError as exc:
+                _logger.debug("the journal of a pilot is looked for later: %s", exc)
+                self.watched.unsettled.add(journal.name())
+                continue
             if incarnation is None:
+                self.watched.unsettled.discard(journal.name())
                 continue
             self._read(incarnation)
-            if incarnation.is_over and incarnation.running is not None:  # it could not be read then
-                task, incarnation.running = incarnation.running.task, None
-                self._fail(incarnation, task, None)
         self._session.announce()
 
     def _meet(self, journal: pilot.Journal) -> _Incarnation | None:
-        """The pilot with this journal; None where it is over."""
+        """The pilot with this journal; None where it is over. Raises: OSError."""
         known = self._incarnations.get(journal.pilot)
         if known is not None:
             known.last_part = max(known.last_part, journal.part)
             return known
-        if journal.part or not os.path.exists(self._path_of(journal)):
+        if journal.part or not own_files.is_there(self._path_of(journal)):
             return None
         incarnation = _Incarnation(journal, journal.part)
         others = [i for i in self._incarnations.values() if i.journal.job_id == journal.job_id]
@@ -422,7 +438,8 @@ class PilotPool:
         for other in others:
             earlier = min(other, incarnation, key=lambda known: known.journal.restart)
             text = f"The job {journal.job_id} of its pilot was requeued."
-            self._take_over(earlier, RemotePreemptedException(text, journal.job_id))
+            error = RemotePreemptedException(text, journal.job_id)
+            self._patiently(partial(self._take_over, earlier, error))
         self._tell_count()
         return self._incarnations.get(journal.pilot)
 
@@ -445,20 +462,22 @@ class PilotPool:
         self._told_count = name
 
     def _read(self, incarnation: _Incarnation) -> None:
-        """Takes in what is new in its journal; what was read of one that is over, or of a part, goes."""
+        """Takes in what is new in its journal, or will do so later."""
+        try:
+            self._read_now(incarnation)
+        except OSError as exc:
+            _logger.debug("the journal of a pilot is read later: %s", exc)
+            self.watched.unsettled.add(incarnation.journal.name())
+
+    def _read_now(self, incarnation: _Incarnation) -> None:
+        """Takes in what is new in its journal; what was read of a part goes. Raises: OSError."""
         was_idle, done = incarnation.running is None, incarnation.done
         try:
             while self._read_part(incarnation):
                 self._begin_part(incarnation)
         except FileNotFoundError:  # the next part, which is on its way
             pass
-        except OSError as exc:
-            _logger.debug("the journal of a pilot is read later: %s", exc)
-            self.watched.unsettled.add(incarnation.journal.name())
-            return
         self._measure(incarnation, incarnation.done - done, was_idle)
-        if incarnation.is_over:
-            self._forget(incarnation)
 
     def _begin_part(self, incarnation: _Incarnation) -> None:
         part = incarnation.journal
@@ -487,7 +506,8 @@ class PilotPool:
             final = incarnation.is_over or (
                 stuck is not None and time.monotonic() - stuck > _DAMAGE_PATIENCE_S
             )
-            with open(self._path_of(incarnation.journal), "rb") as file:
+            path, owner = self._path_of(incarnation.journal), self._session.directory.owner
+            with open(own_files.open_own(path, owner=owner), "rb") as file:
                 file.seek(incarnation.offset)
                 piece = file.read(size)
             records, length = pilot.read_records(piece, final=final)
@@ -604,10 +624,14 @@ class PilotPool:
 
     # -- their end --
 
+    def _patiently(self, act: Callable[[], None]) -> None:
+        """Does what reads the run directory; again, while that fails."""
+        self._session.resolver.patiently(act, self._fail_unreadable)
+
     def _bury(self, future: ClusterFuture[Any]) -> None:
-        """The pilot of this future has ended, or will never be."""
-        self._ended.pop(future, None)
+        """The pilot of this future has ended, or will never be. Raises: OSError."""
         if future.cancelled():
+            self._ended.pop(future, None)
             return
         error = future.exception(0)
         array = future.array
@@ -615,18 +639,22 @@ class PilotPool:
         element = None
         if piece is not None and piece.job_id is not None:
             element = str(piece.element(future.position))
-        began = False
-        self._see(_listed(self._journals))
-        for incarnation in list(self._incarnations.values()):
-            if incarnation.journal.job_id == element and not incarnation.is_over:
-                self._take_over(incarnation, error)
-                began = began or incarnation.began
-        self._tell_count()
-        if not self.pilots and not self._ended:
+        self._see(own_files.listed(self._journals))
+        known = list(self._incarnations.values())
+        its = [incarnation for incarnation in known if incarnation.journal.job_id == element]
+        for incarnation in its:
+            self._take_over(incarnation, error)
+        if not self.pilots and len(self._ended) == 1:
             for incarnation in list(self._incarnations.values()):
-                if not incarnation.is_over:
-                    self._take_over(incarnation, error)
-            self._fail_lost()
+                self._take_over(incarnation, error)
+        self._ended.pop(future, None)
+        self._tell_count()
+        self._look_for_lost()
+        self._replace(future, piece, any(incarnation.began for incarnation in its))
+
+    def _replace(self, future: ClusterFuture[Any], piece: Place | None, began: bool) -> None:
+        """Others come in its place, unless there is no hope for them."""
+        error = future.exception(0)
         failure = future.result(0) if error is None else None
         if isinstance(failure, bytes) and piece is not None:
             self._failures += 1
@@ -649,34 +677,43 @@ class PilotPool:
         self.staff()
 
     def _take_over(self, incarnation: _Incarnation, error: BaseException | None) -> None:
-        """It has ended: others do what it has not begun, and what it was running fails."""
+        """It has ended: others do what it has not begun, and what it was running fails.
+
+        Raises: OSError, where that is not known, or not done, yet; it may be called again.
+        """
         incarnation.is_over = True
-        self._read(incarnation)
+        self._read_now(incarnation)
         _probe(self._held)
-        running = set[int]()
+        # Twice: what another pilot takes from it meanwhile may be in neither place of one listing.
+        names = {*own_files.listed(self._held), *own_files.listed(self._held)}
+        ranges = [held for name in names if (held := pilot.read_range(name)) is not None]
+        its = [held for held in ranges if held.pilot == incarnation.journal.pilot]
+        # Of which its journal may not tell.
+        begun = {held.next - 1 for held in its if held.next > held.begin}
         if incarnation.running is not None:
-            running.add(incarnation.running.task)
-            incarnation.running = None
-        for held_name in _listed(self._held):
-            held = pilot.read_range(held_name)
-            if held is None or held.pilot != incarnation.journal.pilot:
-                continue
-            if held.next > held.begin:  # of which its journal may not tell
-                running.add(held.next - 1)
-            path = os.path.join(self._held, held_name)
-            try:
-                if held.next == held.end or held.array not in self._arrays:
-                    os.unlink(path)
-                else:
-                    os.rename(path, os.path.join(self._todo, held.todo_name()))
-            except OSError:  # another pilot was faster
-                continue
-        for task in sorted(running):
+            begun.add(incarnation.running.task)
+        for task in sorted(begun - incarnation.ended_tasks):
+            incarnation.ended_tasks.add(task)
             if not (
                 isinstance(error, RemoteTimeLimitException)
                 and self._goes_once_more(incarnation, task)
             ):
                 self._fail(incarnation, task, error)
+        incarnation.running = None
+        for held in its:
+            self._give_to_others(held)
+        self._forget(incarnation)
+
+    def _give_to_others(self, held: pilot.Range) -> None:
+        """What is left of it is to do again. Raises: OSError."""
+        path = os.path.join(self._held, held.held_name())
+        try:
+            if held.next == held.end or held.array not in self._arrays:
+                os.unlink(path)
+            else:
+                os.rename(path, os.path.join(self._todo, held.todo_name()))
+        except FileNotFoundError:  # another pilot was faster
+            pass
 
     def _goes_once_more(self, incarnation: _Incarnation, task: int) -> bool:
         """A task that had less than a full time limit to run in is given one."""
@@ -693,20 +730,66 @@ class PilotPool:
             return False
         return True
 
-    def _fail_lost(self) -> None:
-        """Without pilots all that is open is to do. What is not there went with one, between two steps of it."""
-        todo = [tasks for name in _listed(self._todo) if (tasks := pilot.read_range(name))]
-        there = {task for tasks in todo for task in range(tasks.next, tasks.end)}
+    def _look_for_lost(self) -> None:
+        """Soon: whether all that is open is to be done, or is being done.
+
+        With the pilot that has ended went nothing that is not in a file, as far as we know. Something that
+        no file tells of would never be done.
+        """
+        self._missing = None
+        self._session.resolver.later(self._look_for_missing)
+
+    def _look_for_missing(self) -> None:
+        self._patiently(self._fail_missing)
+
+    def _fail_missing(self) -> None:
+        """Two looks a second apart, each by two listings: what moves may be missing in one. Raises: OSError."""
+        names = {
+            name
+            for _ in range(2)
+            for path in (self._todo, self._held)
+            for name in own_files.listed(path)
+        }
+        there: set[int] = set()
+        for name in names:
+            tasks = pilot.read_range(name)
+            if tasks is not None:
+                there.update(range(max(tasks.begin, tasks.next - 1), tasks.end))
+        self._see(own_files.listed(self._journals))
+        if self.watched.unsettled:  # it may tell of an end
+            self._look_for_lost()
+            return
+        there.update(i.running.task for i in self._incarnations.values() if i.running is not None)
+        missing = {
+            array.first + position
+            for array, position in self._open()
+            if array.number in self._published
+            and array.first + position not in there
+            and not self._session.resolver.is_reading(array, position)
+        }
+        known, self._missing = self._missing, missing
+        if not missing:
+            return
+        if known is None:
+            self._session.resolver.later(self._look_for_missing)
+            return
+        for task in sorted(missing & known):
+            place = self._place(task)
+            if place is not None:
+                text = f"{place[0].describe(place[1])} was lost with the pilot that was about to run it."
+                self._session.resolver.fail(*place, RemoteException(text, ""))
+
+    def _fail_unreadable(self, error: OSError) -> None:
+        """What has become of a pilot that has ended can't be found out."""
+        self._ended.clear()
         for array, position in self._open():
-            if (
-                array.first + position not in there
-                and array.number in self._published
-                and not self._session.resolver.is_reading(array, position)
-            ):
-                text = (
-                    f"{array.describe(position)} was lost with the pilot that was about to run it."
-                )
-                self._session.resolver.fail(array, position, RemoteException(text, ""))
+            text = (
+                f"{array.describe(position)} is lost: a pilot has ended, and what it was doing can't be "
+                f"read: {error}"
+            )
+            exception = RemoteException(text, "")
+            exception.__cause__ = error
+            self._session.resolver.fail(array, position, exception)
 
     def _fail(self, incarnation: _Incarnation, task: int, error: BaseException | None) -> None:
         place = self._place(task)
@@ -757,13 +840,6 @@ def _kind(error: BaseException | None) -> type[RemoteException]:
     if isinstance(error, RemoteException) and type(error).__module__ == RemoteException.__module__:
         return type(error)
     return RemoteException
-
-
-def _listed(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
 
 
 def _unlink(path: str) -> None:

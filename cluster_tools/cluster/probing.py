@@ -45,6 +45,8 @@ _RECHECK_PART = 0.1
 _UNKNOWN_PATIENCE_S = 60.0
 # The same where it mentions others of the array: that is no silence.
 _UNMENTIONED_PATIENCE_S = 5.0
+# For so long nothing is concluded from a run directory that can't be read.
+_UNREADABLE_PATIENCE_S = 120.0
 # Between losing a node or being preempted and being requeued, a scheduler may say "ended".
 _REQUEUE_PATIENCE_S = 6.0
 
@@ -70,6 +72,8 @@ class Docket:
         self._told: set[tuple[str, str]] = set()
         # Since when an element waits in the queue without a break; kept only where that is limited.
         self._pending_since: dict[Element, float] = {}
+        # Outputs could not be opened at the last look, for another reason than that there are none.
+        self._is_unreadable = False
         # The session has been told how they ended; it may be slow to act on it.
         self._given_up: set[Element] = set()
 
@@ -157,7 +161,8 @@ class Docket:
     def _examine(self, suspects: Mapping[Element, Piece], known_jobs: set[str]) -> None:
         session = self._session
         tasks = {piece.array.first + piece.position(e): e for e, piece in suspects.items()}
-        found = session.directory.look_again(tasks)
+        found, unknown = session.directory.look_again(tasks)
+        self._say_unreadable(unknown)
         names = [name for names in found.values() for name in names]
         if names:
             session.on_seen(names)
@@ -169,6 +174,8 @@ class Docket:
                 continue
             suspicion = self._suspicions[element]
             patience = session.late_files_s
+            if task in unknown:  # an error is no answer
+                patience = max(patience, _UNREADABLE_PATIENCE_S)
             if suspicion.report is None:
                 is_array_known = element.job_id in known_jobs
                 unknown_s = _UNMENTIONED_PATIENCE_S if is_array_known else _UNKNOWN_PATIENCE_S
@@ -189,6 +196,17 @@ class Docket:
         for element in given_up:
             del self._suspicions[element]
             session.on_dead(suspects[element], element, endings[element])
+
+    def _say_unreadable(self, unknown: Mapping[int, OSError]) -> None:
+        if bool(unknown) == self._is_unreadable:
+            return
+        self._is_unreadable = bool(unknown)
+        path = self._session.directory.path
+        if unknown:
+            error = next(iter(unknown.values()))
+            _logger.warning("%s can't be read for now; looking again: %s", path, error)
+        else:
+            _logger.warning("%s can be read again.", path)
 
 
 class _Round:

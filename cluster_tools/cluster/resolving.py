@@ -17,10 +17,11 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cluster_tools import worker
+from cluster_tools import own_files, worker
 from cluster_tools.cluster import logs, process_wide
 from cluster_tools.cluster.future import end_quietly
 from cluster_tools.cluster.run_directory import (
@@ -45,6 +46,7 @@ from cluster_tools.errors import (
     remote_exception,
 )
 from cluster_tools.function_name import exception_text
+from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Cause, Element, Ending
 
 if TYPE_CHECKING:
@@ -91,6 +93,15 @@ class _StoreError(Exception):
     """What the store says can't be the output, or it raised something else than OSError, which may pass."""
 
 
+@dataclass
+class _Question:
+    """`act` raises OSError until the disk answers; after `give_up_at`, `give_up` is told of the last one."""
+
+    act: Callable[[], None]
+    give_up: Callable[[OSError], None]
+    give_up_at: float
+
+
 class Resolver(threading.Thread):
     def __init__(self, session: Session):
         super().__init__(name="cluster_tools-resolver", daemon=True)
@@ -111,6 +122,8 @@ class Resolver(threading.Thread):
         self._over_shards: list[int] = []
         # Shard -> how many of its tasks are of arrays that are done.
         self._done_counts: dict[int, int] = {}
+        # What the disk has not told yet.
+        self._unanswered: list[_Question] = []
         # What others want to be called then.
         self._later: dict[Callable[[], None], None] = {}
         # When all these are seen to; None where there is nothing.
@@ -147,7 +160,7 @@ class Resolver(threading.Thread):
             return _CANCEL_INTERVAL_S
         if self._again:
             return _AGAIN_INTERVAL_S
-        if self._unreadable:
+        if self._unreadable or self._unanswered:
             return _UNREADABLE_INTERVAL_S
         return _CLEAR_INTERVAL_S if self._over or self._over_shards or self._later else None
 
@@ -155,11 +168,39 @@ class Resolver(threading.Thread):
         """Calls it once, in about a second. In this thread."""
         self._later[method] = None
 
+    def patiently(self, act: Callable[[], None], give_up: Callable[[OSError], None]) -> None:
+        """Does what asks the disk, now, and again for minutes while that raises OSError.
+
+        An error is no answer: nothing is concluded from one before that time is over. In this thread.
+        """
+        self._ask(_Question(act, give_up, time.monotonic() + _UNREADABLE_PATIENCE_S))
+
+    def _ask(self, question: _Question) -> None:
+        try:
+            question.act()
+        except OSError as exc:
+            if time.monotonic() >= question.give_up_at or self._session.aborted:
+                question.give_up(exc)
+                return
+            if not self._unanswered:
+                path = self._session.directory.path
+                _logger.warning("%s can't be read for now; trying again: %s", path, exc)
+            self._unanswered.append(question)
+
+    def _ask_again(self) -> None:
+        questions, self._unanswered = self._unanswered, []
+        for question in questions:
+            try:
+                self._ask(question)
+            except Exception:  # the others are not to be lost with it
+                _logger.exception("the resolver goes on after an unexpected error")
+
     def _do_chores(self) -> None:
         """What is better done for many at a time, or a little later."""
         self._chores_at = None
         self.flush_cancellations()
         self._read_again()
+        self._ask_again()
         self._clear()
         later, self._later = self._later, {}
         for method in later:
@@ -351,6 +392,8 @@ class Resolver(threading.Thread):
                 return
             result = None
             exception = self._unusable(array, position, f"Its output can't be read: {exc}", exc)
+        except NotOurs as exc:
+            result, exception = None, self._unusable(array, position, f"{exc}: not unpickled", exc)
         except (OutputCutShort, _StoreError) as exc:
             result, exception = None, self._unusable(array, position, str(exc), exc.__cause__)
         except BaseException as exc:  # whatever the classes of the call do when they are unpickled
@@ -459,34 +502,45 @@ class Resolver(threading.Thread):
 
     def bury(self, piece: Piece, element: Element, ending: Ending) -> None:
         """The scheduler says that this element has ended and does not run again; no output has come."""
-        array, position = piece.array, piece.position(element)
-        if array.futures[position] is None or array.piece_of(position) is not piece:
-            return
-        try:
-            self._bury(piece, position, ending)
-        except Exception as exc:  # it is not told of this element again
-            text = (
-                f"{ending.message} What became of it could not be found out: {exception_text(exc)}"
+        position = piece.position(element)
+
+        def give_up(error: BaseException) -> None:  # it is not told of this element again
+            text = f"{ending.message} What became of it could not be found out: {exception_text(error)}"
+            self._resolve(
+                piece.array, position, None, self._unusable(piece.array, position, text, error)
             )
-            self._resolve(array, position, None, self._unusable(array, position, text, exc))
+
+        def bury() -> None:
+            try:
+                self._bury(piece, position, ending)
+            except OSError:
+                raise
+            except Exception as exc:
+                give_up(exc)
+
+        self.patiently(bury, give_up)
 
     def _bury(self, piece: Piece, position: int, ending: Ending) -> None:
+        """Raises: OSError, where the disk does not tell."""
         array = piece.array
+        if array.futures[position] is None or array.piece_of(position) is not piece:
+            return
         task = array.first + position
-        run_directory = self._session.directory.path
-        is_gone = not os.path.isdir(run_directory)
-        claims = self._claims(task)
+        directory = self._session.directory
+        run_directory = directory.path
+        is_gone = not own_files.is_there(run_directory)
+        claims = directory.claims(task)
         if is_gone:
             pass  # nobody can tell what has begun
         elif not claims and self._has_left(piece, position):
-            self._session.directory.beat()  # else the next would leave, too
-            if piece.submission + 1 < _MAX_LEAVES and self._session.directory.close_submission(
+            directory.beat()  # else the next would leave, too
+            if piece.submission + 1 < _MAX_LEAVES and directory.close_submission(
                 task, piece.submission
             ):
                 self._submit_again(piece, position, "this client was silent for too long")
                 return
         elif not claims and (ending.cause in _NOT_THE_CALLS_FAULT or ending.may_go_in_again):
-            if piece.submission + 1 < _MAX_SUBMISSIONS and self._session.directory.close_submission(
+            if piece.submission + 1 < _MAX_SUBMISSIONS and directory.close_submission(
                 task, piece.submission
             ):
                 self._submit_again(piece, position, ending.message)
@@ -496,7 +550,7 @@ class Resolver(threading.Thread):
             return
         if ending.cause in (Cause.EXIT, Cause.LOST):
             interrupted = worker.interrupted_name(task)
-            if os.path.exists(os.path.join(self._session.directory.shard(task), interrupted)):
+            if own_files.is_there(os.path.join(directory.shard(task), interrupted)):
                 self._take(array, position, interrupted)
                 return
         if self.take_stored(array, position):
@@ -545,13 +599,6 @@ class Resolver(threading.Thread):
         exception = None if outcome.success else self._failure(array, position, outcome)
         self._resolve(array, position, outcome.value if outcome.success else None, exception)
         return True
-
-    def _claims(self, task: int) -> list[str]:
-        try:
-            return self._session.directory.claims(task)
-        except OSError as exc:
-            _logger.warning("The claims of task %d can't be read: %s", task, exc)
-            return [""]
 
     @staticmethod
     def _is_own_claim(claim: str, piece: Piece, position: int) -> bool:

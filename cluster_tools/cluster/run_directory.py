@@ -30,7 +30,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from cluster_tools import __version__, pickling, worker
+from cluster_tools import __version__, own_files, pickling, worker
 from cluster_tools.packed_exceptions import rows_of
 
 _WRITE_BUFFER_BYTES = 1 << 20
@@ -110,6 +110,10 @@ class RunDirectory:
         self.path = os.path.join(cfut_dir, f"run.{self.token}")
         os.mkdir(self.path, 0o700)
         os.chmod(self.path, 0o700)
+        made = os.lstat(self.path)
+        self._identity = (made.st_dev, made.st_ino)
+        # Whose all files in it are.
+        self.owner = made.st_uid
         lines = (socket.gethostname(), os.getpid(), _boot_id(), client_timeout_s)
         self._heartbeat = "".join(f"{line}\n" for line in lines).encode()
         if client_timeout_s is not None:
@@ -128,7 +132,7 @@ class RunDirectory:
         Raises: OSError.
         """
         path = os.path.join(self.path, worker.HEARTBEAT)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+        fd = own_files.open_own(path, os.O_WRONLY | os.O_CREAT, owner=self.owner)
         try:
             os.pwrite(fd, self._heartbeat, 0)
         finally:
@@ -137,17 +141,25 @@ class RunDirectory:
     def write_initializer(self, pickled: bytes) -> None:
         """What each process runs before its first call. Raises: OSError."""
         path = os.path.join(self.path, worker.INITIALIZER)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(own_files.open_own(path, flags, owner=self.owner), "wb") as file:
             file.write(pickled)
 
     def has_left(self, task: int, submission: int, job_id: str) -> bool:
-        """Whether this job has not begun the task in this submission, as it found nobody waiting."""
+        """Whether this job has not begun the task in this submission, as it found nobody waiting.
+
+        Raises: OSError; NotOurs.
+        """
         path = os.path.join(self.shard(task), worker.left_name(task, submission))
         try:
-            with open(path) as file:
-                return file.readline().strip() == job_id
-        except OSError:
+            return self._first_line(path) == job_id
+        except FileNotFoundError:
             return False
+
+    def _first_line(self, path: str) -> str:
+        """Raises: OSError; NotOurs."""
+        with open(own_files.open_own(path, owner=self.owner)) as file:
+            return file.readline().strip()
 
     def begin_array(self) -> ArrayWriter:
         with self._numbers_lock:
@@ -168,12 +180,13 @@ class RunDirectory:
     def outcome(self, task: int, name: str) -> Outcome:
         """Reads an output file and what is pickled in it.
 
-        Raises: OutputNotReadable; OutputCutShort; whatever unpickling raises.
+        Raises: OutputNotReadable; OutputCutShort; NotOurs; whatever unpickling raises.
         """
         with ExitStack() as stack:
             try:
                 path = os.path.join(self.shard(task), name)
-                file = stack.enter_context(open(path, "rb"))
+                fd = own_files.open_own(path, owner=self.owner)
+                file = stack.enter_context(open(fd, "rb"))
                 length, record = _ending(file)
             except OSError as exc:
                 raise OutputNotReadable(str(exc)) from exc
@@ -200,11 +213,7 @@ class RunDirectory:
         if leave_marks:
             self._note_over(tasks, "is over")
             self._probe(shard)
-        try:
-            names = os.listdir(shard)
-        except FileNotFoundError:
-            return
-        for name in names:
+        for name in own_files.listed(shard):
             if worker.task_of(name) in tasks:
                 try:
                     os.unlink(os.path.join(shard, name))
@@ -224,15 +233,11 @@ class RunDirectory:
         owners: list[str] = []
         for number, name in self._claims_among(task, names):
             if worker.closed_name(task, number[0]) not in names:
-                with open(os.path.join(self.shard(task), name)) as file:
-                    owners.append(file.readline().strip())
+                owners.append(self._first_line(os.path.join(self.shard(task), name)))
         return owners
 
     def _names_of(self, task: int) -> set[str]:
-        try:
-            names = os.listdir(self.shard(task))
-        except FileNotFoundError:
-            return set()
+        names = own_files.listed(self.shard(task))
         return {name for name in names if name.startswith(f"{task}.")}
 
     @staticmethod
@@ -253,7 +258,8 @@ class RunDirectory:
         lines = "".join(f"\n{task} {why}" for task in tasks)
         shard = self.shard(next(iter(tasks)))
         self._make_shard(shard)
-        fd = os.open(worker.over_path(shard), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        fd = own_files.open_own(worker.over_path(shard), flags, owner=self.owner)
         with open(fd, "w") as file:
             file.write(lines)
 
@@ -261,8 +267,8 @@ class RunDirectory:
         """Whoever is interrupted from here on was cancelled. Takes no lock."""
         path = os.path.join(self.path, worker.STOPPED)
         try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        except OSError:  # they see that the directory is gone
+            self._make(path)
+        except (OSError, own_files.NotOurs):  # they see that the directory is gone
             pass
 
     def close_submission(self, task: int, submission: int) -> bool:
@@ -275,7 +281,10 @@ class RunDirectory:
     def _mark(self, task: int, name: str) -> None:
         shard = self.shard(task)
         self._make_shard(shard)
-        os.close(os.open(os.path.join(shard, name), os.O_WRONLY | os.O_CREAT, 0o600))
+        self._make(os.path.join(shard, name))
+
+    def _make(self, path: str) -> None:
+        os.close(own_files.open_own(path, os.O_WRONLY | os.O_CREAT, owner=self.owner))
 
     @staticmethod
     def _make_shard(shard: str) -> None:
@@ -284,9 +293,13 @@ class RunDirectory:
         except FileExistsError:
             pass
 
-    def look_again(self, tasks: Iterable[int]) -> dict[int, list[str]]:
-        """The names of these tasks' outputs, asked of the file server and not of an NFS client's cache."""
+    def look_again(self, tasks: Iterable[int]) -> tuple[dict[int, list[str]], dict[int, OSError]]:
+        """The names of these tasks' outputs, asked of the file server and not of an NFS client's cache.
+
+        Second: tasks of which there is no telling, and why.
+        """
         found: dict[int, list[str]] = {}
+        unknown: dict[int, OSError] = {}
         probed: set[str] = set()
         for task in tasks:
             shard = self.shard(task)
@@ -297,11 +310,16 @@ class RunDirectory:
                 self._probe(shard)
             for name in (worker.output_name(task), worker.interrupted_name(task)):
                 try:
-                    os.close(os.open(os.path.join(shard, name), os.O_RDONLY))
-                    found.setdefault(task, []).append(name)
-                except OSError:
+                    os.close(own_files.open_own(os.path.join(shard, name), owner=None))
+                except FileNotFoundError:
                     continue
-        return found
+                except OSError as exc:
+                    unknown[task] = exc
+                    continue
+                except own_files.NotOurs:  # who reads it will say so
+                    pass
+                found.setdefault(task, []).append(name)
+        return found, unknown
 
     @staticmethod
     def _probe(directory: str) -> None:
@@ -391,10 +409,10 @@ def _ending(file: BinaryIO) -> tuple[int, dict[str, Any]]:
     file.seek(max(0, size - worker.OUTPUT_FOOTER_BYTES))
     footer = file.read()
     if not footer.endswith(worker.OUTPUT_MAGIC):
-        raise OutputCutShort(f"{file.name} is cut short at {size} bytes")
+        raise OutputCutShort(f"Its output is cut short at {size} bytes")
     length, record_length = worker.unpack_numbers(footer[: -len(worker.OUTPUT_MAGIC)])
     if length + record_length + worker.OUTPUT_FOOTER_BYTES != size:
-        raise OutputCutShort(f"{file.name} has {size} bytes, not what it should have")
+        raise OutputCutShort(f"Its output has {size} bytes, not what it should have")
     file.seek(length)
     record: dict[str, Any] = pickle.loads(file.read(record_length))
     file.seek(0)

@@ -18,6 +18,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from cluster_tools import own_files
+
 _MIN_INTERVAL_S = 0.02
 _MAX_INTERVAL_S = 1.0
 # A result is noticed at most this part of its waiting time late.
@@ -46,6 +48,7 @@ class Watched:
         self.open_tasks: dict[int, int] = {}
         self._listed: dict[int, set[str]] = {}
         self._last_news = time.monotonic()
+        self._fails = False
         self.next_look = 0.0
 
     def expect(self) -> None:
@@ -55,7 +58,15 @@ class Watched:
 
     def look(self) -> None:
         began = time.monotonic()
-        news = self._news()
+        news: list[str] = []
+        try:
+            news = self._news()
+        except OSError as exc:  # a disk that fails now may answer later
+            if not self._fails:
+                _logger.warning("%s can't be listed for now; looking again: %s", self.path, exc)
+            self._fails = True
+        else:
+            self._fails = False
         if news:
             self._last_news = time.monotonic()
             self.post(news)
@@ -64,17 +75,22 @@ class Watched:
         self.next_look = now + max(self.min_interval_s, interval, (now - began) / _MAX_LOAD)
 
     def _news(self) -> list[str]:
+        """What is new. Raises: OSError, where there is no telling; then the next look finds it."""
         news: list[str] = []
+        error: OSError | None = None
         shards = list(self.open_tasks)
         for shard in [shard for shard in self._listed if shard not in self.open_tasks]:
             del self._listed[shard]
         for shard in shards:
-            try:
-                names = set(os.listdir(os.path.join(self.path, str(shard))))
-            except OSError:  # made by its first worker; a disk that fails now may answer later
+            try:  # a shard is made by its first worker
+                names = set(own_files.listed(os.path.join(self.path, str(shard))))
+            except OSError as exc:
+                error = exc
                 continue
             news += sorted(names - self._listed.get(shard, set()))
             self._listed[shard] = names
+        if error is not None and not news:
+            raise error
         return news
 
 

@@ -32,8 +32,8 @@ class _Session:
         self.cancelled: list[Element] = []
         self.seen: list[str] = []
 
-    def look_again(self, tasks: Iterable[int]) -> dict[int, list[str]]:
-        return {task: self.outputs[task] for task in tasks if task in self.outputs}
+    def look_again(self, tasks: Iterable[int]) -> tuple[dict[int, list[str]], dict[int, OSError]]:
+        return {task: self.outputs[task] for task in tasks if task in self.outputs}, {}
 
     def explain(
         self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]

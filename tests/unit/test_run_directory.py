@@ -141,7 +141,7 @@ def test_claims_are_in_the_order_of_submissions_and_restarts(directory: RunDirec
 
 def test_outputs_are_looked_for_by_name(directory: RunDirectory) -> None:
     _write_output(directory, 3, b"")
-    assert directory.look_again([3, 4, 5_000]) == {3: [worker.output_name(3)]}
+    assert directory.look_again([3, 4, 5_000]) == ({3: [worker.output_name(3)]}, {})
     assert os.listdir(directory.shard(3)) == [worker.output_name(3)]  # no probe is left
 
 

@@ -81,7 +81,7 @@ def test_it_runs_its_element_of_the_array(directory: RunDirectory) -> None:
     assert _run(array, 1) == (0, "", "")
     outcome = _outcome(directory, 1)
     assert (outcome.success, outcome.value) == (True, 9)
-    assert directory.look_again([0, 1]) == {1: [worker.output_name(1)]}
+    assert directory.look_again([0, 1]) == ({1: [worker.output_name(1)]}, {})
 
 
 def test_elements_run_the_tasks_that_they_are_given(directory: RunDirectory) -> None:
@@ -208,7 +208,7 @@ def test_an_array_of_another_user_is_not_unpickled(directory: RunDirectory, tmp_
     os.chown(array, 12345, 12345)
     status, _, stderr = _run(array)
     assert status == worker.EXIT_REFUSED
-    assert "belongs to another user" in stderr
+    assert "belongs to the user 12345, and not to 0" in stderr
     assert not (tmp_path / "ran").exists()
 
 
@@ -259,7 +259,7 @@ def test_a_segmentation_fault_leaves_its_stack_in_the_log(directory: RunDirector
     status, _, stderr = _run(_write_array(directory, (jobs.segmentation_fault, ())))
     assert status == -signal.SIGSEGV
     assert "in segmentation_fault" in stderr
-    assert directory.look_again([0]) == {}
+    assert directory.look_again([0]) == ({}, {})
     assert directory.claims(0) == ["12_0"]
 
 
@@ -276,7 +276,7 @@ def test_finally_runs_after_a_signal_which_is_no_failure_of_the_calls(
     _, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 128 + signum
     assert cleaned.exists()
-    assert directory.look_again([0]) == {}
+    assert directory.look_again([0]) == ({}, {})
     assert "in clean_up_when_interrupted" in stderr  # the log tells where it was
 
 
@@ -296,7 +296,7 @@ def _fails_as_interrupted(process: subprocess.Popen[str], directory: RunDirector
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=LIMIT_S)
     assert process.returncode == 128 + signal.SIGTERM
-    assert directory.look_again([0]) == {0: [worker.interrupted_name(0)]}
+    assert directory.look_again([0]) == ({0: [worker.interrupted_name(0)]}, {})
 
 
 def test_a_signal_is_heard_that_the_call_handles_itself(
@@ -338,17 +338,26 @@ def test_a_task_whose_output_was_taken_does_not_run_again(
     assert (tmp_path / "runs").read_text() == "run\n"
 
 
-def test_a_task_whose_array_is_done_does_not_run_again(
-    directory: RunDirectory, tmp_path: Path
-) -> None:
+def _open_files(pid: int) -> list[str]:
+    found: list[str] = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(os.readlink(link))
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def test_a_task_whose_array_is_done_does_not_run_again(tmp_path: Path) -> None:
     """Also where the element had opened the array before: of the first run there is no other trace."""
+    directory = _silent(tmp_path, 120)  # which it asks about again, a second later
     array = _write_array(directory, (jobs.touch, (tmp_path / "ran",)))
-    heartbeat = Path(directory.path, worker.HEARTBEAT)
-    os.mkfifo(heartbeat)
     process = _start(array)
-    with heartbeat.open("w") as file:  # it has opened the array, and waits for this
-        os.unlink(array)
-        file.write(f"host\n1\nboot\n{LIMIT_S}\n")
+    wait_until(lambda: array in _open_files(process.pid), "the array's opening")
+    process.send_signal(signal.SIGSTOP)
+    os.unlink(array)
+    directory.beat()
+    process.send_signal(signal.SIGCONT)
     _, stderr = process.communicate(timeout=LIMIT_S)
     assert process.returncode == worker.EXIT_NO_ARRAY
     assert "all its calls are over" in stderr

@@ -185,7 +185,7 @@ def test_an_executor_that_waits_for_its_own_jobs_keeps_the_job(
 def test_what_lingers_ends_once_its_executor_was_left(directory: RunDirectory) -> None:
     """By its own doing: its client may be gone, or on another machine."""
     process = _start(_write_array(directory, lingering_calls.leave_a_thread, linger_s=1e6))
-    wait_until(lambda: directory.look_again([0]), "the output")
+    wait_until(lambda: directory.look_again([0])[0], "the output")
     directory.remove()
     assert _end_of(process)[0] == 0
 
@@ -200,9 +200,9 @@ def test_what_interrupted_an_earlier_run_is_not_the_cause_of_a_later_ones_end(
     wait_until(started.exists, "the first run")
     first.send_signal(signal.SIGTERM)
     _end_of(first)
-    assert directory.look_again([0]) == {0: [worker.interrupted_name(0)]}
+    assert directory.look_again([0]) == ({0: [worker.interrupted_name(0)]}, {})
     assert _end_of(_start(array, **again))[0] == 9
-    assert directory.look_again([0]) == {}
+    assert directory.look_again([0]) == ({}, {})
 
 
 def test_an_element_that_begins_when_its_executor_has_ended_makes_nothing(tmp_path: Path) -> None:
