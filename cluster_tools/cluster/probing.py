@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 # An ending is noticed at most this part of its waiting time late.
 _INTERVAL_PART = 0.1
-# Asking takes about this part of a processor, however many elements there are; more while there are news.
-_MAX_LOAD = 0.005
+# Asking takes at most this part of a processor, however many elements there are, and most often this one.
+_MAX_LOAD = 0.02
+_LOAD = 0.005
 # Between looks at an element that has ended, until its output is there or given up: at least, and as a
 # part of the time that files may be late.
 _MIN_RECHECK_S = 1.0
@@ -215,6 +216,8 @@ class _Round:
     def __init__(self) -> None:
         self.last_news = time.monotonic()
         self.due = 0.0
+        # Not before this, whatever has been submitted.
+        self.rests_until = 0.0
         self.unreachable = False
 
 
@@ -244,15 +247,13 @@ class Prober(threading.Thread):
 
     def run(self) -> None:
         while not self._ended:
-            due = [self._rounds[cluster].due for cluster in self._asking()]
+            due = [self._rounds[cluster].due for cluster in self._clusters()]
             timeout = max(0.0, min(due) - time.monotonic()) if due else None
-            try:
-                session = self._wakes.get(timeout=timeout)
-            except queue.Empty:
-                pass
-            else:
-                if session is not None and session in self._dockets:
+            woken = self._wait(timeout)
+            for session in woken:
+                if session in self._dockets:
                     self._hurry(session)
+            if woken or self._ended:
                 continue
             try:
                 self._ask_all()
@@ -260,12 +261,28 @@ class Prober(threading.Thread):
                 _logger.exception("the prober goes on after an unexpected error")
                 time.sleep(_MIN_RECHECK_S)
 
+    def _wait(self, timeout: float | None) -> set[Session]:
+        """Until then, or until something was submitted. Returns: where; all that wait for it at once."""
+        woken: set[Session] = set()
+        while not self._ended:
+            try:
+                session = self._wakes.get(timeout=0 if woken else timeout)
+            except queue.Empty:
+                break
+            if session is not None:
+                woken.add(session)
+        return woken
+
+    def _clusters(self) -> set[Hashable]:
+        """Those where jobs are open. Looks at none of them, as it is asked at each wake."""
+        return {session.scheduler.cluster for session in list(self._dockets) if session.has_jobs()}
+
     def _hurry(self, session: Session) -> None:
         now = time.monotonic()
         round_ = self._rounds[session.scheduler.cluster]
         idle = round_.due < now
         round_.last_news = now
-        first = now + session.scheduler.min_interval_s
+        first = max(round_.rests_until, now + session.scheduler.min_interval_s)
         round_.due = first if idle else min(round_.due, first)
 
     def _asking(self) -> dict[Hashable, list[tuple[Docket, Session, list[Piece]]]]:
@@ -310,11 +327,12 @@ class Prober(threading.Thread):
                     except Exception:  # one session's disk must not hide the others' deaths
                         _logger.exception("the states of one executor's jobs could not be judged")
             part = (time.monotonic() - round_.last_news) * _INTERVAL_PART
-            pace = (time.thread_time() - began) / _MAX_LOAD
-            pace = min(pace, part + 2 * scheduler.min_interval_s)
+            cost = time.thread_time() - began
+            round_.rests_until = time.monotonic() + cost / _MAX_LOAD
+            pace = min(cost / _LOAD, part + 2 * scheduler.min_interval_s)
             interval = min(scheduler.max_interval_s, max(scheduler.min_interval_s, part, pace))
             for docket, _, _ in asking:
                 recheck_s = docket.recheck_s
                 if recheck_s is not None:
                     interval = min(interval, recheck_s)
-            round_.due = time.monotonic() + interval
+            round_.due = max(round_.rests_until, time.monotonic() + interval)

@@ -581,7 +581,8 @@ class Resolver(threading.Thread):
         if log_tail:
             lines.append(f"The log ends with:\n{log_tail}")
         exception = _EXCEPTIONS[cause]("\n".join(lines), self._job_id(array, position))
-        self._mark(array, position)
+        if array.open > 1 and self._session.scheduler.may_run_again and not array.on_pilots:
+            directory.revoke(task)  # the array's last needs no mark, since its file goes
         self._resolve(array, position, None, exception)
 
     def take_stored(self, array: TaskArray, position: int) -> bool:
@@ -662,20 +663,11 @@ class Resolver(threading.Thread):
         if array.first not in self._arrays or array.futures[position] is None:
             return  # as above, or it is over
         array.failures.note(None, "")
-        self._mark(array, position)
         # It may be on its way to the scheduler, also for another time.
         array.cancelled.add(position)
         if piece is not None and piece.job_id is not None and not array.on_pilots:
             self._to_cancel.append(piece.element(position))
         self._close(array, position)
-
-    def _mark(self, array: TaskArray, position: int) -> None:
-        """Nothing is to run this task any more; the array's last needs no mark, since its file goes."""
-        if array.open > 1 and self._session.scheduler.marks_cancelled and not array.on_pilots:
-            try:
-                self._session.directory.revoke(array.first + position)
-            except OSError as exc:
-                _logger.warning("%s may still run: %s", array.describe(position), exc)
 
     def cancel_pending(self) -> None:
         for array in self.arrays():

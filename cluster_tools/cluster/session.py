@@ -304,6 +304,10 @@ class Session:
         other.set_job(job_id)
         self._pieces[other] = None
 
+    def has_jobs(self) -> bool:
+        """Whether there may be jobs with tasks that have not come to an end."""
+        return bool(self._pieces)
+
     def open_pieces(self) -> list[Piece]:
         """Those that have tasks which have not come to an end."""
         return [piece for piece in list(self._pieces) if piece.is_open()]
@@ -354,12 +358,20 @@ class Session:
         self.resolver.post(self.resolver.cancelled, future)
 
     def revoke(self, future: ClusterFuture[Any]) -> None:
-        """No pilot is to begin this call, which was cancelled. In a forked child it is the parent's."""
+        """Nobody is to begin this call, which was cancelled: who was told so may rely on it.
+
+        In the thread that cancels. In a forked child the call is the parent's.
+        """
         array = future.array
-        if self.pool is None or array is None or self.pid != os.getpid():
+        if array is None or self.pid != os.getpid():
             return
-        if array.on_pilots:
+        if self.pool is not None and array.on_pilots:
             self.pool.revoke(array, future.position)
+        elif not array.runs_pilots:
+            try:
+                self.directory.revoke(array.first + future.position)
+            except OSError as exc:
+                _logger.warning("%s may still run: %s", array.describe(future.position), exc)
 
     def on_handed_over(self) -> None:
         """The gatherer has less to do."""
@@ -377,6 +389,9 @@ class Session:
             return False
         if not self._log_followers:
             self._remove_logs()
+        if array.cancelled and not self.settings.keep_logs:
+            # One that was about to start when it was cancelled makes its log now.
+            self._unwanted_logs += [*array.pieces, *array.later_pieces]
         return _unlink(array.path)
 
     def let_go(self, piece: Piece) -> None:
@@ -407,6 +422,8 @@ class Session:
         """Those that nobody wants. In the resolver's thread."""
         pieces, self._unwanted_logs = self._unwanted_logs, []
         for piece in pieces:
+            if piece.job_id is None:
+                continue
             for position in piece.positions:
                 _unlink(self.log_path(piece.element(position)))
 

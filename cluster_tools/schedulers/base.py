@@ -166,8 +166,6 @@ class Scheduler(ABC):
     min_interval_s = 2.0
     # And at the most, while no news come.
     max_interval_s = 30.0
-    # It can't take a single element out of a job for good: the run directory tells it not to begin.
-    marks_cancelled = False
     # An element may run again by itself, even after its output was written: its node was lost then, say.
     may_run_again = False
     # What ends an element may be told to its child processes so many seconds before it hears of it itself.

@@ -187,7 +187,6 @@ class KubernetesScheduler(Scheduler):
     max_interval_s = 1.0
     # An array costs a Job, and pods take seconds.
     max_gathering_s = 1.0
-    marks_cancelled = True
     # A second pod of the same index may begin after the first.
     may_run_again = True
 

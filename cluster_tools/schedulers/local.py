@@ -8,11 +8,13 @@ subprocesses. Everything else is as on a cluster: the same run directory, worker
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
@@ -39,6 +41,10 @@ _job_ids = count(1)
 
 # After its executor was left, a process has a second for what it does at its exit; they are waited for.
 _LEAVING_S = 2.0
+# What hinders a start and may pass.
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+_START_PATIENCE_S = 30.0
+_START_INTERVAL_S = 0.5
 
 
 @dataclass(eq=False)
@@ -85,8 +91,11 @@ class LocalScheduler(Scheduler):
         self._waiting: deque[_Process] = deque()
         self._queue_changed = threading.Condition()
         self._closed = False
-        # Those that run, also where their calls are done: a set of which only whole-dict operations are used.
+        # Those that run, or are being started, also where their calls are done. Of both dictionaries only
+        # whole-dict operations are used.
         self._running: dict[_Process, None] = {}
+        # All that have not ended, also where their jobs are forgotten.
+        self._alive: dict[Element, _Process] = {}
         # Now, since an interpreter that is about to exit starts no threads, and calls may be submitted then.
         for _ in range(self._slots):
             threading.Thread(target=self._run_slot, name="cluster_tools-local", daemon=True).start()
@@ -104,6 +113,7 @@ class LocalScheduler(Scheduler):
         ]
         processes = {element: _Process(request, element) for element in elements}
         self._jobs[job_id] = _Job(request.token, processes)
+        self._alive.update(processes)
         with self._queue_changed:
             self._waiting += processes.values()
             self._queue_changed.notify_all()
@@ -114,7 +124,7 @@ class LocalScheduler(Scheduler):
         while True:
             job_id = f"{os.getpid()}{next(_job_ids):04d}"
             first = Element(job_id, 0 if request.is_array else None)
-            if not os.path.exists(self.log_path(self._options.log_directory, first)):
+            if not os.path.lexists(self.log_path(self._options.log_directory, first)):
                 return job_id
 
     def _run_slot(self) -> None:
@@ -126,13 +136,19 @@ class LocalScheduler(Scheduler):
                     return
                 process = self._waiting.popleft()
                 if process.cancelled:
+                    self._alive.pop(process.element, None)
                     continue
-                try:
-                    status = self._start(process)
-                except Exception as exc:  # no such shell, no memory, no room for the log
-                    process.failure = f"its process could not be started: {exc}"
-                    continue
-            self._wait_for(process, status)
+                self._running[process] = None
+            try:
+                status = self._start_patiently(process)
+            except Exception as exc:  # no such shell, no memory, no room for the log
+                process.failure = f"its process could not be started: {exc}"
+            else:
+                self._wait_for(process, status)
+            self._alive.pop(process.element, None)
+            with self._queue_changed:
+                del self._running[process]
+                self._queue_changed.notify_all()
 
     def _wait_for(self, process: _Process, status: ExitStatus) -> None:
         popen = process.popen
@@ -146,9 +162,17 @@ class LocalScheduler(Scheduler):
             pass
         process.code = status.read(returncode)
         status.close()
-        with self._queue_changed:
-            del self._running[process]
-            self._queue_changed.notify_all()
+
+    def _start_patiently(self, process: _Process) -> ExitStatus:
+        """This process may have too many files open, or the machine no memory, for a moment. Raises: OSError."""
+        deadline = time.monotonic() + _START_PATIENCE_S
+        while True:
+            try:
+                return self._start(process)
+            except OSError as exc:
+                if exc.errno not in _PASSING or process.cancelled or time.monotonic() > deadline:
+                    raise
+            time.sleep(_START_INTERVAL_S)
 
     def _start(self, process: _Process) -> ExitStatus:
         request, element = process.request, process.element
@@ -160,25 +184,27 @@ class LocalScheduler(Scheduler):
             self._options.setup_lines,
         )
         shell = script.partition("\n")[0].removeprefix("#!")
-        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        # Whatever lies there is not ours: nothing is written through a link, or into what blocks.
+        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        status: ExitStatus | None = None
         try:
             status = ExitStatus([*shlex.split(shell), "-c", encoded(script)])
-            try:
-                process.popen = subprocess.Popen(
-                    status.words,
-                    pass_fds=status.pass_fds,
-                    stdin=subprocess.DEVNULL,
-                    stdout=fd,
-                    stderr=fd,
-                    start_new_session=True,
-                )
-            except BaseException:
+            process.popen = subprocess.Popen(
+                status.words,
+                pass_fds=status.pass_fds,
+                stdin=subprocess.DEVNULL,
+                stdout=fd,
+                stderr=fd,
+                start_new_session=True,
+            )
+        except BaseException:
+            if status is not None:
                 status.close()
-                raise
-            self._running[process] = None
-            return status
+            os.unlink(log)
+            raise
         finally:
             os.close(fd)
+        return status
 
     def find(self, token: str) -> str | None:
         jobs = list(self._jobs.items())
@@ -207,18 +233,15 @@ class LocalScheduler(Scheduler):
         return None if job is None else job.processes.get(element)
 
     def cancel(self, elements: Collection[Element], token: str) -> None:
-        with self._queue_changed:
-            known = [self._process(element) for element in elements]
-            processes = [process for process in known if process is not None]
-            for process in processes:
-                process.cancelled = True
-        self._end(processes)
+        known = [self._alive.get(element) for element in elements]
+        self._cancel([process for process in known if process is not None])
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
-        processes = [p for job in list(self._jobs.values()) for p in job.processes.values()]
-        processes += [p for p in list(self._running) if p not in processes]
+        self._cancel(list(self._alive.values()))
+
+    def _cancel(self, processes: Collection[_Process]) -> None:
         for process in processes:
-            process.cancelled = True
+            process.cancelled = True  # one that is being started is ended by who starts it
         self._end(processes)
 
     def _end(self, processes: Collection[_Process]) -> None:

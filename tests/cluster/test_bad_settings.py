@@ -181,7 +181,7 @@ def test_a_run_directory_of_another_user_is_not_unpickled(
     future = executor.submit(jobs.touch, tmp_path / "ran")
     error = future.exception(LIMIT_S)
     assert isinstance(error, RemoteException)
-    assert "belongs to another user" in str(error)
+    assert "belongs to the user 12345" in str(error)
     assert f"(job {element_of(future)})" in str(error)
     assert not (tmp_path / "ran").exists()
 
@@ -198,7 +198,7 @@ def test_an_array_file_of_another_user_is_not_unpickled(
     (array_file,) = tmp_path.glob("run.*/array.*")
     os.chown(array_file, OTHER_USER, OTHER_USER)
     gate.touch()
-    assert "belongs to another user" in str(future.exception(LIMIT_S))
+    assert "belongs to the user 12345" in str(future.exception(LIMIT_S))
     assert not (tmp_path / "ran").exists()
 
 

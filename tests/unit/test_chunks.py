@@ -323,7 +323,7 @@ def test_a_worker_imports_little(tmp_path: Path) -> None:
         "cluster_tools.executors.log_forwarding",
         "cluster_tools.executors.pool_worker",
         "cluster_tools.function_name",
-            "cluster_tools.own_files",
+        "cluster_tools.own_files",
         "cluster_tools.packed_exceptions",
         "cluster_tools.pickling",
         "cluster_tools.worker",

@@ -1,0 +1,61 @@
+"""Promises on how often the prober looks at what is open."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any, cast
+
+from waiting import wait_until
+
+from cluster_tools.cluster.probing import Prober
+from cluster_tools.cluster.session import Session
+from cluster_tools.cluster.tasks import Piece
+from cluster_tools.schedulers.base import Element, Report
+
+
+class _Busy:
+    """A session whose scheduler is asked once, and then takes its time; it counts looks at its jobs."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+        self.asked = threading.Event()
+        self.scheduler = self
+        self.cluster = "one"
+        self.min_interval_s = 0.01
+        self.max_interval_s = 30.0
+
+    def has_jobs(self) -> bool:
+        return True
+
+    def open_pieces(self) -> list[Piece]:
+        self.looks += 1
+        return [cast(Piece, _Nothing())]
+
+    def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
+        self.asked.set()
+        return {}
+
+
+class _Nothing:
+    job_id = "1"
+    token = "token"
+
+    def open_positions(self) -> list[int]:
+        return []
+
+
+def test_submissions_that_come_together_do_not_look_at_all_jobs_each() -> None:
+    session: Any = _Busy()
+    prober = Prober()
+    prober.add(cast(Session, session))
+    prober.start()
+    try:
+        for _ in range(1_000):
+            prober.expect(cast(Session, session))
+        wait_until(prober._wakes.empty, "all of them to be heard")
+        wait_until(session.asked.is_set, "the first question")
+        assert session.looks < 100
+    finally:
+        prober.stop()
+        prober.join()
