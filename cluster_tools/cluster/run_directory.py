@@ -24,6 +24,7 @@ import shutil
 import socket
 import sys
 import threading
+import weakref
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
@@ -347,6 +348,19 @@ def _boot_id() -> str:
         return ""
 
 
+_open_writers: weakref.WeakSet[ArrayWriter] = weakref.WeakSet()
+
+
+def _leave_files_to_the_parent() -> None:
+    """What a forked child's copy of a file has in its buffer would be written into the parent's file."""
+    for writer in list(_open_writers):
+        writer.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_files_to_the_parent)
+
+
 class ArrayWriter:
     """Writes an array file, task by task. Not thread-safe."""
 
@@ -357,6 +371,8 @@ class ArrayWriter:
         self._temporary = f"{self.path}.tmp"
         fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         self._file = os.fdopen(fd, "wb", buffering=_WRITE_BUFFER_BYTES)
+        self._is_parents = False
+        _open_writers.add(self)
         self._offset = 0
         self._rows = array("Q")
         self._function = b""
@@ -380,7 +396,9 @@ class ArrayWriter:
         self._rows.extend(row + ((0, 0) if key is None else self._blob(worker.encode_key(key))))
 
     def finish(self, manifest: dict[str, Any]) -> int:
-        """Puts the file in its place and returns the number of its first task."""
+        """Puts the file in its place and returns the number of its first task. Raises: OSError; RuntimeError."""
+        if self._is_parents:
+            raise RuntimeError("this process was forked while the array was being written")
         count = len(self._rows) // worker.ROW_NUMBERS
         first = self._directory.take_tasks(count)
         if sys.byteorder != "little":
@@ -389,14 +407,26 @@ class ArrayWriter:
         packed, _ = self._blob(pickle.dumps(manifest, worker.PICKLE_PROTOCOL))
         self._file.write(worker.pack_numbers(index, count, packed, first) + worker.ARRAY_MAGIC)
         self._file.close()
+        _open_writers.discard(self)
         os.rename(self._temporary, self.path)
         return first
+
+    def leave_to_parent(self) -> None:
+        """In a forked child, whose writes go nowhere from here on."""
+        self._is_parents = True
+        if not self._file.closed:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._file.fileno(), inheritable=False)
+            os.close(nowhere)
 
     def discard(self) -> None:
         try:
             self._file.close()
         except OSError:
             pass  # what could not be flushed is not wanted
+        _open_writers.discard(self)
+        if self._is_parents:
+            return
         try:
             os.unlink(self._temporary)
         except OSError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import random
@@ -36,6 +37,8 @@ def local(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
     _shut_down(executor)
 
 
+# What is raised in a weak reference's callback is lost, which Python says.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("seed", _SEEDS)
 @pytest.mark.parametrize("way", ["submit", "map_to_futures", "map"])
 def test_ctrl_c_while_calls_are_submitted_leaves_nothing_open(
@@ -52,7 +55,7 @@ def test_ctrl_c_while_calls_are_submitted_leaves_nothing_open(
     thread = threading.Thread(target=_interrupt_main, args=(seed, ends))
     try:
         thread.start()
-        while not interrupted.is_set():  # what is raised in a weak reference's callback is lost
+        while not interrupted.is_set():
             _submit(local, way)
     except KeyboardInterrupt:
         pass
@@ -148,6 +151,32 @@ def test_a_forked_child_changes_nothing_of_its_parents(local: Any, tmp_path: Pat
     (tmp_path / "gate").touch()
     assert [future.result(LIMIT_S) for future in futures] == [9, 16, 25]
     assert list(results) == [0, 1, 4]
+
+
+@pytest.mark.parametrize("ends_by", ["exception", "exit"])
+def test_a_child_that_is_forked_by_a_maps_iterable_changes_nothing(
+    local: Any, ends_by: str
+) -> None:
+    """It has a copy of the half-written array, and of what is not written of it yet."""
+
+    def numbers() -> Iterator[int]:
+        yield from range(20)
+        if os.fork() == 0:
+            if ends_by == "exit":
+                yield from range(5)
+            raise ZeroDivisionError
+        yield from range(20, 40)
+
+    parent = os.getpid()
+    try:
+        futures = local.map_to_futures(jobs.square, numbers())
+    finally:
+        if os.getpid() != parent:
+            gc.collect()
+            os._exit(0)
+    pid, status = os.wait()
+    assert (pid > 0, status) == (True, 0)
+    assert [future.result(LIMIT_S) for future in futures] == [i * i for i in range(40)]
 
 
 def test_what_is_cancelled_while_it_is_written_does_not_begin(local: Any, tmp_path: Path) -> None:
