@@ -176,6 +176,7 @@ class _Handler:
             _wait_until(lambda: not _threads.sessions, _CLEAN_UP_PATIENCE_S)
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
+            os._exit(128 + signum)  # the first process of a container is not ended by that
 
     @staticmethod
     def _wait_for(watcher: Watcher) -> None:

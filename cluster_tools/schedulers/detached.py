@@ -1,18 +1,26 @@
 """Processes that nobody waits for: they go on when the client has ended.
 
     client -> start_helper -> sh, which ends at once -> python -I -S -c, in "/" -> "ready" -> a module's main
+       ^                                                                                          |
+       +---------------- goes on after a time at the latest <------------ "begun" <---------------+
+       +---------------- starts it again, where it has ended before <----- "done" <----------------+
 
-A helper is a Python process that runs a module of this package and imports nothing of the user's: not from
+What must not be lost with the client is done before `begun`: where a client is the first process of a
+container, or of a unit that is killed as a whole, its helpers end with it. A helper is a Python process that runs a module of this package and imports nothing of the user's: not from
 his working directory, his script's folder, his PYTHON* variables, `.pth` files or `sitecustomize`. Of what
 lies beside this package it sees nothing; entries that it needs all the same come behind the standard library.
 """
 
 from __future__ import annotations
 
+import _thread
+import fcntl
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 # The shell ends at once, so that its child is no child of ours and leaves no zombie. It gives what runs in
 # the background /dev/null for 0, whatever `<&0` says: stdin has to come by another number.
@@ -29,15 +37,34 @@ spec.loader.exec_module(package)
 sys.path += map(os.fsdecode, {entries!a})
 from {module} import main
 os.write(1, {ready!a})
-devnull = os.open(os.devnull, os.O_RDWR)
-os.dup2(devnull, 1)
-os.dup2(devnull, 2)
-main(sys.argv[2:])"""
+def begun():
+    devnull = os.open(os.devnull, os.O_RDWR)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
+    os.close(devnull)
+if {hurries}:
+    begun()
+main(sys.argv[2:], begun)
+try:
+    os.write({done_fd}, {done!a})
+except OSError:
+    pass"""
 _READY = b"ready\n"
+_DONE = b"done\n"
 # An interpreter on a slow disk; what has not said anything by then is spoken of as failed.
 _START_LIMIT_S = 15.0
+# So long who starts one waits for what it does first; where that was too long for one, not for the next ones:
+# executors that end together wait once.
+_BEGIN_LIMIT_S = 8.0
+_IMPATIENT_S = 30.0
+# How often one that was killed is started again.
+_MAX_STARTS = 3
+# A shell's redirections have numbers of one digit.
+_ABOVE_THE_SHELLS = 10
 # The last words of a traceback.
 _MAX_QUOTE = 500
+
+_logger = logging.getLogger("cluster_tools")
 
 
 def start_detached(command: Sequence[str]) -> None:
@@ -53,10 +80,18 @@ def start_detached(command: Sequence[str]) -> None:
     )
 
 
-def helper_command(module: str, arguments: Sequence[str], entries: Sequence[str] = ()) -> list[str]:
-    """What runs `main(arguments)` of a module of this package as a helper.
+def helper_command(
+    module: str,
+    arguments: Sequence[str],
+    entries: Sequence[str] = (),
+    *,
+    hurries: bool = False,
+    done_fd: int = -1,
+) -> list[str]:
+    """What runs `main(arguments, begun)` of a module of this package as a helper.
 
-    `entries`: of the client's `sys.path`, those that the module needs for others' packages.
+    `entries`: of the client's `sys.path`, those that the module needs for others' packages. `hurries`: nobody
+    waits for what it does first. `done_fd`: where it says that it has done all.
     """
     parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = _HELPER.format(
@@ -64,6 +99,9 @@ def helper_command(module: str, arguments: Sequence[str], entries: Sequence[str]
         entries=[os.fsencode(entry) for entry in entries],
         module=module,
         ready=_READY,
+        hurries=hurries,
+        done_fd=done_fd,
+        done=_DONE,
     )
     # The module's name once more, for who looks at the machine's processes.
     return [sys.executable, "-I", "-S", "-c", code, module, *arguments]
@@ -98,6 +136,9 @@ def helper_environment(changed: Mapping[str, str] | None = None) -> dict[str, st
     return {**environment, "PATH": os.pathsep.join(entries)}
 
 
+_impatient_until = 0.0
+
+
 def start_helper(
     module: str,
     arguments: Sequence[str],
@@ -106,28 +147,83 @@ def start_helper(
     entries: Sequence[str] = (),
     changed: Mapping[str, str] | None = None,
 ) -> None:
-    """Starts a helper in a session of its own, and returns once it has imported all it needs.
+    """Starts a helper in a session of its own, and returns once it has begun, or after `_BEGIN_LIMIT_S`.
 
+    While this process lives, one that ends before its work is done is started again.
     `changed`: variables of its environment that are to be other than the client's.
     Raises: OSError with its words, where it can't start.
     """
-    command = helper_command(module, arguments, entries)
+
+    def start(starts: int) -> None:
+        done = _start(module, arguments, stdin, entries, helper_environment(changed))
+        try:  # no `threading`: this may be called after a signal, while any lock is held
+            _thread.start_new_thread(_watch, (done, module, start, starts))
+        except RuntimeError:  # the interpreter ends, and nobody will be there to notice
+            os.close(done)
+
+    start(1)
+
+
+def _watch(done: int, module: str, start: Callable[[int], None], starts: int) -> None:
+    """Waits for the helper's end. In a thread of its own."""
+    with open(done, "rb") as file:
+        words = file.read()
+    if words == _DONE:
+        return
+    if starts == _MAX_STARTS:
+        _logger.warning("%s has ended %d times before its work was done", module, starts)
+        return
+    _logger.warning("%s has ended before its work was done, and is started again", module)
+    try:
+        start(starts + 1)
+    except OSError as exc:
+        _logger.warning("%s could not be started again: %s", module, exc)
+
+
+def _start(
+    module: str,
+    arguments: Sequence[str],
+    stdin: str,
+    entries: Sequence[str],
+    environment: Mapping[str, str],
+) -> int:
+    """Returns: what to read its last word from. Raises: OSError."""
+    global _impatient_until
+    done, end = os.pipe()
+    its_end = fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _ABOVE_THE_SHELLS)
+    os.close(end)
+    hurries = time.monotonic() < _impatient_until
+    command = helper_command(module, arguments, entries, hurries=hurries, done_fd=its_end)
     try:
         shell = subprocess.run(
             ["/bin/sh", "-c", _IN_BACKGROUND, "cluster_tools", *command],
             input=stdin.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=helper_environment(changed),
+            env=environment,
             cwd="/",
+            pass_fds=(its_end,),
             start_new_session=True,
-            timeout=_START_LIMIT_S,
+            timeout=_START_LIMIT_S if hurries else _BEGIN_LIMIT_S,
             check=False,
         )
-    except subprocess.TimeoutExpired:
-        raise OSError(
-            f"{module} is a process of its own, and has not begun within {_START_LIMIT_S:.0f} s"
-        ) from None
-    if not shell.stdout.startswith(_READY):
-        words = shell.stdout.decode(errors="replace").strip()[-_MAX_QUOTE:] or "it said nothing"
-        raise OSError(f"{module} is a process of its own, and could not start: {words}")
+        words = shell.stdout
+    except subprocess.TimeoutExpired as exc:
+        words = exc.stdout or b""
+        if not words.startswith(_READY):
+            os.close(done)
+            raise OSError(
+                f"{module} is a process of its own, and has not begun within {exc.timeout:.0f} s"
+            ) from None
+        # It goes on trying, also when we have ended.
+        _impatient_until = time.monotonic() + _IMPATIENT_S
+    except BaseException:
+        os.close(done)
+        raise
+    finally:
+        os.close(its_end)
+    if not words.startswith(_READY):
+        os.close(done)
+        quoted = words.decode(errors="replace").strip()[-_MAX_QUOTE:] or "it said nothing"
+        raise OSError(f"{module} is a process of its own, and could not start: {quoted}")
+    return done

@@ -1,6 +1,6 @@
 """Deletes Jobs, as a helper (`detached`): nobody has to wait for it, and it goes on when the client has ended.
 
-    main(TOKEN, NAMESPACE, CONTEXT) < names, one a line
+    main([TOKEN, NAMESPACE, CONTEXT], begun) < names, one a line
 
 Without a TOKEN these Jobs; with one all Jobs of the executor of that token, and those that come a little
 later, for a submission may have been on its way. CONTEXT may be "". Pods get SIGTERM, and are killed after
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from cluster_tools.schedulers.base import SchedulerError, Unreachable
 from cluster_tools.schedulers.kubernetes_api import ApiServer, own_namespace
@@ -40,16 +40,18 @@ def _delete(server: ApiServer, path: str, **query: str) -> None:
         time.sleep(_RETRY_INTERVAL_S)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], begun: Callable[[], None]) -> None:
     token, namespace, context = arguments
     server = ApiServer(context or None)
     path = f"/apis/batch/v1/namespaces/{namespace}/jobs"
     if not token:
         for name in sys.stdin.read().split():
             _delete(server, f"{path}/{name}")
+        begun()
         return
     selector = f"{SESSION_LABEL}={token}"
     _delete(server, path, labelSelector=selector)
+    begun()
     if own_namespace() is None:  # a pod may end any moment, and its end deletes its Jobs
         time.sleep(_LATE_ARRIVAL_S)
         _delete(server, path, labelSelector=selector)

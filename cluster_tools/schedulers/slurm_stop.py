@@ -1,6 +1,6 @@
 """Cancels jobs, as a helper (`detached`): nobody has to wait for it, and it goes on when the client has ended.
 
-    main(elements|all, TOKEN, GRACE_S, [CLUSTER_OPTION]) < ids, one a line
+    main([elements|all, TOKEN, GRACE_S, CLUSTER_OPTION...], begun) < ids, one a line
 
 Only jobs whose commands or scripts name the TOKEN, an executor's: a slurmctld that has lost its state gives
 the ids that we know to other jobs. `elements`: those of the ids are cancelled at once. `all`: all jobs of
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from cluster_tools.schedulers.base import SchedulerError
 from cluster_tools.schedulers.slurm_commands import CommandFailed, is_of, queue, run, script_of
@@ -89,7 +89,7 @@ def stop_at_once(token: str, known: Collection[str], cluster_options: Sequence[s
             pass
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], begun: Callable[[], None]) -> None:
     what, token, grace_s, *cluster_options = arguments
     # A client that is killed while it writes leaves the beginning of an id, which may be another's.
     lines = sys.stdin.read().splitlines(keepends=True)
@@ -104,9 +104,11 @@ def main(arguments: Sequence[str]) -> None:
     if what == "elements":
         ours = [element for element in ids if element.partition("_")[0] in jobs]
         _scancel(ours, cluster_options, deadline)
+        begun()
         return
     _scancel(jobs, cluster_options, deadline, "--state=PENDING")
     _scancel(jobs, cluster_options, deadline, "--full", "--signal=INT", "--state=RUNNING")
+    begun()
     time.sleep(float(grace_s))
     _scancel(jobs_now(), cluster_options, deadline)
     time.sleep(_LATE_ARRIVAL_S)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,21 @@ def test_a_signal_cancels_queued_jobs(cluster: Cluster, tmp_path: Path) -> None:
         assert program.exit_status() == -signal.SIGTERM
     wait_until(lambda: not cluster.elements_of(tmp_path), "the end of its jobs")
     assert len(list(tmp_path.glob("started*"))) == cluster.narrow_width
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a namespace of processes")
+def test_the_first_process_of_a_container_cancels_its_jobs_before_it_ends(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """With its end all processes of the namespace are killed: its helpers, too."""
+    words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-u"]
+    with executor_program(cluster, tmp_path, _RUN_AND_WAIT, interpreter=words) as program:
+        program.wait_for("ready")
+        outside = program.process.pid
+        (child,) = Path(f"/proc/{outside}/task/{outside}/children").read_text().split()
+        os.kill(int(child), signal.SIGTERM)
+        assert program.exit_status() == 128 + signal.SIGTERM
+    wait_until(lambda: not cluster.elements_of(tmp_path), "the end of its jobs")
 
 
 def test_finally_of_a_call_runs_after_a_signal(cluster: Cluster, tmp_path: Path) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
-from waiting import wait_until
+from waiting import LIMIT_S, wait_until
 
 import cluster_tools
+from cluster_tools.schedulers import detached
 from cluster_tools.schedulers.detached import entries_for, helper_command, start_helper
 
 _PACKAGE = Path(cluster_tools.__file__).parent
@@ -148,7 +152,7 @@ def test_a_helper_sees_what_lies_beside_the_package_only_where_it_needs_that(
     entries: list[str],
 ) -> None:
     command = helper_command(_STOP, [], entries)
-    command = [word.replace("main(sys.argv[2:])", "import pytest") for word in command]
+    command = [word.replace("main(sys.argv[2:], begun)", "import pytest") for word in command]
     done = subprocess.run(command, cwd="/", timeout=60, check=False)
     assert (done.returncode == 0) is bool(entries)
 
@@ -224,3 +228,65 @@ def test_the_helper_that_deletes_jobs_finds_the_client_of_kubernetes(
         entries=entries_for("kubernetes"),
         changed={"KUBECONFIG": str(tmp_path / "nothing")},
     )
+
+
+# -- what it does first --
+
+
+def _stand_in(directory: Path, name: str, script: str) -> None:
+    (directory / "bin" / name).write_text(f"#!/bin/sh\n{script}\n")
+    (directory / "bin" / name).chmod(0o755)
+
+
+def test_who_starts_a_helper_goes_on_once_the_first_cancel_is_through(commands: Path) -> None:
+    _cancel()
+    assert commands.read_text().split() == ["7"]
+
+
+def test_a_scheduler_that_does_not_answer_holds_up_executors_once(
+    commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(detached, "_BEGIN_LIMIT_S", 1.0)
+    monkeypatch.setattr(detached, "_impatient_until", 0.0)
+    gate = tmp_path / "gate"
+    _stand_in(
+        tmp_path,
+        "squeue",
+        f"until [ -e {gate} ]; do sleep 0.05; done\n{_SQUEUE.format(note='/dev/null')}",
+    )
+    waits: list[float] = []
+    for _ in range(3):
+        began = time.monotonic()
+        _cancel()
+        waits.append(time.monotonic() - began)
+    assert not commands.exists()
+    assert waits[0] >= 1.0
+    assert detached._impatient_until > time.monotonic()
+    gate.touch()
+    wait_until(commands.exists, "scancel")
+
+
+def test_a_helper_that_is_killed_is_started_again_and_that_is_said(
+    commands: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pid = tmp_path / "pid"
+    _stand_in(
+        tmp_path,
+        "squeue",
+        f"if [ ! -e {pid} ]; then echo $PPID > {pid}.part; mv {pid}.part {pid}; sleep 60; fi\n"
+        + _SQUEUE.format(note="/dev/null"),
+    )
+    thread = threading.Thread(target=_cancel)
+    thread.start()
+    wait_until(pid.exists, "the helper")
+    helper = int(pid.read_text())
+    while _words_of(helper)[:1] and _STOP not in _words_of(helper):  # a shell between the two
+        helper = int(Path(f"/proc/{helper}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    os.kill(helper, signal.SIGKILL)
+    wait_until(commands.exists, "the second helper's scancel")
+    thread.join(LIMIT_S)
+    assert "has ended before its work was done, and is started again" in caplog.text
+
+
+def _words_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
