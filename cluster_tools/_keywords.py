@@ -65,6 +65,7 @@ KEYWORDS: Mapping[str, Keyword] = {
     "pilot_idle_timeout_s": Keyword(CLUSTERS, _NO_JOBS),
     "pilot_jobs": Keyword(CLUSTERS, _NO_JOBS),
     "python_executable": Keyword(CLUSTERS, _NO_JOBS),
+    "trust_group": Keyword(CLUSTERS, _NO_JOBS),
     #
     "batch_size": Keyword(BATCHING, _NO_BATCHES),
     "executor": Keyword(BATCHING, _NO_BATCHES),

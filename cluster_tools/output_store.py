@@ -7,9 +7,11 @@ nothing (`-X importtime` shows what an addition costs).
 import os
 from abc import ABC, abstractmethod
 
+from cluster_tools import own_files
+
 TYPE_CHECKING = False  # as in cluster_tools/__init__.py
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 
 class OutputStore(ABC):
@@ -93,16 +95,27 @@ class FileOutputStore(OutputStore):
             raise
 
     def poll(self, keys: "Iterable[str]") -> set[str]:
-        exists = os.path.exists
-        return {key for key in keys if exists(key) or exists(self._failure_path(key))}
+        """As of any store. Raises `OSError` where the disk does not tell."""
+        is_there = own_files.is_there
+        return {key for key in keys if is_there(key) or is_there(self._failure_path(key))}
 
     def read(self, key: str) -> bytes:
+        return self._read(key, None)
+
+    def read_own(self, key: str, owners: "Collection[int]") -> bytes:
+        """As `read`, of a file that belongs to one of these uids; raises `NotOurs` of another's."""
+        return self._read(key, owners)
+
+    def _read(self, key: str, owners: "Collection[int] | None") -> bytes:
         try:
-            with open(key, "rb") as file:
-                return file.read()
+            fd = own_files.open_own(key, owner=None)
         except FileNotFoundError:
-            with open(self._failure_path(key), "rb") as file:
-                return file.read()
+            fd = own_files.open_own(self._failure_path(key), owner=None)
+        with open(fd, "rb") as file:
+            owner = os.fstat(fd).st_uid
+            if owners is not None and owner not in owners:
+                raise own_files.NotOurs(f"{key} belongs to the user {owner}: not read")
+            return file.read()
 
     def delete(self, key: str) -> None:
         _remove(key)

@@ -67,6 +67,15 @@ def is_there(path: str) -> bool:
     return True
 
 
+def identity(path: str) -> tuple[int, int] | None:
+    """What a path leads to, to be compared with what it has led to before; None where there is no telling."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def is_gone(path: str) -> bool:
     """Whether it is known not to be there."""
     try:

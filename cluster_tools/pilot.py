@@ -60,11 +60,10 @@ _ENDED = b"E"
 _CONTINUED = b"C"
 _BEGAN_BODY = struct.Struct("<cQq")  # task, offset in the log
 _ENDED_BODY = struct.Struct("<cQqqc")  # task, offsets in the log, where the output is
-# Where the output is: behind this, in a file of its own, or in the output store (then its fingerprint).
+# Where the output is: behind this, in a file of its own, or in the output store (then its digest).
 HERE = b"h"
 IN_FILE = b"f"
 IN_STORE = b"s"
-_FINGERPRINT = struct.Struct("<QQ")
 # A larger output is a file of its own.
 _MAX_RECORD_BYTES = 1 << 20
 # A journal's part is not written to any more once it has so much.
@@ -140,7 +139,7 @@ class Ended(NamedTuple):
     log_begin: int
     log_end: int
     place: bytes
-    # The pickled output (HERE), or its fingerprint in the store (IN_STORE).
+    # The pickled output (HERE), or its digest in the store (IN_STORE).
     output: bytes
 
 
@@ -205,11 +204,6 @@ def _read_body(body: bytes) -> Record:
         return Began(*_BEGAN_BODY.unpack(body)[1:])
     _, task, log_begin, log_end, place = _ENDED_BODY.unpack_from(body)
     return Ended(task, log_begin, log_end, place, body[_ENDED_BODY.size :])
-
-
-def fingerprint_of(ended: Ended) -> tuple[int, int]:
-    first, second = _FINGERPRINT.unpack(ended.output)
-    return first, second
 
 
 # -- the pilot --------------------------------------------------------------------------------------
@@ -657,7 +651,7 @@ class _Pilot:
             output = worker.pickled_result(result)
             if keep is not None:
                 keep(output, success=True)
-                return _FINGERPRINT.pack(*worker.fingerprint(output)), IN_STORE
+                return worker.digest(output), IN_STORE
         except BaseException as exc:
             self._listen()  # another signal may have come in the middle of it
             worker.end_forked_copy(pid, 1)

@@ -84,6 +84,9 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             the script and logging set up. Where it fails, that is the exception of the calls that would
             have run there; where it fails on two pilots in a row, of all calls that are left.
         initargs: The arguments of `initializer`.
+        trust_group: `cfut_dir` may be one to which its group may write; logs are made by this process's
+            umask. Everybody in that group can then have code run as you. Without it such a directory is
+            refused, and logs are for you alone.
         keep_jobs_on_exit: Where this process ends by an exception or a signal, its jobs are not
             cancelled, and go on without it. For calls whose outputs are kept.
 
@@ -92,6 +95,8 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         TypeError: `initializer` can't be called.
         pickle.PicklingError: `initializer` or `initargs` can't be pickled.
         OSError: `cfut_dir` can't be written.
+        PermissionError: `cfut_dir` belongs to somebody else, or others may write to it. Directories with
+            the sticky bit, as /tmp is, may be root's and anybody's to write to.
     """
 
     def __init__(
@@ -117,6 +122,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        trust_group: bool = False,
     ):
         if getattr(sys.modules.get("__main__"), "__cluster_tools_bootstrapping__", False):
             raise RuntimeError(_NO_GUARD)
@@ -160,12 +166,14 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
                 keep_jobs_on_exit=keep_jobs_on_exit,
                 max_workers=max_workers,
                 pilot_jobs=pilot_jobs,
+                trust_group=trust_group,
             )
         )
         settings = Settings(
             cfut_dir=self.cfut_dir,
             debug=debug,
             keep_logs=keep_logs,
+            trust_group=trust_group,
             worker=[
                 *(command_prefix or []),
                 *_with_our_flags(self._worker_words(python_executable)),

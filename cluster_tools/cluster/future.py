@@ -148,7 +148,7 @@ class ClusterFuture(RaisingFuture[_T]):
             return False
         is_ours = self._end_as_cancelled((_PENDING,), self._session.on_cancelled)
         if is_ours:
-            self._session.revoke(self)
+            self._session.after_cancelling(self)
             self._call_back()
         return is_ours or self.cancelled()
 

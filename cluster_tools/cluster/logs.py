@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -40,6 +41,14 @@ def tail(path: str) -> str:
     except (OSError, own_files.NotOurs):
         return ""
     return "\n".join(lines[-_TAIL_LINES:])
+
+
+def is_something_else(path: str) -> bool:
+    """Whether what lies there is no log: a link, or no regular file."""
+    try:
+        return not stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def own_message(log_tail: str) -> str | None:

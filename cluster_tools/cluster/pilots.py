@@ -107,8 +107,8 @@ class Journals(Watched):
 
     min_interval_s = _MIN_INTERVAL_S
 
-    def __init__(self, path: str, post: Any):
-        super().__init__(path, post)
+    def __init__(self, path: str, post: Any, on_replaced: Any):
+        super().__init__(path, post, on_replaced)
         self._sizes: dict[str, int] = {}
         # Those whose last record is not whole, or not right: they are looked at again all the same.
         self.unsettled: set[str] = set()
@@ -157,7 +157,7 @@ class PilotPool:
         self._write_revoked()
         # Arrays that are done, of which there may be ranges that nobody has taken.
         self._forsaken: set[int] = set()
-        self.watched = Journals(self._journals, self._on_news)
+        self.watched = Journals(self._journals, self._on_news, session.on_replaced)
         # Those with open tasks, and of them the numbers of those that pilots may know.
         self._arrays: dict[int, TaskArray] = {}
         self._published: set[int] = set()
@@ -235,8 +235,7 @@ class PilotPool:
     def _offer(self, tasks: pilot.Range) -> None:
         """Raises: OSError."""
         # No link to another: a rename between names of one file does nothing, and says that it has.
-        path = os.path.join(self._todo, tasks.todo_name())
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        self._session.directory.make(os.path.join(self._todo, tasks.todo_name()))
 
     def has_open_tasks(self) -> bool:
         return bool(self._open_tasks)
@@ -259,22 +258,25 @@ class PilotPool:
             self._published.discard(array.number)
 
     def revoke(self, array: TaskArray, position: int) -> None:
-        """Nobody is to begin this task. In the thread that cancels: whoever is told so may rely on it."""
+        """Nobody is to begin this task: whoever is told so may rely on it. In any thread. Raises: OSError."""
         task = array.first + position
         with self._revoked_lock:
             if array.open:
-                self._revoked_tasks.setdefault(array.number, []).append(task)
-            try:
-                self._append_revoked([task])
-            except OSError as exc:
-                _logger.warning("The cancelled task %d may still run: %s", task, exc)
+                tasks = self._revoked_tasks.setdefault(array.number, [])
+                if task not in tasks[-1:]:  # this may be another try
+                    tasks.append(task)
+            self._append_revoked([task])  # else it makes pilots see that the array is gone
 
     def _append_revoked(self, tasks: Iterable[int]) -> None:
-        fd = os.open(self._revoked, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fd = self._open_revoked(self._revoked, os.O_APPEND)
         try:
             os.write(fd, b"".join(b"%d\n" % task for task in tasks))
         finally:
             os.close(fd)
+
+    def _open_revoked(self, path: str, flag: int) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | flag
+        return own_files.open_own(path, flags, owner=self._session.directory.owner)
 
     def _write_revoked(self) -> None:
         """Begins the file anew, without what is over. Raises: OSError."""
@@ -282,9 +284,7 @@ class PilotPool:
             known = {number: len(tasks) for number, tasks in self._revoked_tasks.items()}
             lines = [f"{task}\n" for tasks in self._revoked_tasks.values() for task in tasks]
             temporary = f"{self._revoked}.tmp"
-            with open(
-                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
-            ) as file:
+            with open(self._open_revoked(temporary, os.O_TRUNC), "w") as file:
                 file.write(f"{os.urandom(6).hex()}\n{''.join(lines)}")
             os.rename(temporary, self._revoked)
             self._stale_lines = 0
@@ -385,8 +385,8 @@ class PilotPool:
         if not self._session.leaves_jobs:
             path = os.path.join(self._todo, pilot.STOP)
             try:
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-            except OSError:  # they see that the directory is gone
+                self._session.directory.make(path)
+            except (OSError, own_files.NotOurs):  # they see that the directory is gone
                 pass
         unborn: list[Element] = []
         known = {i.journal.job_id for i in list(self._incarnations.values())}
@@ -421,7 +421,10 @@ class PilotPool:
             if incarnation is None:
                 self.watched.unsettled.discard(journal.name())
                 continue
-            self._read(incarnation)
+            try:
+                self._read(incarnation)
+            except own_files.NotOurs as exc:
+                self._fail_unreadable(exc)
         self._session.announce()
 
     def _meet(self, journal: pilot.Journal) -> _Incarnation | None:
@@ -456,8 +459,8 @@ class PilotPool:
             if self._told_count:
                 os.rename(os.path.join(self._todo, self._told_count), path)
             else:
-                os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        except OSError:  # then they look as often as before
+                self._session.directory.make(path)
+        except (OSError, own_files.NotOurs):  # then they look as often as before
             return
         self._told_count = name
 
@@ -571,9 +574,8 @@ class PilotPool:
         incarnation.running = record
         incarnation.began = True
         if lost is not None and lost.task != record.task:
-            self._fail(
-                incarnation, lost.task, RemoteException("The record of its output was lost.", "")
-            )
+            error = RemoteException("The record of its output was lost.", "")
+            self._patiently(partial(self._fail, incarnation, lost.task, error))
         place = self._place(record.task)
         if place is None:
             return
@@ -608,7 +610,7 @@ class PilotPool:
         if record.place == pilot.IN_FILE:
             resolver.take_output_file(*place)
         elif record.place == pilot.IN_STORE:
-            of_run["stored"] = pilot.fingerprint_of(record)
+            of_run["stored"] = record.output
             resolver.take(*place, lambda: Outcome(True, None, None, of_run))
         else:
             resolver.take(*place, lambda: stored_outcome(record.output, of_run))
@@ -683,7 +685,7 @@ class PilotPool:
         """
         incarnation.is_over = True
         self._read_now(incarnation)
-        _probe(self._held)
+        self._session.directory.probe(self._held)
         # Twice: what another pilot takes from it meanwhile may be in neither place of one listing.
         names = {*own_files.listed(self._held), *own_files.listed(self._held)}
         ranges = [held for name in names if (held := pilot.read_range(name)) is not None]
@@ -693,12 +695,12 @@ class PilotPool:
         if incarnation.running is not None:
             begun.add(incarnation.running.task)
         for task in sorted(begun - incarnation.ended_tasks):
-            incarnation.ended_tasks.add(task)
             if not (
                 isinstance(error, RemoteTimeLimitException)
                 and self._goes_once_more(incarnation, task)
             ):
                 self._fail(incarnation, task, error)
+            incarnation.ended_tasks.add(task)
         incarnation.running = None
         for held in its:
             self._give_to_others(held)
@@ -779,7 +781,7 @@ class PilotPool:
                 text = f"{place[0].describe(place[1])} was lost with the pilot that was about to run it."
                 self._session.resolver.fail(*place, RemoteException(text, ""))
 
-    def _fail_unreadable(self, error: OSError) -> None:
+    def _fail_unreadable(self, error: OSError | own_files.NotOurs) -> None:
         """What has become of a pilot that has ended can't be found out."""
         self._ended.clear()
         for array, position in self._open():
@@ -792,6 +794,7 @@ class PilotPool:
             self._session.resolver.fail(array, position, exception)
 
     def _fail(self, incarnation: _Incarnation, task: int, error: BaseException | None) -> None:
+        """Raises: OSError, where its output may be in the store."""
         place = self._place(task)
         if place is None or self._session.resolver.take_stored(*place):
             return
@@ -847,16 +850,6 @@ def _unlink(path: str) -> None:
         os.unlink(path)
     except OSError:
         pass  # not there, or left for the removal of the run directory
-
-
-def _probe(directory: str) -> None:
-    """A change of the directory makes an NFS client forget its listing."""
-    path = os.path.join(directory, "probe")
-    try:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 def _text(error: BaseException | None) -> str:

@@ -46,6 +46,7 @@ from cluster_tools.errors import (
     remote_exception,
 )
 from cluster_tools.function_name import exception_text
+from cluster_tools.output_store import FileOutputStore
 from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Cause, Element, Ending
 
@@ -73,6 +74,8 @@ _NEVER_BEGAN = (worker.EXIT_REFUSED, worker.EXIT_NO_ARRAY)
 # Python ends with 120 where it can't write the last of its stderr: the log is on the same full disk.
 # https://docs.python.org/3/c-api/init.html#c.Py_FinalizeEx
 _NOT_WRITTEN = (worker.EXIT_OUTPUT_NOT_WRITTEN, 120)
+# What a shell's exit code of a command that a signal has ended begins at.
+_SIGNALLED = 128
 # A file that was listed may take so long to be readable through an NFS client's cache.
 _UNREADABLE_PATIENCE_S = 120.0
 _UNREADABLE_INTERVAL_S = 1.0
@@ -87,6 +90,11 @@ _MAX_PICKED = 5_000
 _CLEAR_INTERVAL_S = 1.0
 
 _logger = logging.getLogger("cluster_tools")
+
+
+def _was_killed(ending: Ending) -> bool:
+    """By a signal, as far as the scheduler tells: shells add it to 128, and Slurm has a 0 beside it."""
+    return ending.exit_code in (None, 0) or ending.exit_code > _SIGNALLED
 
 
 class _StoreError(Exception):
@@ -122,8 +130,9 @@ class Resolver(threading.Thread):
         self._over_shards: list[int] = []
         # Shard -> how many of its tasks are of arrays that are done.
         self._done_counts: dict[int, int] = {}
-        # What the disk has not told yet.
+        # What the disk has not told yet, and that this was said.
         self._unanswered: list[_Question] = []
+        self._is_unreadable = False
         # What others want to be called then.
         self._later: dict[Callable[[], None], None] = {}
         # When all these are seen to; None where there is nothing.
@@ -182,7 +191,8 @@ class Resolver(threading.Thread):
             if time.monotonic() >= question.give_up_at or self._session.aborted:
                 question.give_up(exc)
                 return
-            if not self._unanswered:
+            if not self._is_unreadable:
+                self._is_unreadable = True
                 path = self._session.directory.path
                 _logger.warning("%s can't be read for now; trying again: %s", path, exc)
             self._unanswered.append(question)
@@ -194,6 +204,7 @@ class Resolver(threading.Thread):
                 self._ask(question)
             except Exception:  # the others are not to be lost with it
                 _logger.exception("the resolver goes on after an unexpected error")
+        self._is_unreadable = bool(self._unanswered)
 
     def _do_chores(self) -> None:
         """What is better done for many at a time, or a little later."""
@@ -233,7 +244,7 @@ class Resolver(threading.Thread):
                 open_tasks[shard] = open_tasks.get(shard, 0) + 1
         for future in array.futures:
             if future is not None and future.is_done():
-                self._session.revoke(future)
+                self._session.after_cancelling(future)
                 self.cancelled(future)
         if self._session.cancelling:
             self.cancel_pending()
@@ -407,6 +418,19 @@ class Resolver(threading.Thread):
         """The task has no output, and will have none."""
         self._resolve(array, position, None, exception)
 
+    def fail_all(self, error: BaseException) -> None:
+        """No output can be had any more; what has a job is cancelled."""
+        for array in self.arrays():
+            for position, future in enumerate(array.futures):
+                if future is None:
+                    continue
+                piece = array.piece_of(position)
+                if piece is not None and piece.job_id is not None and not array.on_pilots:
+                    self._to_cancel.append(piece.element(position))
+                self._resolve(
+                    array, position, None, self._unusable(array, position, str(error), error)
+                )
+
     def _complete(self, array: TaskArray, position: int, outcome: Outcome) -> Outcome:
         """The outcome, from the output store where it is there."""
         if outcome.record["stored"]:
@@ -423,7 +447,7 @@ class Resolver(threading.Thread):
             raise _StoreError(
                 f"the output store can't read {key!r}: {exception_text(exc)}"
             ) from exc
-        if "stored" in record and tuple(record["stored"]) != worker.fingerprint(output):
+        if record["stored"] != worker.digest(output):
             raise _StoreError(
                 f"what is kept under the key {key!r} is not this call's output: another call has "
                 "written to the same key"
@@ -559,7 +583,8 @@ class Resolver(threading.Thread):
         log_tail = logs.tail(path)
         cause = ending.cause
         began = (claims or is_gone) and ending.exit_code not in _NEVER_BEGAN
-        if cause is Cause.EXIT and not began:
+        is_killed_pilot = array.runs_pilots and _was_killed(ending)  # another may do better
+        if cause is Cause.EXIT and not began and not is_killed_pilot:
             cause = Cause.NEVER_STARTED
         own_message = None
         if not claims or ending.exit_code in worker.OWN_EXIT_CODES:  # else the line is the call's
@@ -569,6 +594,8 @@ class Resolver(threading.Thread):
             words = f"Its run directory {run_directory} is gone: somebody has deleted it."
         elif own_message is not None:  # what the job itself says is no guess
             words = own_message
+        elif ending.exit_code == worker.EXIT_REFUSED and logs.is_something_else(path):
+            words = "Nothing was run, since its log is a link or no regular file: somebody has put it there."
         elif not claims and ending.exit_code == worker.EXIT_NO_WORKING_DIRECTORY:
             words = "The working directory does not exist on the node."
         elif claims and ending.exit_code in _NOT_WRITTEN:
@@ -582,18 +609,28 @@ class Resolver(threading.Thread):
             lines.append(f"The log ends with:\n{log_tail}")
         exception = _EXCEPTIONS[cause]("\n".join(lines), self._job_id(array, position))
         if array.open > 1 and self._session.scheduler.may_run_again and not array.on_pilots:
-            directory.revoke(task)  # the array's last needs no mark, since its file goes
+            self._session.revoke(array, position)  # the array's last needs none: its file goes
         self._resolve(array, position, None, exception)
 
     def take_stored(self, array: TaskArray, position: int) -> bool:
-        """Whether the output is in the store all the same: its job died before it could say so."""
+        """Whether the output is in the store all the same: its job died before it could say so.
+
+        Raises: OSError, where there is no telling.
+        """
         if array.keys is None:
             return False
         key = array.keys[position]
+        store = self._session.store
         try:
-            if key not in self._session.store.poll([key]):
+            if key not in store.poll([key]):
                 return False
-            outcome = self._read_stored(key, {})
+            if isinstance(store, FileOutputStore):  # there is no record of what it should be
+                output = store.read_own(key, {self._session.directory.owner, os.geteuid()})
+            else:
+                output = store.read(key)
+            outcome = stored_outcome(output, {})
+        except OSError:
+            raise
         except Exception as exc:
             _logger.warning("The store can't tell about %s: %s", self._where(array, position), exc)
             return False

@@ -18,12 +18,14 @@ futures and no jobs.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pickle
 import shutil
 import socket
 import sys
 import threading
+import time
 import weakref
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -32,9 +34,15 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from cluster_tools import __version__, own_files, pickling, worker
+from cluster_tools.cluster import cfut_directory
 from cluster_tools.packed_exceptions import rows_of
 
 _WRITE_BUFFER_BYTES = 1 << 20
+# A job that is being cancelled may write meanwhile, and this process may be out of descriptors.
+_REMOVALS = 8
+_REMOVAL_INTERVAL_S = 0.2  # and longer from one to the next
+
+_logger = logging.getLogger("cluster_tools")
 
 
 class OutputNotReadable(Exception):
@@ -100,21 +108,29 @@ def _module_path(cwd: str) -> Iterator[bytes]:
 
 
 class RunDirectory:
-    """`cfut_dir`: absolute; made if it is missing. Raises OSError where it can't be written.
+    """`cfut_dir`: absolute; made if it is missing.
 
     `client_timeout_s`: workers that start so long after the last `beat` don't begin; None: they always do.
+    `trust_group`: the group of `cfut_dir` may write to it.
+    Raises: OSError, where it can't be written; UnsafeDirectory, where others could replace what is in it.
     """
 
-    def __init__(self, cfut_dir: str, client_timeout_s: float | None = None):
-        os.makedirs(cfut_dir, exist_ok=True)
+    def __init__(
+        self, cfut_dir: str, client_timeout_s: float | None = None, *, trust_group: bool = False
+    ):
+        cfut_directory.make(cfut_dir)
         self.token = os.urandom(4).hex()
         self.path = os.path.join(cfut_dir, f"run.{self.token}")
         os.mkdir(self.path, 0o700)
         os.chmod(self.path, 0o700)
-        made = os.lstat(self.path)
-        self._identity = (made.st_dev, made.st_ino)
         # Whose all files in it are.
-        self.owner = made.st_uid
+        self.owner = os.lstat(self.path).st_uid
+        self._identity = own_files.identity(self.path)
+        try:
+            cfut_directory.check(cfut_dir, self.owner, trust_group=trust_group)
+        except BaseException:
+            self.remove()
+            raise
         lines = (socket.gethostname(), os.getpid(), _boot_id(), client_timeout_s)
         self._heartbeat = "".join(f"{line}\n" for line in lines).encode()
         if client_timeout_s is not None:
@@ -126,6 +142,16 @@ class RunDirectory:
         self._numbers_lock = threading.Lock()
         self._next_array = 0
         self._next_task = 0
+
+    def is_replaced(self) -> bool:
+        """Whether something else is known to be in its place."""
+        return own_files.identity(self.path) not in (self._identity, None)
+
+    def replaced(self) -> own_files.NotOurs:
+        return own_files.NotOurs(
+            f"somebody has put something else in the place of the run directory {self.path}: nothing in it "
+            "is read. Who may write to cfut_dir can do that"
+        )
 
     def beat(self) -> None:
         """Tells workers that somebody waits: by writing, as then it is the file server's clock that counts.
@@ -163,6 +189,9 @@ class RunDirectory:
             return file.readline().strip()
 
     def begin_array(self) -> ArrayWriter:
+        """Raises: OSError; NotOurs."""
+        if self.is_replaced():
+            raise self.replaced()
         with self._numbers_lock:
             number = self._next_array
             self._next_array += 1
@@ -188,7 +217,7 @@ class RunDirectory:
                 path = os.path.join(self.shard(task), name)
                 fd = own_files.open_own(path, owner=self.owner)
                 file = stack.enter_context(open(fd, "rb"))
-                length, record = _ending(file)
+                length, record = _ending(file, path)
             except OSError as exc:
                 raise OutputNotReadable(str(exc)) from exc
             if record["stored"]:
@@ -213,7 +242,7 @@ class RunDirectory:
         shard = self.shard(next(iter(tasks)))
         if leave_marks:
             self._note_over(tasks, "is over")
-            self._probe(shard)
+            self.probe(shard)
         for name in own_files.listed(shard):
             if worker.task_of(name) in tasks:
                 try:
@@ -268,7 +297,7 @@ class RunDirectory:
         """Whoever is interrupted from here on was cancelled. Takes no lock."""
         path = os.path.join(self.path, worker.STOPPED)
         try:
-            self._make(path)
+            self.make(path)
         except (OSError, own_files.NotOurs):  # they see that the directory is gone
             pass
 
@@ -282,9 +311,10 @@ class RunDirectory:
     def _mark(self, task: int, name: str) -> None:
         shard = self.shard(task)
         self._make_shard(shard)
-        self._make(os.path.join(shard, name))
+        self.make(os.path.join(shard, name))
 
-    def _make(self, path: str) -> None:
+    def make(self, path: str) -> None:
+        """An empty file of this directory. Raises: OSError; NotOurs."""
         os.close(own_files.open_own(path, os.O_WRONLY | os.O_CREAT, owner=self.owner))
 
     @staticmethod
@@ -307,8 +337,8 @@ class RunDirectory:
             if shard not in probed:
                 probed.add(shard)
                 if not os.path.isdir(shard):  # made by a worker, it may be late itself
-                    self._probe(self.path)
-                self._probe(shard)
+                    self.probe(self.path)
+                self.probe(shard)
             for name in (worker.output_name(task), worker.interrupted_name(task)):
                 try:
                     os.close(own_files.open_own(os.path.join(shard, name), owner=None))
@@ -323,7 +353,7 @@ class RunDirectory:
         return found, unknown
 
     @staticmethod
-    def _probe(directory: str) -> None:
+    def probe(directory: str) -> None:
         """A change of the directory makes an NFS client drop what it knew of its entries."""
         try:
             path = os.path.join(directory, f"probe.{os.urandom(4).hex()}")
@@ -334,10 +364,14 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Jobs that are being cancelled may write while it is removed: what fails is tried again."""
-        for _ in range(5):
-            shutil.rmtree(self.path, ignore_errors=True)
-            if not os.path.lexists(self.path):
+        for attempt in range(_REMOVALS):
+            if self.is_replaced():
                 return
+            time.sleep(attempt * _REMOVAL_INTERVAL_S)
+            shutil.rmtree(self.path, ignore_errors=True)
+            if own_files.is_gone(self.path):
+                return
+        _logger.warning("%s could not be removed, and is yours to delete", self.path)
 
 
 def _boot_id() -> str:
@@ -433,16 +467,16 @@ class ArrayWriter:
             pass
 
 
-def _ending(file: BinaryIO) -> tuple[int, dict[str, Any]]:
+def _ending(file: BinaryIO, path: str) -> tuple[int, dict[str, Any]]:
     """The length of an output file's first part, and its record. Leaves the file at its start."""
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - worker.OUTPUT_FOOTER_BYTES))
     footer = file.read()
     if not footer.endswith(worker.OUTPUT_MAGIC):
-        raise OutputCutShort(f"Its output is cut short at {size} bytes")
+        raise OutputCutShort(f"{path} is cut short at {size} bytes")
     length, record_length = worker.unpack_numbers(footer[: -len(worker.OUTPUT_MAGIC)])
     if length + record_length + worker.OUTPUT_FOOTER_BYTES != size:
-        raise OutputCutShort(f"Its output has {size} bytes, not what it should have")
+        raise OutputCutShort(f"{path} has {size} bytes, not what it should have")
     file.seek(length)
     record: dict[str, Any] = pickle.loads(file.read(record_length))
     file.seek(0)

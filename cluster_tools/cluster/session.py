@@ -34,6 +34,7 @@ from cluster_tools.cluster.submission import Call, Span, Submitter
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.output_store import OutputStore
+from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Element, Ending, Scheduler, SchedulerError
 
 # How late a file of another machine may be seen: an NFS client may show an old listing for 60 s.
@@ -55,6 +56,8 @@ class Settings:
     # Tell what is submitted at level info, not debug.
     debug: bool = False
     keep_logs: bool = True
+    # The group of `cfut_dir` may write to it.
+    trust_group: bool = False
     # The words that start the worker in a job.
     worker: Sequence[str] = ()
     # (arguments of basicConfig, function that sets it up instead)
@@ -87,7 +90,9 @@ class Session:
         self.settings = settings
         self.store = settings.store
         self.pending_timeout_s = settings.pending_timeout_s
-        self.directory = RunDirectory(settings.cfut_dir, settings.client_timeout_s)
+        self.directory = RunDirectory(
+            settings.cfut_dir, settings.client_timeout_s, trust_group=settings.trust_group
+        )
         self.late_files_s = (
             0.0
             if scheduler.on_this_machine
@@ -124,7 +129,7 @@ class Session:
         self._log_followers = 0
         self.resolver = Resolver(self)
         self.submitter = Submitter(self, self._on_submitter_end)
-        self.watched = Watched(self.directory.path, self.on_seen)
+        self.watched = Watched(self.directory.path, self.on_seen, self.on_replaced)
         self.pool = (
             None
             if settings.pilot_jobs is None
@@ -347,6 +352,10 @@ class Session:
 
     # -- what has happened --
 
+    def on_replaced(self) -> None:
+        """Another directory lies where the run directory was."""
+        self.resolver.post(self.resolver.fail_all, self.directory.replaced())
+
     def on_seen(self, names: Sequence[str]) -> None:
         self.resolver.post(self.resolver.see, names)
 
@@ -357,21 +366,31 @@ class Session:
         """Its owner is about to cancel it."""
         self.resolver.post(self.resolver.cancelled, future)
 
-    def revoke(self, future: ClusterFuture[Any]) -> None:
-        """Nobody is to begin this call, which was cancelled: who was told so may rely on it.
+    def after_cancelling(self, future: ClusterFuture[Any]) -> None:
+        """In the thread that has cancelled it: who is told so may rely on it. In a forked child it is the parent's."""
+        if future.array is not None and self.pid == os.getpid():
+            self.revoke(future.array, future.position)
 
-        In the thread that cancels. In a forked child the call is the parent's.
-        """
-        array = future.array
-        if array is None or self.pid != os.getpid():
+    def revoke(self, array: TaskArray, position: int) -> None:
+        """Nobody is to begin this task any more. In any thread."""
+        if array.runs_pilots:
             return
-        if self.pool is not None and array.on_pilots:
-            self.pool.revoke(array, future.position)
-        elif not array.runs_pilots:
-            try:
-                self.directory.revoke(array.first + future.position)
-            except OSError as exc:
-                _logger.warning("%s may still run: %s", array.describe(future.position), exc)
+
+        def revoke() -> None:
+            if self.pool is not None and array.on_pilots:
+                self.pool.revoke(array, position)
+            else:
+                self.directory.revoke(array.first + position)
+
+        def give_up(exc: Exception) -> None:
+            _logger.warning("%s may still run: %s", array.describe(position), exc)
+
+        try:
+            revoke()
+        except OSError:  # out of descriptors, say
+            self.resolver.post(self.resolver.patiently, revoke, give_up)
+        except NotOurs as exc:
+            give_up(exc)
 
     def on_handed_over(self) -> None:
         """The gatherer has less to do."""

@@ -316,10 +316,7 @@ class Submitter(threading.Thread):
         for position in piece.positions:
             future = array.futures[position]
             if future is None or future.is_done():
-                try:
-                    self._session.directory.revoke(array.first + position)
-                except OSError as exc:
-                    _logger.warning("%s may still run: %s", array.describe(position), exc)
+                self._session.revoke(array, position)
 
     @staticmethod
     def _all_done(array: TaskArray, positions: Sequence[int]) -> bool:

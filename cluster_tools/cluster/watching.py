@@ -37,14 +37,20 @@ class Watched:
     """A run directory to be looked at.
 
     `open_tasks`: shard -> number of its tasks that are waited for; kept by the resolver.
-    `post`: takes the names that were not there at the last look.
+    `post`: takes the names that were not there at the last look. `on_replaced`: called once, where another
+    directory has taken its place.
     """
 
     min_interval_s = _MIN_INTERVAL_S
 
-    def __init__(self, path: str, post: Callable[[list[str]], None]):
+    def __init__(
+        self, path: str, post: Callable[[list[str]], None], on_replaced: Callable[[], None]
+    ):
         self.path = path
         self.post = post
+        self._on_replaced = on_replaced
+        self._identity = own_files.identity(path)
+        self._is_replaced = False
         self.open_tasks: dict[int, int] = {}
         self._listed: dict[int, set[str]] = {}
         self._last_news = time.monotonic()
@@ -58,6 +64,12 @@ class Watched:
 
     def look(self) -> None:
         began = time.monotonic()
+        if self._is_replaced or own_files.identity(self.path) not in (self._identity, None):
+            if not self._is_replaced:
+                self._is_replaced = True
+                self._on_replaced()
+            self.next_look = began + _MAX_INTERVAL_S
+            return
         news: list[str] = []
         try:
             news = self._news()

@@ -32,6 +32,8 @@ class Options:
     max_workers: int | None = None
     # So many elements are pilots, which may wait for other things than a processor; None: there are none.
     pilot_jobs: int | None = None
+    # The group of the log directory is trusted: logs are made by our umask, and not for us alone.
+    trust_group: bool = False
 
 
 @dataclass(frozen=True)

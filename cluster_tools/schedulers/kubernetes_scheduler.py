@@ -20,9 +20,11 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cluster_tools import own_files
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -66,7 +68,11 @@ from cluster_tools.schedulers.kubernetes_pods import (
     job_of,
     read_pod,
 )
-from cluster_tools.schedulers.kubernetes_script import container_command, environment_script
+from cluster_tools.schedulers.kubernetes_script import (
+    container_command,
+    element_script,
+    environment_script,
+)
 from cluster_tools.schedulers.kubernetes_waiting import (
     Event,
     StartupTimes,
@@ -208,6 +214,8 @@ class KubernetesScheduler(Scheduler):
         # By token, and when it was first tried to create each.
         self._names: dict[str, str] = {}
         self._first_tries: dict[str, float] = {}
+        # The files of elements' scripts, by job.
+        self._scripts: dict[str, str] = {}
         self._look_interval_s = _FIRST_LOOK_S
         self._look_at = self._looked_at = self._look_took_s = 0.0
         self._owner: dict[str, str] | None = None
@@ -287,13 +295,21 @@ class KubernetesScheduler(Scheduler):
         )
         directory = shlex.quote(self._options.log_directory)
         log = self.log_path(directory, Element('"$cluster_tools_job"'))
+        shell, script = element_script(request, self._options.setup_lines)
+        environment = environment_script(os.environ.copy())
+        script_path, owner = _write_shell(request.run_directory, script)
+        environment_path, _ = _write_shell(request.run_directory, environment)
+        self._scripts[name] = script_path
         command = container_command(
             request,
             job=job,
             log=log,
-            environment=_write_environment(request.run_directory),
-            setup_lines=self._options.setup_lines,
+            environment=environment_path,
+            script=script_path,
+            owner=owner,
+            shell=shell,
             umask=self._resources.umask,
+            logs_for_all=self._options.trust_group,
         )
         return job_manifest(
             self._resources,
@@ -759,6 +775,8 @@ class KubernetesScheduler(Scheduler):
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
         self._stopped = True
+        if not self._first_tries and not self._jobs_made:
+            return
         if own_namespace() is None:
             self._start_stop(token)
             return
@@ -794,6 +812,10 @@ class KubernetesScheduler(Scheduler):
 
     def forget(self, job_id: str) -> None:
         """All its futures are done: the Job goes, and its pods with it."""
+        script = self._scripts.pop(job_id, None)
+        if script is not None:
+            with suppress(OSError):  # gone with the run directory
+                os.unlink(script)
         if self._jobs.pop(job_id, None) is None:
             return
         self._watch.forget(job_id)
@@ -846,17 +868,16 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.time()
 
 
-def _write_environment(run_directory: str) -> str:
-    """The path of a file that only we can read, with what elements get of our environment."""
-    script = environment_script(os.environ.copy())
-    path = os.path.join(run_directory, f"environment.{hashlib.sha256(script).hexdigest()[:16]}")
-    if not os.path.exists(path):
-        temporary = f"{path}.tmp"
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(script)
-        os.rename(temporary, path)
-    return path
+def _write_shell(run_directory: str, text: bytes) -> tuple[str, int]:
+    """A file that only we can read, for what may hold secrets. Returns: its path, and the uid that it has."""
+    path = os.path.join(run_directory, f"shell.{hashlib.sha256(text).hexdigest()[:16]}")
+    temporary = f"{path}.tmp"
+    fd = own_files.open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, owner=None)
+    with open(fd, "wb") as file:
+        owner = os.fstat(fd).st_uid
+        file.write(text)
+    os.rename(temporary, path)
+    return path, owner
 
 
 def _indexes(text: str | None) -> Iterator[int]:

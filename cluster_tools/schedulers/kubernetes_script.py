@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 
 from cluster_tools.schedulers.base import ArrayRequest
-from cluster_tools.schedulers.script import job_script
+from cluster_tools.schedulers.script import encoded, job_script
 from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 
 # What starts the worker, behind `python -c`: its path in the image is not known. The current directory,
@@ -30,7 +30,8 @@ except ImportError as exc:
 sys.path.insert(0, "")
 sys.exit(main(sys.argv[1:]))"""
 
-# Arguments: the shell of the element's script, and the script, which is given index, job and log. Only this
+# The argument: the shell of the element's script, which is given index, job and log. What is run is a file that
+# is open by then, and belongs to our user: who may write to `cfut_dir` could put others there. Only this
 # shell hears the SIGTERM of a pod that ends, which may come before the element is known, and hands it on once:
 # a Python that ends by it has no handler for a second. `wait` ends at each
 # trapped signal, and the element may have ended by then, so it is called until no signal came meanwhile; what
@@ -42,23 +43,36 @@ if [ ! -d {directory} ]; then
 "pods have to share it, by a host path that is the same disk on the node or by a claim (key mounts)."
     exit {no_array}
 fi
-if [ ! -r {environment} ]; then
-    echo "cluster_tools: "{environment}" belongs to another user than the one of this pod ($(id -u))" \
-"or its executor has ended: nothing is run"
+refuse() {{
+    echo "cluster_tools: $1: nothing is run"
     exit {refused}
-fi
-{umask}. {environment}
+}}
+is_own() {{ [ "$(ls -ldnL "/dev/fd/$1" | {{ read -r _ _ uid _; echo "$uid"; }})" = {owner} ]; }}
+for file in {environment} {script}; do
+    [ -r "$file" ] || refuse "$file belongs to another user than the one of this pod ($(id -u)) or its executor has ended"
+    [ -f "$file" ] && [ ! -L "$file" ] || refuse "$file is a link or no regular file"
+done
+exec 3<{environment} 4<{script}
+is_own 3 && is_own 4 || refuse {environment}" or "{script}" does not belong to the user "{owner}
+{umask}. /dev/fd/3
+exec 3<&-
 cluster_tools_index=${{JOB_COMPLETION_INDEX:-0}}
 cluster_tools_job={job}
 cluster_tools_log={log}
-: >>"$cluster_tools_log"
+if [ -e "$cluster_tools_log" ] || [ -L "$cluster_tools_log" ]; then
+    [ -f "$cluster_tools_log" ] && [ ! -L "$cluster_tools_log" ] ||
+        refuse "the log $cluster_tools_log is a link or no regular file"
+else
+    ( {log_mask}set -C; : >"$cluster_tools_log" ) || refuse "the log $cluster_tools_log can't be made"
+fi
 cluster_tools_element=
 cluster_tools_early=
 trap 'cluster_tools_told=1
 if [ -n "$cluster_tools_element" ]; then kill -s TERM $cluster_tools_element; else cluster_tools_early=1; fi' TERM INT
-"$1" -c "$2" "$1" "$cluster_tools_index" "$cluster_tools_job" "$cluster_tools_log" \
+"$1" /dev/fd/4 "$cluster_tools_index" "$cluster_tools_job" "$cluster_tools_log" \
     >>"$cluster_tools_log" 2>&1 &
 cluster_tools_element=$!
+exec 4<&-
 [ -z "$cluster_tools_early" ] || kill -s TERM $cluster_tools_element
 tail -s 0.2 -n +1 -f --pid=$cluster_tools_element "$cluster_tools_log" 2>/dev/null &
 copy=$!
@@ -89,15 +103,37 @@ def container_command(
     job: str,
     log: str,
     environment: str,
-    setup_lines: Sequence[str],
+    script: str,
+    owner: int,
+    shell: str,
     umask: str | None,
+    logs_for_all: bool = False,
 ) -> list[str]:
     """The words that a container runs.
 
     `job`, `log`: shell text for the element's name, where `$cluster_tools_index` is its index, and for its
     log, where `$cluster_tools_job` is its name.
-    `environment`: the path of a file of `environment_script`.
+    `environment`, `script`: the paths of files of `environment_script` and `element_script`; `owner`: the uid
+    that they have. `shell`: what the script is for. `logs_for_all`: logs are made by the image's umask, as they
+    are by `umask` where it is given, and not for the user alone.
     """
+    around = _CONTAINER.format(
+        directory=shlex.quote(request.run_directory),
+        no_array=EXIT_NO_ARRAY,
+        refused=EXIT_REFUSED,
+        umask=f"umask {shlex.quote(umask)}\n" if umask else "",
+        environment=shlex.quote(environment),
+        script=shlex.quote(script),
+        owner=owner,
+        log_mask="" if logs_for_all or umask else "umask 077; ",
+        job=job,
+        log=log,
+    )
+    return ["/bin/sh", "-c", around, "cluster_tools", shell]
+
+
+def element_script(request: ArrayRequest, setup_lines: Sequence[str]) -> tuple[str, bytes]:
+    """The shell of the element's script, and the script. In a file: set-up lines may hold secrets."""
     script = job_script(
         request.command,
         '"$cluster_tools_index" 0 "$cluster_tools_job" "$cluster_tools_log"',
@@ -105,19 +141,8 @@ def container_command(
         setup_lines,
     )
     first_line, _, rest = script.partition("\n")
-    shell = first_line.removeprefix("#!")
-    around = _CONTAINER.format(
-        directory=shlex.quote(request.run_directory),
-        no_array=EXIT_NO_ARRAY,
-        refused=EXIT_REFUSED,
-        umask=f"umask {shlex.quote(umask)}\n" if umask else "",
-        environment=shlex.quote(environment),
-        job=job,
-        log=log,
-    )
     names = "cluster_tools_index=$1 cluster_tools_job=$2 cluster_tools_log=$3"
-    element = f"{names}\nset --\n{rest}"
-    return ["/bin/sh", "-c", around, "cluster_tools", shell, element]
+    return first_line.removeprefix("#!"), encoded(f"exec 4<&-\n{names}\nset --\n{rest}")
 
 
 def environment_script(environment: Mapping[str, str]) -> bytes:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Hashable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 
@@ -38,6 +39,8 @@ from cluster_tools.schedulers.script import encoded, job_script
 
 _job_ids = count(1)
 
+# In the run directory, with the element's name behind it: what its shell runs.
+_SCRIPT = "script."
 
 # After its executor was left, a process has a second for what it does at its exit; they are waited for.
 _LEAVING_S = 2.0
@@ -160,6 +163,8 @@ class LocalScheduler(Scheduler):
             os.killpg(popen.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
+        request = process.request
+        _unlink(os.path.join(request.run_directory, f"{_SCRIPT}{process.element}"))
         process.code = status.read(returncode)
         status.close()
 
@@ -184,11 +189,16 @@ class LocalScheduler(Scheduler):
             self._options.setup_lines,
         )
         shell = script.partition("\n")[0].removeprefix("#!")
+        # Set-up lines may hold secrets, and everybody sees the words of a process.
+        script_path = os.path.join(request.run_directory, f"{_SCRIPT}{element}")
+        with open(_make(script_path, 0o600), "wb") as file:
+            file.write(encoded(script))
         # Whatever lies there is not ours: nothing is written through a link, or into what blocks.
-        fd = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         status: ExitStatus | None = None
+        fd = -1
         try:
-            status = ExitStatus([*shlex.split(shell), "-c", encoded(script)])
+            fd = _make(log, 0o666 if self._options.trust_group else 0o600)
+            status = ExitStatus([*shlex.split(shell), encoded(script_path)])
             process.popen = subprocess.Popen(
                 status.words,
                 pass_fds=status.pass_fds,
@@ -200,10 +210,13 @@ class LocalScheduler(Scheduler):
         except BaseException:
             if status is not None:
                 status.close()
-            os.unlink(log)
+            if fd >= 0:
+                os.unlink(log)
+            _unlink(script_path)
             raise
         finally:
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
         return status
 
     def find(self, token: str) -> str | None:
@@ -279,6 +292,16 @@ class LocalScheduler(Scheduler):
             self._queue_changed.wait_for(
                 lambda: all(process.cancelled for process in self._running), _LEAVING_S
             )
+
+
+def _make(path: str, mode: int) -> int:
+    """A new file, for appending. Raises: OSError."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, mode)
+
+
+def _unlink(path: str) -> None:
+    with suppress(OSError):  # gone with its directory
+        os.unlink(path)
 
 
 def _ending(process: _Process | None) -> Ending:

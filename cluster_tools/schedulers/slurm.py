@@ -67,7 +67,7 @@ from cluster_tools.schedulers.slurm_options import (
     refuse_for_pilots,
 )
 from cluster_tools.schedulers.slurm_stop import stop_at_once
-from cluster_tools.worker import EXIT_NO_ARRAY
+from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_REFUSED
 
 # https://slurm.schedmd.com/job_state_codes.html; any other word means that the element is alive.
 _ENDED_WORDS = {
@@ -119,6 +119,14 @@ _SUBMIT_AGAIN = "Look at its log, and submit the call again if its work is not d
 
 _logger = logging.getLogger("cluster_tools")
 
+# Logs may hold secrets.
+_LOG_UMASK = 0o077
+# Slurm has opened it by then; whose file a link leads to, nobody knows.
+_CHECK_LOG = f"""\
+if [ -L "$cluster_tools_log" ] || {{ [ -e "$cluster_tools_log" ] && [ ! -f "$cluster_tools_log" ]; }}; then
+    exit {EXIT_REFUSED}
+fi
+"""
 _ELEMENT_ARGUMENTS = (
     # Named so that set-up lines have no use for them.
     '"$cluster_tools_index" "${SLURM_RESTART_COUNT:-0}" "$cluster_tools_job" '  # as cluster_tools.worker takes them
@@ -143,6 +151,9 @@ class SlurmScheduler(Scheduler):
         self._requested = read_resources(options.job_resources)
         self.destination = self._requested.destination
         self._cluster_arguments = self.destination.arguments
+        self._has_submitted = False
+        # What calls are to have; jobs, and so their logs, have another. None: the same.
+        self._umask = None if options.trust_group else _own_umask()
         # (job id, token) of jobs that only their scripts tell to be ours.
         self._known_by_script: set[tuple[str, str]] = set()
         if any(line.lstrip().startswith("#SBATCH") for line in options.setup_lines):
@@ -167,8 +178,14 @@ class SlurmScheduler(Scheduler):
         path = os.path.join(request.run_directory, script_name(request.token))
         command = [*self._sbatch_command(request), path]
         _write_script(path, self._script(request))
+        self._has_submitted = True
         try:
-            stdout = run(command, timeout_s=SBATCH_TIMEOUT_S)
+            stdout = run(
+                command,
+                timeout_s=SBATCH_TIMEOUT_S,
+                variables=self._requested.variables,
+                umask=-1 if self._umask is None else _LOG_UMASK,
+            )
         except Unreachable as exc:
             raise Uncertain(str(exc)) from exc
         except CommandFailed as exc:
@@ -225,8 +242,9 @@ class SlurmScheduler(Scheduler):
         log = self.log_path(
             shlex.quote(self._options.log_directory), Element('"$cluster_tools_job"')
         )
-        names = f"cluster_tools_job={job}\ncluster_tools_index={index}\ncluster_tools_log={log}"
-        return f"{first_line}\n{script_mark(request.token)}{names}\n{rest}"
+        names = f"cluster_tools_job={job}\ncluster_tools_index={index}\ncluster_tools_log={log}\n"
+        umask = "" if self._umask is None else f"umask {self._umask:04o}\n"
+        return f"{first_line}\n{script_mark(request.token)}{names}{_CHECK_LOG}{umask}{rest}"
 
     def find(self, token: str) -> str | None:
         for row in queue(*self._cluster_arguments, "--states=all"):
@@ -434,6 +452,8 @@ class SlurmScheduler(Scheduler):
             raise Unreachable(str(exc)) from exc
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
+        if not self._has_submitted:
+            return
         if "SLURM_JOB_ID" in os.environ:
             stop_at_once(token, job_ids, self._cluster_arguments)
         else:
@@ -447,10 +467,21 @@ class SlurmScheduler(Scheduler):
         )
 
 
+def _own_umask() -> int | None:
+    """None, where only a change would tell: other threads may be making files."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
+    except (OSError, StopIteration):
+        return None
+
+
 def _write_script(path: str, script: str) -> None:
     """Raises: Unreachable, as a disk that is full may have room later."""
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o700), "wb") as file:
+        with suppress(FileNotFoundError):  # of a try that was cut short
+            os.unlink(path)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(encoded(script))
     except OSError as exc:
         raise Unreachable(f"the job's script could not be written: {exc}") from exc

@@ -81,10 +81,17 @@ def _environment(command: str) -> dict[str, str]:
     return environment
 
 
-def run(command: Sequence[str], *, stdin: str = "", timeout_s: float | None = None) -> str:
+def run(
+    command: Sequence[str],
+    *,
+    stdin: str = "",
+    timeout_s: float | None = None,
+    variables: Mapping[str, str] | None = None,
+    umask: int = -1,
+) -> str:
     """Runs one of Slurm's commands and returns what it prints to stdout.
 
-    `timeout_s`: None for that of a query.
+    `timeout_s`: None for that of a query. `variables`: more of its environment. `umask`: -1 for ours.
     Raises: Unreachable, where it is ended before it answers; CommandFailed with its own words.
     """
     if timeout_s is None:
@@ -95,7 +102,8 @@ def run(command: Sequence[str], *, stdin: str = "", timeout_s: float | None = No
             input=encoded(stdin),
             capture_output=True,
             timeout=timeout_s,
-            env=_environment(command[0]),
+            env={**_environment(command[0]), **(variables or {})},
+            umask=umask,
             start_new_session=True,  # a Ctrl-C at the terminal is for the client
         )
     except subprocess.TimeoutExpired as exc:

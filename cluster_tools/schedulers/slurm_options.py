@@ -42,7 +42,7 @@ _LETTERS = {
     "p": "partition",
     "q": "qos",
 }
-_READ = {*_LETTERS.values(), "requeue", "signal"}
+_READ = {*_LETTERS.values(), "export", "requeue", "signal"}
 # Whoever gives one of these has decided on the number of tasks himself.
 _TASK_COUNTS = {"n", "N", "ntasks", "nodes", "ntasks-per-node", "ntasks-per-core"} | {
     "ntasks-per-gpu",
@@ -78,6 +78,8 @@ class Requested:
     # The words for sbatch, without those of the name and the cluster.
     arguments: Sequence[str]
     job_name: str | None
+    # Options as sbatch reads them from its environment: what may hold secrets is in no command's words.
+    variables: Mapping[str, str]
     # Of all jobs of this name and user one is to run at a time.
     is_singleton: bool
 
@@ -91,6 +93,7 @@ def read_resources(resources: Mapping[str, Any]) -> Requested:
     named = _named(resources)
     name, destination = named.pop("job-name", None), destination_of(named)
     named.pop("clusters", None)
+    exported = named.pop("export", None)
     signal = str(named.get("signal", "B:")).partition("@")[0]
     if "B" not in signal.rpartition(":")[0]:
         warn_caller(
@@ -101,6 +104,7 @@ def read_resources(resources: Mapping[str, Any]) -> Requested:
         destination,
         _words(named),
         None if name is None else str(name),
+        {} if exported is None else {"SBATCH_EXPORT": str(exported)},
         "singleton" in str(named.get("dependency", "")).lower(),
     )
 

@@ -244,3 +244,30 @@ def test_a_hundred_thousand_futures_are_small(tmp_path: Path) -> None:
         """
     with executor_program(LOCAL, tmp_path, body) as program:
         assert float(program.succeed()) < 1_150  # bytes each
+
+
+def test_a_pilot_that_is_killed_while_it_starts_costs_no_call(tmp_path: Path) -> None:
+    """Others come; only what can't be started ends the rest."""
+    lines = [f"[ -e {tmp_path}/first ] || {{ touch {tmp_path}/first; kill -9 $$; }}"]
+    with LOCAL.new_executor(
+        tmp_path / "cfut", max_workers=1, pilot_jobs=1, additional_setup_lines=lines
+    ) as executor:
+        futures = executor.map_to_futures(jobs.square, range(3))
+        assert [future.result(LIMIT_S) for future in futures] == [0, 1, 4]
+
+
+def test_the_run_directory_goes_though_descriptors_are_short(tmp_path: Path) -> None:
+    body = """
+        import resource
+        executor = new_executor()
+        assert executor.submit(jobs.square, 2).result() == 4
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (4, hard))
+        executor.shutdown(wait=False)
+        time.sleep(1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        executor.shutdown()
+        print(list(directory.glob("cfut/run.*")))
+        """
+    with executor_program(LOCAL, tmp_path, body) as program:
+        assert "[]" in program.succeed()

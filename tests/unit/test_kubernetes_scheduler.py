@@ -738,14 +738,17 @@ def test_the_clients_environment_is_a_file_that_only_it_reads(
     request = request_of()
     scheduler = make()
     scheduler.submit(request)
-    (path,) = Path(request.run_directory).iterdir()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert b"export SECRET='it'\"'\"'s'\n" in path.read_bytes()
+    files = set(Path(request.run_directory).iterdir())
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+    (path,) = (p for p in files if b"export SECRET='it'\"'\"'s'\n" in p.read_bytes())
     (created,) = server.seen("create")
     assert "it's" not in json.dumps(created.body)
     assert str(path) in created.body["spec"]["template"]["spec"]["containers"][0]["command"][2]
+    (script,) = files - {path}
     scheduler.submit(request_of(token=f"{SESSION}.1.0.0"))
-    assert list(Path(request.run_directory).iterdir()) == [path]
+    assert set(Path(request.run_directory).iterdir()) == files
+    scheduler.forget(JOB)
+    assert not script.exists()
 
 
 def test_an_answer_that_was_lost_makes_no_second_job(

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from cluster_tools.schedulers.base import ArrayRequest
 from cluster_tools.schedulers.kubernetes_script import (
     WORKER_START,
     container_command,
+    element_script,
     environment_script,
 )
 from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
@@ -41,15 +42,21 @@ class Container:
         self.index: int | None = 0
         self.shell = "/bin/sh"
         self.path = os.environ["PATH"]
-        self.has_environment_file = True
+        self.has_files = True
+        # What others do to the files before the container starts.
+        self.spoil: Callable[[], object] = lambda: None
 
     @property
     def log(self) -> Path:
         return self.logs / f"kube.call{'' if self.index is None else f'_{self.index}'}.log"
 
     @property
-    def _environment(self) -> Path:
+    def environment(self) -> Path:
         return self.run_directory / "environ ment"
+
+    @property
+    def script(self) -> Path:
+        return self.run_directory / "scri pt"
 
     def command(self, command: Sequence[str]) -> list[str]:
         request = ArrayRequest(
@@ -62,25 +69,35 @@ class Container:
             str(self.run_directory),
         )
         job = "call" if self.index is None else 'call"_$cluster_tools_index"'
+        shell, script = element_script(request, self.setup_lines)
+        if self.has_files:
+            for path, text in (
+                (self.environment, environment_script(self.client)),
+                (self.script, script),
+            ):
+                if not path.exists() or path.read_bytes() != text:  # others may be reading it
+                    path.write_bytes(text)
         words = container_command(
             request,
             job=job,
             log=f'{self.logs}/kube."$cluster_tools_job".log',
-            environment=str(self._environment),
-            setup_lines=self.setup_lines,
+            environment=str(self.environment),
+            script=str(self.script),
+            owner=os.getuid(),
+            shell=shell,
             umask=self.umask,
         )
         assert words[0] == "/bin/sh"
         return [self.shell, *words[1:]]
 
     def start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        if self.has_environment_file:
-            self._environment.write_bytes(environment_script(self.client))
+        words = self.command(command)
+        self.spoil()
         variables = {"PATH": self.path, "HOME": "/tmp"}
         if self.index is not None:
             variables["JOB_COMPLETION_INDEX"] = str(self.index)
         return subprocess.Popen(
-            self.command(command),
+            words,
             env=variables,
             cwd="/",
             stdin=subprocess.DEVNULL,
@@ -189,7 +206,7 @@ def test_a_tail_that_knows_no_pid_leaves_the_log_to_be_copied_at_the_end(
 def test_an_image_without_tail_copies_the_log_at_the_end(container: Container) -> None:
     programs = container.directory / "bin"
     programs.mkdir()
-    for name in ("cat", "id"):
+    for name in ("cat", "id", "ls"):
         found = shutil.which(name)
         assert found is not None
         (programs / name).symlink_to(found)
@@ -284,7 +301,7 @@ def test_a_run_directory_that_is_not_there_is_said_before_anything_runs(
 def test_an_environment_that_cannot_be_read_is_said_before_anything_runs(
     container: Container,
 ) -> None:
-    container.has_environment_file = False
+    container.has_files = False
     status, output = container.python("print('ran')")
     assert status == EXIT_REFUSED
     assert output.startswith("cluster_tools: ")
@@ -301,6 +318,7 @@ def test_directories_may_have_any_name(tmp_path: Path, name: str) -> None:
     status, output = container.python("import os; print(os.getcwd())")
     assert (status, output) == (0, f"{container.working_directory}\n")
     shutil.rmtree(container.run_directory)
+    container.has_files = False
     command = container.command(["true"])
     ended = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert ended.returncode == EXIT_NO_ARRAY
@@ -527,3 +545,61 @@ def test_files_of_the_working_directory_hide_nothing_from_the_worker(
     assert ended.returncode == EXIT_NO_ARRAY, ended.stderr
     ended = _start_worker(tmp_path, "-S")
     assert ended.returncode == EXIT_NO_PACKAGE, ended.stderr
+
+
+# -- what others put there --
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+@pytest.mark.skipif(not _is_root(), reason="only root can give a file to another user")
+@pytest.mark.parametrize("name", ["environment", "script"])
+def test_what_another_user_has_put_there_is_not_run(either: Container, name: str) -> None:
+    def spoil() -> None:
+        path: Path = getattr(either, name)
+        path.write_text(f"touch {either.working_directory}/ran\n")
+        os.chown(path, 12345, 12345)
+
+    either.spoil = spoil
+    status, output = either.python("print('ran')")
+    assert status == EXIT_REFUSED
+    assert "does not belong to the user 0: nothing is run" in output
+    assert os.listdir(either.working_directory) == []
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo", "directory"])
+@pytest.mark.parametrize("name", ["environment", "script", "log"])
+def test_what_is_no_file_is_refused(either: Container, name: str, kind: str) -> None:
+    """Before it is opened: a FIFO would wait for ever."""
+    target = either.directory / "target"
+    target.write_text("touch ran\n")
+
+    def spoil() -> None:
+        path: Path = getattr(either, name)
+        path.unlink(missing_ok=True)
+        if kind == "link":
+            path.symlink_to(target)
+        elif kind == "fifo":
+            os.mkfifo(path)
+        else:
+            path.mkdir()
+
+    either.spoil = spoil
+    status, output = either.python("print('ran')")
+    assert status == EXIT_REFUSED
+    assert "no regular file" in output
+    assert target.read_text() == "touch ran\n"
+    assert os.listdir(either.working_directory) == []
+
+
+def test_set_up_lines_are_in_no_word_of_the_container(container: Container) -> None:
+    container.setup_lines = ("export TOKEN=verysecret",)
+    assert "verysecret" not in " ".join(container.command(["true"]))
+    assert container.python("import os; print(os.environ['TOKEN'])") == (0, "verysecret\n")
+
+
+def test_a_log_is_for_its_user_alone(container: Container) -> None:
+    assert container.python("print('mine')") == (0, "mine\n")
+    assert container.log.stat().st_mode & 0o777 == 0o600

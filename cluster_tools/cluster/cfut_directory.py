@@ -1,0 +1,85 @@
+"""Makes `cfut_dir`, or says why what lies there is not safe.
+
+Who can rename entries of a directory can put something else in the place of a run directory or a log. What
+is read is checked all the same (`cluster_tools.own_files`); here the user is told before anything is run.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+
+_ROOT = 0
+
+
+class UnsafeDirectory(PermissionError):
+    """Others can put files of theirs in the place of ours there."""
+
+
+def make(cfut_dir: str) -> None:
+    """Makes the directory, for our user alone, unless it is there. Raises: OSError."""
+    parent = os.path.dirname(cfut_dir)
+    os.makedirs(parent, exist_ok=True)
+    try:
+        os.mkdir(cfut_dir, 0o700)
+    except FileExistsError:
+        if not os.path.isdir(cfut_dir):
+            raise
+
+
+def check(cfut_dir: str, owner: int, *, trust_group: bool) -> None:
+    """Raises: UnsafeDirectory, with what mends it.
+
+    `owner`: the uid that our own files have there. `trust_group`: the group may write to it.
+    """
+    status = os.stat(cfut_dir)
+    quoted = shlex.quote(cfut_dir)
+    is_sticky = bool(status.st_mode & stat.S_ISVTX)
+    if status.st_uid != owner and not (status.st_uid == _ROOT and is_sticky):
+        raise UnsafeDirectory(
+            f"cfut_dir {cfut_dir} belongs to {_user_name(status.st_uid)}, who could have code run as you: "
+            "give a directory of your own as cfut_dir, or a new one"
+        )
+    if is_sticky:
+        return
+    if status.st_mode & stat.S_IWOTH:
+        raise UnsafeDirectory(
+            f"everybody may write to cfut_dir {cfut_dir}, and so could have code run as you: "
+            f"chmod o-w {quoted}"
+        )
+    if status.st_mode & stat.S_IWGRP and not (trust_group or _is_only_ours(status.st_gid, owner)):
+        raise UnsafeDirectory(
+            f"the group {_group_name(status.st_gid)} may write to cfut_dir {cfut_dir}, and so could have "
+            f"code run as you: chmod g-w {quoted}, or trust_group=True where you trust all of them"
+        )
+
+
+def _is_only_ours(gid: int, uid: int) -> bool:
+    """Whether this is the group that many systems make for each user, who is alone in it."""
+    import grp
+    import pwd
+
+    try:
+        group, name = grp.getgrgid(gid), pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return False
+    return group.gr_name == name and set(group.gr_mem) <= {name}
+
+
+def _user_name(uid: int) -> str:
+    import pwd
+
+    try:
+        return f"the user {pwd.getpwuid(uid).pw_name} ({uid})"
+    except KeyError:
+        return f"the user {uid}"
+
+
+def _group_name(gid: int) -> str:
+    import grp
+
+    try:
+        return f"{grp.getgrgid(gid).gr_name} ({gid})"
+    except KeyError:
+        return str(gid)

@@ -1,0 +1,356 @@
+"""Promises on directories that others can write to: nothing of theirs is unpickled, sourced or written through.
+
+A second user of the machine acts in a process of his own, with his rights alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jobs
+import pytest
+from clusters import LOCAL
+from waiting import LIMIT_S, wait_until
+
+from cluster_tools import pilot, worker
+from cluster_tools.errors import RemoteException
+
+OTHER = 12345
+_GROUP = 12346
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+
+
+class Poison:
+    """Whose unpickling leaves a trace."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._trace,)
+
+
+def as_other(act: Callable[[], object]) -> None:
+    """In a forked child with the other user's rights; he is in the group."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.setgroups([_GROUP])
+            os.setgid(OTHER)
+            os.setuid(OTHER)
+            act()
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(pid, 0)[1] == 0, "he could not do it"
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Iterator[Path]:
+    """A directory of ours that he may write to, as pytest's own are closed to others."""
+    directory = Path("/tmp", f"cluster_tools.{os.getpid()}.{tmp_path.name}")
+    directory.mkdir()
+    os.chown(directory, 0, _GROUP)
+    directory.chmod(0o770)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def trace(shared: Path) -> Path:
+    return shared / "trace"
+
+
+@pytest.fixture(params=[{}, {"pilot_jobs": 1}], ids=["jobs", "pilots"])
+def executor(request: pytest.FixtureRequest, shared: Path) -> Iterator[Any]:
+    with LOCAL.new_executor(shared, max_workers=1, trust_group=True, **request.param) as executor:
+        yield executor
+
+
+# -- which directories are taken --
+
+
+def _has(directory: Path, owner: int, group: int, mode: int) -> Path:
+    directory.mkdir()
+    os.chown(directory, owner, group)
+    directory.chmod(mode)
+    return directory
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777, 0o3770])
+def test_a_directory_of_ours_that_nobody_else_can_change_is_taken(
+    tmp_path: Path, mode: int
+) -> None:
+    cfut = _has(tmp_path / "cfut", 0, _GROUP, mode)
+    with LOCAL.new_executor(cfut) as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+
+
+def test_a_new_directory_is_for_its_user_alone(tmp_path: Path) -> None:
+    with LOCAL.new_executor(tmp_path / "new" / "cfut"):
+        assert stat.S_IMODE((tmp_path / "new" / "cfut").stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize(
+    ("owner", "mode", "mended_by"),
+    [
+        (0, 0o770, "chmod g-w"),
+        (0, 0o757, "chmod o-w"),
+        (0, 0o777, "chmod o-w"),
+        (OTHER, 0o755, "a directory of your own"),
+        (OTHER, 0o1777, "a directory of your own"),
+    ],
+)
+def test_others_directories_are_refused_with_what_mends_it(
+    tmp_path: Path, owner: int, mode: int, mended_by: str
+) -> None:
+    cfut = _has(tmp_path / "cfut", owner, _GROUP, mode)
+    with pytest.raises(PermissionError) as caught:
+        LOCAL.new_executor(cfut)
+    assert mended_by in str(caught.value)
+    assert str(cfut) in str(caught.value)
+    assert os.listdir(cfut) == []
+
+
+def test_a_group_that_is_trusted_may_write(tmp_path: Path) -> None:
+    cfut = _has(tmp_path / "cfut", 0, _GROUP, 0o770)
+    with LOCAL.new_executor(cfut, trust_group=True) as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+    (log,) = cfut.iterdir()
+    assert log.stat().st_mode & 0o777 != 0o600
+
+
+def test_a_group_of_its_user_alone_is_no_other(tmp_path: Path) -> None:
+    """As many systems make one for each user: root's is 0."""
+    cfut = _has(tmp_path / "cfut", 0, 0, 0o770)
+    with LOCAL.new_executor(cfut) as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+
+
+# -- what he puts in the place of ours --
+
+
+def _replace(run_directory: Path, fill: Callable[[Path], None]) -> None:
+    """He moves the run directory away and makes one of his own there, open to all."""
+
+    def act() -> None:
+        run_directory.rename(run_directory.with_name("moved"))
+        run_directory.mkdir()
+        fill(run_directory)
+        run_directory.chmod(0o777)
+
+    as_other(act)
+
+
+def _poisoned_array(path: Path, trace: Path) -> None:
+    poison = pickle.dumps(Poison(trace))
+    row = [0, len(poison), 0, len(poison), 0, 0]
+    index = b"".join(number.to_bytes(8, "little") for number in row) * 4
+    footer = worker.pack_numbers(len(poison), 4, len(poison) + len(index), 0) + worker.ARRAY_MAGIC
+    path.write_bytes(poison + index + poison + footer)
+    path.chmod(0o644)
+
+
+def test_a_job_runs_nothing_of_another_users_run_directory(
+    executor: Any, shared: Path, trace: Path
+) -> None:
+    gate = shared / "gate"
+    first = executor.submit(jobs.wait_for, gate)
+    wait_until(first.running, "the first call")
+    waiting = executor.map_to_futures(jobs.square, range(3))
+    if executor._session.pool is None:
+        assert waiting[0].cluster_jobid
+    (run_directory,) = shared.glob("run.*")
+
+    def fill(directory: Path) -> None:
+        for number in range(4):
+            _poisoned_array(directory / f"array.{number}", trace)
+        for name in (pilot.TODO, pilot.HELD, pilot.JOURNALS):
+            (directory / name).mkdir()
+            (directory / name).chmod(0o777)
+        (directory / pilot.REVOKED).write_bytes(b"x\n")
+
+    _replace(run_directory, fill)
+    gate.touch()
+    for future in waiting:
+        error = future.exception(LIMIT_S)
+        assert isinstance(error, RemoteException)
+        assert str(run_directory) in str(error)
+    with pytest.raises(RemoteException, match="place of the run directory"):
+        executor.submit(jobs.square, 3).result(LIMIT_S)
+    assert not trace.exists()
+    executor.shutdown()
+    assert run_directory.is_dir(), "what is another's is not removed"
+
+
+def test_an_output_of_another_user_is_not_unpickled(
+    executor: Any, shared: Path, trace: Path
+) -> None:
+    """He has got it into our own directory: so even if he could, it is not read."""
+    future = executor.submit(jobs.wait_for, shared / "gate")
+    wait_until(future.running, "the call")
+    (run_directory,) = shared.glob("run.*")
+    poison = pickle.dumps(Poison(trace))
+    record = pickle.dumps(Poison(trace))
+    task = future.array.first + future.position
+    if executor._session.pool is None:
+        output = run_directory / str(task // worker.TASKS_PER_SHARD) / worker.output_name(task)
+        temporary = output.with_suffix(".new")
+        footer = worker.pack_numbers(len(poison), len(record)) + worker.OUTPUT_MAGIC
+        temporary.write_bytes(poison + record + footer)
+        os.chown(temporary, OTHER, OTHER)
+        temporary.rename(output)
+    else:
+        (journal,) = (run_directory / pilot.JOURNALS).iterdir()
+        parts = (pilot.NO_LOG, pilot.NO_LOG)
+        copy = run_directory / "copy"
+        copy.write_bytes(journal.read_bytes() + pilot.ended_record(task, parts, pilot.HERE, poison))
+        os.chown(copy, OTHER, OTHER)
+        copy.rename(journal)
+    error = future.exception(LIMIT_S)
+    assert isinstance(error, RemoteException)
+    assert f"belongs to the user {OTHER}" in str(error)
+    assert not trace.exists()
+    (shared / "gate").touch()
+
+
+@pytest.mark.parametrize("what", ["array", pilot.REVOKED, worker.INITIALIZER])
+def test_a_pilot_reads_nothing_of_another_user(shared: Path, what: str) -> None:
+    """Each by itself: the run directory is ours."""
+    with LOCAL.new_executor(
+        shared, max_workers=1, pilot_jobs=1, trust_group=True, initializer=print
+    ) as executor:
+        (run_directory,) = shared.glob("run.*")
+        if what == worker.INITIALIZER:
+            os.chown(run_directory / what, OTHER, OTHER)
+        first = executor.submit(jobs.wait_for, shared / "gate")
+        if what != worker.INITIALIZER:
+            wait_until(first.running, "the first call")
+            first = executor.submit(jobs.touch, shared / "ran")
+            wait_until(lambda: first.array is not None, "its array")
+            name = Path(first.array.path).name if what == "array" else what
+            os.chown(run_directory / name, OTHER, OTHER)
+            if what == pilot.REVOKED:
+                os.utime(run_directory / name, (1, 1))  # it is read again
+        (shared / "gate").touch()
+        error = first.exception(LIMIT_S)
+        assert error is not None
+        logs = "".join(log.read_text() for log in shared.glob("local.*"))
+        assert f"belongs to the user {OTHER}" in f"{error}{logs}"
+    assert not (shared / "ran").exists()
+
+
+def test_a_kept_output_of_another_user_is_not_unpickled(shared: Path, trace: Path) -> None:
+    """Put there instead of what the call has kept, which its record tells apart."""
+    kept = shared / "kept.pickle"
+    with LOCAL.new_executor(shared, max_workers=1, trust_group=True) as executor:
+        held = executor.submit(jobs.wait_for, shared / "gate")
+        blocked = _hold_up(held, shared / "gate")
+        future = executor.submit(jobs.square, 3, __cfut_options={"output_key": str(kept)})
+        wait_until(kept.exists, "the output")
+        (run_directory,) = shared.glob("run.*")
+        output = run_directory / "0" / worker.output_name(1)
+        wait_until(output.exists, "its record")
+
+        def act() -> None:
+            kept.unlink()
+            kept.write_bytes(pickle.dumps(Poison(trace)))
+
+        as_other(act)
+        blocked()
+        error = future.exception(LIMIT_S)
+    assert isinstance(error, RemoteException)
+    assert "is not this call's output" in str(error)
+    assert not trace.exists()
+
+
+def _hold_up(future: Any, gate: Path) -> Callable[[], None]:
+    """Keeps the executor from reading outputs until the returned function is called."""
+    import threading
+
+    held_up, free = threading.Event(), threading.Event()
+
+    def hold_up(_: Any) -> None:
+        held_up.set()
+        free.wait(LIMIT_S)
+
+    future.add_done_callback(hold_up)
+    gate.touch()
+    assert held_up.wait(LIMIT_S)
+    return free.set
+
+
+def test_a_kept_output_of_a_job_that_died_is_read_from_its_user_alone(
+    shared: Path, trace: Path
+) -> None:
+    """There is no record of what it should be."""
+    kept = shared / "kept.pickle"
+    with LOCAL.new_executor(shared, max_workers=1, trust_group=True) as executor:
+        future = executor.submit(
+            jobs.exit_at, shared / "gate", __cfut_options={"output_key": str(kept)}
+        )
+        wait_until(future.running, "the call")
+        as_other(lambda: kept.write_bytes(pickle.dumps(Poison(trace))))
+        (shared / "gate").touch()
+        assert isinstance(future.exception(LIMIT_S), RemoteException)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "fifo"])
+def test_a_log_is_not_written_through_what_lies_there(
+    shared: Path, tmp_path: Path, kind: str
+) -> None:
+    target = tmp_path / "target"
+    target.touch()
+    with LOCAL.new_executor(shared, max_workers=1, trust_group=True) as executor:
+        first = executor.submit(jobs.wait_for, shared / "gate")
+        waiting = executor.submit(jobs.say, "word")
+        log = shared / f"local.{waiting.cluster_jobid}.log.stdout"
+        as_other(lambda: log.symlink_to(target) if kind == "link" else os.mkfifo(log))
+        (shared / "gate").touch()
+        first.result(LIMIT_S)
+        assert "File exists" in str(waiting.exception(LIMIT_S))
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+    assert target.read_bytes() == b""
+
+
+def test_a_heartbeat_is_not_written_through_a_link(shared: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.touch()
+    with LOCAL.new_executor(shared, trust_group=True) as executor:
+        (run_directory,) = shared.glob("run.*")
+        (run_directory / worker.HEARTBEAT).unlink()
+        (run_directory / worker.HEARTBEAT).symlink_to(target)
+        with pytest.raises(Exception, match="is a link"):
+            executor._session.directory.beat()
+    assert target.read_bytes() == b""
+
+
+def test_set_up_lines_are_in_no_word_of_a_process(shared: Path) -> None:
+    lines = ["export TOKEN=verysecret"]
+    with LOCAL.new_executor(shared, trust_group=True, additional_setup_lines=lines) as executor:
+        future = executor.submit(functools.partial(jobs.wait_for, shared / "gate"))
+        wait_until(future.running, "the call")
+        words = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, check=True).stdout
+        assert b"verysecret" not in words
+        (shared / "gate").touch()
+        future.result(LIMIT_S)
+        assert executor.submit(jobs.environment, "TOKEN").result(LIMIT_S) == "verysecret"
+
+
+def test_the_package_is_for_the_user_who_runs_it() -> None:
+    """These tests mean something: he can't read what is ours."""
+    assert sys.executable
+    with pytest.raises(AssertionError):
+        as_other(lambda: Path("/etc/shadow").read_bytes())
