@@ -604,9 +604,12 @@ class Resolver(threading.Thread):
             words += "."
         where = self._where(array, position)
         lines = [f"{where} ended without a result: {words} {ending.advice}".rstrip()]
-        lines.append(f"Its log is {path}")
+        if log_tail or not own_files.is_gone(path):
+            lines.append(f"Its log is {path}")
         if log_tail:
             lines.append(f"The log ends with:\n{log_tail}")
+        elif ending.last_words:
+            lines.append(f"Its last words were:\n{ending.last_words}")
         exception = _EXCEPTIONS[cause]("\n".join(lines), self._job_id(array, position))
         if array.open > 1 and self._session.scheduler.may_run_again and not array.on_pilots:
             self._session.revoke(array, position)  # the array's last needs none: its file goes

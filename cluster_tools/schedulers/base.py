@@ -121,6 +121,8 @@ class Ending:
     advice: str = ""
     # What its process ended with, where that is known.
     exit_code: int | None = None
+    # What it has printed last, as far as the scheduler keeps that: for where there is no log.
+    last_words: str = ""
     # It was not its own doing: where its call has not begun, it may go in again.
     may_go_in_again: bool = False
 

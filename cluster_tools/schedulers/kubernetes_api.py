@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 from urllib.parse import quote, urlencode
@@ -34,6 +35,9 @@ CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 30.0
 # A watched server sends a bookmark each minute: after so long without a word the connection is dead.
 WATCH_SILENCE_S = 90.0
+# A server that is asked too much names a time; so long whoever asks waits for it, and longer ones he tries later.
+_MAX_WAIT_S = 5.0
+_MAX_RETRY_AFTER_S = 300
 # Objects of one page of a list. https://kubernetes.io/docs/reference/using-api/api-concepts/
 _PAGE = 500
 
@@ -64,6 +68,10 @@ class Forbidden(ApiError):
 
 class CredentialsExpired(Unreachable):
     """The server does not know us, also after the configuration was read again."""
+
+
+class Silent(Unreachable):
+    """A watch was accepted, and nothing came, not even the server's bookmarks: something between holds it back."""
 
 
 class Gone(ApiError):
@@ -173,6 +181,7 @@ class ApiServer:
         """Raises: RuntimeError, where there is no configuration."""
         self._source = _Source(context)
         self._reload_lock = threading.Lock()
+        self._not_before = 0.0
         self._configuration = self._source.load()
         self._manager = _transport(self._configuration)
 
@@ -237,6 +246,8 @@ class ApiServer:
         try:
             answer: Any = json.loads(response.data)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
+            if not _is_json(response):
+                raise Unreachable(f"{method} {path}: {self._who_else(response)}") from exc
             raise Unreachable(f"{method} {path}: the answer was cut short: {exc}") from exc
         finally:
             response.release_conn()
@@ -259,14 +270,36 @@ class ApiServer:
         manager = self._manager
         response = self._request(manager, method, path, query, body, read_timeout_s)
         if response.status >= 300:
-            error = _error(response, f"{method} {path}")
+            error = self._error(response, f"{method} {path}")
             if not isinstance(error, CredentialsExpired):
                 raise error
             self._reload(manager)
             response = self._request(self._manager, method, path, query, body, read_timeout_s)
             if response.status >= 300:
-                raise _error(response, f"{method} {path}")
+                raise self._error(response, f"{method} {path}")
         return response
+
+    def _error(self, response: urllib3.BaseHTTPResponse, what: str) -> SchedulerError:
+        wait_s = response.headers.get("Retry-After", "")
+        if wait_s.isdigit():
+            self._not_before = time.monotonic() + min(int(wait_s), _MAX_RETRY_AFTER_S)
+        return _error(response, what, self._who_else(response))
+
+    def _who_else(self, response: urllib3.BaseHTTPResponse) -> str:
+        """What to say of an answer that no API server gives."""
+        kind = response.headers.get("Content-Type", "no type")
+        return (
+            f"{self._configuration.host} answers with {kind}, as no API server of Kubernetes does: is it the "
+            "right address, and is there a proxy or a login page in between?"
+        )
+
+    def _wait_as_told(self, what: str) -> None:
+        """The server has named a time before which it wants no other request. Raises: Unreachable."""
+        left_s = self._not_before - time.monotonic()
+        if left_s > _MAX_WAIT_S:
+            raise Unreachable(f"{what}: the server has asked to wait for {left_s:.0f} s more")
+        if left_s > 0:
+            time.sleep(left_s)
 
     def _request(
         self,
@@ -277,6 +310,7 @@ class ApiServer:
         body: Mapping[str, Any] | None,
         read_timeout_s: float,
     ) -> urllib3.BaseHTTPResponse:
+        self._wait_as_told(f"{method} {path}")
         text = urlencode({name: value for name, value in query.items() if value is not None})
         url = f"{self._configuration.host}{quote(path)}{'?' + text if text else ''}"
         kind = "merge-patch+json" if method == "PATCH" else "json"
@@ -343,6 +377,8 @@ class Watch:
                         kind = Gone if status.get("code") == 410 else ApiError
                         raise kind(status.get("code", 0), status.get("message", "?"))
                     yield event["type"], event["object"]
+        except urllib3.exceptions.ReadTimeoutError as exc:
+            raise Silent(f"the watch has said nothing for {WATCH_SILENCE_S:.0f} s") from exc
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
             raise Unreachable(f"the watch broke off: {exc}") from exc
         finally:
@@ -370,7 +406,13 @@ def _close(manager: urllib3.PoolManager) -> None:
     manager.clear()
 
 
-def _error(response: urllib3.BaseHTTPResponse, what: str) -> SchedulerError:
+def _is_json(response: urllib3.BaseHTTPResponse) -> bool:
+    return "json" in response.headers.get("Content-Type", "json")
+
+
+def _error(response: urllib3.BaseHTTPResponse, what: str, who_else: str) -> SchedulerError:
+    """`who_else`: what to say where no API server has answered."""
+    reason = ""
     try:
         body = response.data
     except (urllib3.exceptions.HTTPError, OSError) as exc:
@@ -378,14 +420,20 @@ def _error(response: urllib3.BaseHTTPResponse, what: str) -> SchedulerError:
     finally:
         response.release_conn()
     try:
-        message: str = json.loads(body)["message"]
-    except (ValueError, KeyError, TypeError):  # of a proxy, say
+        answer: dict[str, Any] = json.loads(body)
+        message: str = answer["message"]
+        reason = answer.get("reason") or ""
+    except (ValueError, KeyError, TypeError, AttributeError):  # of a proxy, say
         message = body[:500].decode(errors="replace")
+        if not _is_json(response):
+            message = f"{who_else} It says: {message}"
     if response.status == 401 or (response.status == 403 and '"system:anonymous"' in message):
         return CredentialsExpired(
             f"{what}: credentials expired ({message}). Log in again; the configuration is read anew."
         )
-    if response.status in _PASSING_CODES:
+    # Something else was changed at the same time, as a quota is: the same request may go well the next time.
+    is_conflict = response.status == 409 and reason != "AlreadyExists"
+    if response.status in _PASSING_CODES or is_conflict:
         return Unreachable(f"{what}: {response.status} {message}")
     if response.status == 403:
         return Forbidden(403, message)

@@ -173,7 +173,12 @@ def _template(key: str, value: object) -> dict[str, Any]:
 
 
 def _text_mapping(key: str, value: object) -> dict[str, str]:
-    return {str(name): str(text) for name, text in _mapping(key, value).items()}
+    return {str(name): _as_text(text) for name, text in _mapping(key, value).items()}
+
+
+def _as_text(value: object) -> str:
+    """As it stands in YAML: `{"gpu": True}` is "true"."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _mappings(key: str, value: object) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,13 @@ _NEEDS_HELP = {
     "RunContainerError",
     "SignatureValidationFailed",
 }
+# Of an eviction: the pod's own doing, and not its node's want. (pkg/kubelet/eviction)
+_OWN_STORAGE = re.compile(
+    r"exceeded its local ephemeral storage limit|ephemeral local storage usage exceeds"
+    r"|Usage of EmptyDir volume .* exceeds the limit"
+)
+# Ours, of a container before `worker` that goes on.
+RUNS_ON = "InitContainerRunsOn"
 _CANNOT_START = {"StartError", "ContainerCannotRun"}
 
 
@@ -87,6 +95,10 @@ class Pod:
     failed_init: str
     # Such a container, or `worker`, that does not begin.
     blocked: Blocked | None
+    # Of the container `worker`, as the server has made it; "" where it has none.
+    memory_limit: str
+    # Containers beside `worker` that run.
+    beside: tuple[str, ...]
     # When its node has written its state last, by the server's clock.
     written: datetime | None
     # Its object is not there any more, so nothing of it runs.
@@ -95,6 +107,11 @@ class Pod:
     @property
     def has_ended(self) -> bool:
         return self.is_gone or self.phase in ("Succeeded", "Failed") or "terminated" in self.state
+
+    @property
+    def outlives_worker(self) -> bool:
+        """A sidecar goes on, and the Job counts the pod as one that runs."""
+        return "terminated" in self.state and self.phase == "Running" and bool(self.beside)
 
     @property
     def is_ending(self) -> bool:
@@ -152,7 +169,9 @@ def read_pod(pod: Mapping[str, Any]) -> Pod:
         if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable"
         else "",
         failed_init=_failed_init(status.get("initContainerStatuses"), _sidecars(pod["spec"])),
-        blocked=_blocked(status),
+        blocked=_blocked(status, _sidecars(pod["spec"])),
+        memory_limit=_memory_limit(pod["spec"]),
+        beside=_running_beside(status.get("containerStatuses")),
         written=written_at(pod, "status"),
     )
 
@@ -184,6 +203,23 @@ def _container_state(statuses: Any, name: str) -> Mapping[str, Any]:
     return {}
 
 
+def _memory_limit(spec: Any) -> str:
+    for container in spec.get("containers") or ():
+        if container["name"] == WORKER_CONTAINER:
+            resources: dict[str, Any] = container.get("resources") or {}
+            limits: dict[str, Any] = resources.get("limits") or {}
+            return str(limits.get("memory", ""))
+    return ""
+
+
+def _running_beside(statuses: Any) -> tuple[str, ...]:
+    return tuple(
+        status["name"]
+        for status in statuses or ()
+        if status["name"] != WORKER_CONTAINER and "running" in (status.get("state") or {})
+    )
+
+
 def _sidecars(spec: Any) -> set[str]:
     """Init containers that go on beside the others, and are ended when these have ended."""
     containers: Any = spec.get("initContainers") or ()
@@ -201,21 +237,44 @@ def _failed_init(statuses: Any, sidecars: set[str]) -> str:
     return ""
 
 
-def _blocked(status: Any) -> Blocked | None:
+def _blocked(status: Any, sidecars: set[str]) -> Blocked | None:
     before: list[dict[str, Any]] = status.get("initContainerStatuses") or []
     beside: list[dict[str, Any]] = status.get("containerStatuses") or []
     worker = [container for container in beside if container["name"] == WORKER_CONTAINER]
     for container in [*before, *worker]:
-        waiting: Mapping[str, Any] = _container_state([container], container["name"])
-        waiting = waiting.get("waiting") or {}
+        name, image = container["name"], container.get("image", "")
+        state = _container_state([container], name)
+        waiting: dict[str, Any] = state.get("waiting") or {}
         if waiting.get("reason") in _NEEDS_HELP:
+            words = f"{waiting.get('message', '')} {_last_end(container)}".strip()
+            return Blocked(name, image, waiting["reason"], words)
+        if name in sidecars and "terminated" in state:  # between two starts a node may say no more
+            words = f"the sidecar {name} ends again and again {_end_of(container, state)}"
+            return Blocked(name, image, "CrashLoopBackOff", words)
+        if container not in before or "running" not in state:
+            continue
+        if name not in sidecars:
             return Blocked(
-                container["name"],
-                container.get("image", ""),
-                waiting["reason"],
-                waiting.get("message", ""),
+                name, image, RUNS_ON, f"the init container {name} runs, and has not ended"
             )
+        if container.get("started") is False:
+            words = f"the sidecar {name} runs, and its startup probe has not been satisfied"
+            return Blocked(name, image, RUNS_ON, f"{words} {_last_end(container)}".strip())
     return None
+
+
+def _last_end(container: Mapping[str, Any]) -> str:
+    """How this container has ended the last time, where it is started again and again."""
+    return _end_of(container, container.get("lastState") or {})
+
+
+def _end_of(container: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    ended: dict[str, Any] = state.get("terminated") or {}
+    if not ended:
+        return ""
+    words = (ended.get("message") or ended.get("reason") or "").strip()
+    name, code = container["name"], ended.get("exitCode")
+    return f"(container {name}, exit code {code}{f': {words}' if words else ''})"
 
 
 def first_to_blame(pods: Sequence[Pod]) -> Pod | None:
@@ -242,13 +301,27 @@ def ending(pod: Pod, resources: Resources) -> Ending:
             'Ask for more, for example with job_resources={"time_limit_s": 3600}.',
         )
     ended: Mapping[str, Any] = pod.state.get("terminated") or {}
-    if ended.get("reason") == "OOMKilled" and pod.phase == "Failed":
+    # Where a child of the call was killed, the container may have ended well.
+    if ended.get("reason") == "OOMKilled" and ended.get("exitCode"):
         asked = resources.limits.get("memory")
+        if asked:
+            why = f"it had asked for {asked}"
+        elif pod.memory_limit:
+            why = f"its limit is {pod.memory_limit}, by a LimitRange of the namespace or by pod_template"
+        else:
+            why = "the node has no more"
         return Ending(
             Cause.OUT_OF_MEMORY,
-            f"{who} ran out of memory{on_node}: "
-            f"{f'it had asked for {asked}' if asked else 'the node has no more'}.",
+            f"{who} ran out of memory{on_node}: {why}.",
             'Ask for more, for example with job_resources={"memory": "8Gi"}.',
+        )
+    if pod.reason == "Evicted" and _OWN_STORAGE.search(pod.message):
+        return Ending(
+            Cause.EXIT,
+            f"{who} was evicted{on_node}, since the call has written more to the pod's own disk than it may: "
+            f"{pod.message}",
+            "Write to a mount, or raise the limit that is named: ephemeral-storage in resources.limits of the "
+            'container worker, or sizeLimit of the volume, both by the key "pod_template" of job_resources.',
         )
     if pod.reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated"):
         return Ending(Cause.NODE_FAILURE, f"{who} was lost{on_node}: {pod.message or pod.reason}.")
@@ -303,9 +376,11 @@ def _process_ending(ended: Mapping[str, Any], who: str, on_node: str) -> Ending:
             Cause.EXIT,
             f"The process of {who[4:]} was ended by signal {number} "
             f"({signal.strsignal(number) or 'unknown'}){on_node}.",
+            last_words=message.strip(),
         )
     return Ending(
         Cause.EXIT,
         f"The process of {who[4:]} ended with exit code {code}{on_node}.",
         exit_code=code,
+        last_words=message.strip(),
     )

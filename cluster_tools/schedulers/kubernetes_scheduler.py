@@ -19,7 +19,7 @@ import socket
 import subprocess
 import time
 from collections import defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -145,6 +145,10 @@ class _Job:
     waiting: dict[int, Waiting] = field(default_factory=dict[int, Waiting])
     # What of the Job's status the last look at its pods has explained.
     explained: object = _NOTHING_TO_EXPLAIN
+    # How many pods its status has counted as ready or over, at the most.
+    counted: int = 0
+    # Pods that were deleted since a sidecar goes on in them.
+    ended_by_us: set[str] = field(default_factory=set[str])
 
     def element(self, index: int) -> Element:
         return Element(self.name, index if self.is_array else None)
@@ -154,6 +158,11 @@ class _Job:
         return any(
             pod.is_ending and not self.is_lost(pod) for pod in self.pods.get(index, {}).values()
         )
+
+    def has_only_sidecars(self, index: int) -> bool:
+        """Whether the call has ended, while its pod goes on."""
+        pods = self.pods.get(index, {}).values()
+        return any(pod.outlives_worker for pod in pods) and all(pod.has_ended for pod in pods)
 
     def is_lost(self, pod: Pod) -> bool:
         since = self.ending_since.get(pod.uid)
@@ -453,8 +462,12 @@ class KubernetesScheduler(Scheduler):
                 yield Element(job.name), Report(rest, over)
             return
         told = set(ended)
+        for index in set(job.pods) - ended:
+            if job.has_only_sidecars(index):
+                told.add(index)
+                yield job.element(index), Report(State.ENDED, "Ended")
         if with_waiting:
-            for index in set(job.pods) - ended:
+            for index in set(job.pods) - told:
                 report = self._report_of_pods(job, index)
                 if report is not None:
                     told.add(index)
@@ -525,11 +538,45 @@ class KubernetesScheduler(Scheduler):
             return False
         waits = ending = False
         for job in jobs:
-            if job.explained != self._to_explain(job):
+            if job.explained != self._to_explain(job) or self._has_fewer(job):
                 return True
             waits = waits or self._waits(job)
             ending = ending or any(map(job.is_ending, job.pods))
         return ending or (waits and now >= self._look_at)
+
+    def _has_fewer(self, job: _Job) -> bool:
+        """Whether a pod is not ready any more that the Job does not count as over: a sidecar goes on in it."""
+        counted = self._counted(job)
+        job.counted = max(job.counted, counted)
+        return counted < job.counted
+
+    def _counted(self, job: _Job) -> int:
+        status = self._status(job)
+        uncounted: dict[str, list[str]] = status.get("uncountedTerminatedPods") or {}
+        numbers = (
+            status.get(name) or 0 for name in ("ready", "succeeded", "failed", "terminating")
+        )
+        return sum(numbers) + sum(map(len, uncounted.values()))
+
+    def _end_sidecars(self, job: _Job) -> None:
+        """They hold the places of elements that have not begun, and nobody waits for them."""
+        pods = {
+            index: pod
+            for index in job.pods
+            if job.has_only_sidecars(index)
+            for pod in job.pods[index].values()
+            if pod.outlives_worker and pod.uid not in job.ended_by_us
+        }
+        if not pods or job.replaces_pods:  # there another pod would come
+            return
+        some = next(iter(pods.values()))
+        self._tell(
+            f"The container {some.beside[0]!r} goes on in pods whose calls have ended; they are deleted, so that "
+            "others can begin. A native sidecar would end by itself: an init container with restartPolicy "
+            "Always."
+        )
+        self._delete_pods(job.name, list(pods))
+        job.ended_by_us.update(pod.uid for pod in pods.values())
 
     def _look_pause_s(self) -> float:
         return min(_MAX_LOOK_PAUSE_S, max(_ENDING_LOOK_S, _LOOKING_PART * self._look_took_s))
@@ -573,6 +620,11 @@ class KubernetesScheduler(Scheduler):
         for job, what in zip(jobs, explained):
             self._take_in(job, found[job.name])
             job.explained = what
+            job.counted = self._counted(job)
+            try:
+                self._end_sidecars(job)
+            except SchedulerError as exc:
+                _logger.debug("pods with sidecars are deleted later: %s", exc)
         events = self._events(jobs)
         now = self._looked_at = time.monotonic()
         self._look_took_s = now - began
@@ -603,12 +655,13 @@ class KubernetesScheduler(Scheduler):
         }
         job.pods = {}
         for index in {*kept, *found}:
+            known, seen = kept.get(index, {}), found.get(index, {})
             gone = {
-                uid: replace(pod, is_gone=True)
-                for uid, pod in kept.get(index, {}).items()
-                if uid not in found.get(index, {})
+                uid: replace(pod, is_gone=True) for uid, pod in known.items() if uid not in seen
             }
-            pods = {**gone, **found.get(index, {})}
+            # How a call has ended does not change by what is done to its pod later.
+            ended = {uid: pod for uid, pod in known.items() if uid in seen and pod.outlives_worker}
+            pods = {**gone, **seen, **ended}
             if pods:
                 job.pods[index] = pods
         alive = {uid: pod for pods in job.pods.values() for uid, pod in pods.items()}
@@ -764,14 +817,18 @@ class KubernetesScheduler(Scheduler):
             if element.job_id in self._jobs:  # else the whole Job is deleted
                 indexes[element.job_id].append(element.index or 0)
         for name, some in indexes.items():
-            for start in range(0, len(some), _MAX_INDEXES):
-                listed = ",".join(map(str, sorted(some[start : start + _MAX_INDEXES])))
-                try:
-                    self._server.delete(
-                        self._pods_path, labelSelector=f"job-name={name},{INDEX} in ({listed})"
-                    )
-                except ApiError as exc:
-                    raise Unreachable(str(exc)) from exc
+            self._delete_pods(name, some)
+
+    def _delete_pods(self, job: str, indexes: Sequence[int]) -> None:
+        """Raises: Unreachable."""
+        for start in range(0, len(indexes), _MAX_INDEXES):
+            listed = ",".join(map(str, sorted(indexes[start : start + _MAX_INDEXES])))
+            try:
+                self._server.delete(
+                    self._pods_path, labelSelector=f"job-name={job},{INDEX} in ({listed})"
+                )
+            except ApiError as exc:
+                raise Unreachable(str(exc)) from exc
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
         self._stopped = True

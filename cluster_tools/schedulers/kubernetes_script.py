@@ -63,7 +63,8 @@ if [ -e "$cluster_tools_log" ] || [ -L "$cluster_tools_log" ]; then
     [ -f "$cluster_tools_log" ] && [ ! -L "$cluster_tools_log" ] ||
         refuse "the log $cluster_tools_log is a link or no regular file"
 else
-    ( {log_mask}set -C; : >"$cluster_tools_log" ) || refuse "the log $cluster_tools_log can't be made"
+    cluster_tools_words=$( ( {log_mask}set -C; : >"$cluster_tools_log" ) 2>&1 ) ||
+        refuse "the log $cluster_tools_log can't be made: $cluster_tools_words"
 fi
 cluster_tools_element=
 cluster_tools_early=

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from cluster_tools.schedulers.kubernetes_images import PullFailure, pull_failure, tried_in_vain_s
-from cluster_tools.schedulers.kubernetes_pods import Blocked, Pod, last_time, written_at
+from cluster_tools.schedulers.kubernetes_pods import RUNS_ON, Blocked, Pod, last_time, written_at
 
 # A registry that says no is asked again by the node after 10 and 20 s: what was pushed a moment ago is there
 # by then.
@@ -138,6 +138,13 @@ def waits_for(pod: Pod, events: Collection[Event] = ()) -> Waiting | None:
         return Waiting("Pulling", pulling.message, notable=False)
     if blocked.reason in _PULL_STATES:
         return _waits_for_image(pod.node, blocked, pulling, ours)
+    if blocked.reason in (RUNS_ON, "CrashLoopBackOff"):
+        advice = (
+            f"the container {blocked.container} has to let the call begin; where it only takes long, raise the key "
+            f"startup_timeout_s of {_KEYS}"
+        )
+        notable = blocked.reason != RUNS_ON  # most of them end soon
+        return Waiting(blocked.reason, blocked.message, True, advice, notable=notable)
     about = f"the image {blocked.image or '?'}"
     if blocked.reason == "InvalidImageName":
         advice = (

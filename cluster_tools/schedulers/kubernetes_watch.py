@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from cluster_tools.schedulers.base import SchedulerError
-from cluster_tools.schedulers.kubernetes_api import ApiServer, Gone, Unreachable, Watch
+from cluster_tools.schedulers.kubernetes_api import ApiServer, Gone, Silent, Unreachable, Watch
 
 # The server ends a watch after so long, and it is begun anew: less than once a minute.
 _WATCH_S = 80.0
@@ -53,6 +53,7 @@ class JobWatch(threading.Thread):
         self._watching = threading.Event()
         self._watch: Watch | None = None
         self._closed = False
+        self._has_said_silent = False
         self._pauses: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def begin(self, selector: str) -> None:
@@ -105,6 +106,15 @@ class JobWatch(threading.Thread):
                 self._follow()
             except Gone:
                 self._version = ""
+            except Silent as exc:
+                self._version = ""  # what was meanwhile is in a list
+                if not self._has_said_silent:
+                    self._has_said_silent = True
+                    _logger.warning(
+                        "Kubernetes takes watches, but %s: does a load balancer hold them back? Jobs are listed "
+                        "after each such silence.",
+                        exc,
+                    )
             except SchedulerError as exc:
                 trouble = exc
             except Exception as exc:  # nobody else would notice a death any more

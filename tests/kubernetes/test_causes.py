@@ -360,3 +360,49 @@ def test_an_api_server_that_is_away_for_a_minute_costs_nothing(
     wait_until(lambda: "answers again" in caplog.text, "the good news")
     (tmp_path / "gate2").touch()
     assert second.result(LIMIT_S) == "gate2"
+
+
+@contextlib.contextmanager
+def _limit_range(memory: str) -> Iterator[None]:
+    """What the namespace gives to containers that ask for nothing."""
+    core = kube.admin().core
+    limit = {"type": "Container", "default": {"memory": memory}}
+    body = {"metadata": {"name": "small"}, "spec": {"limits": [limit]}}
+    core.create_namespaced_limit_range(kube.NAMESPACE, body)
+    try:
+        yield
+    finally:
+        core.delete_namespaced_limit_range("small", kube.NAMESPACE)
+
+
+def test_out_of_memory_by_a_limit_of_the_namespace_says_so(new_executor: NewExecutor) -> None:
+    with _limit_range("100Mi"):
+        future = new_executor().submit(jobs.allocate, 400)
+        _error(future, cluster_tools.RemoteOutOfMemoryException, "its limit is 100Mi", "LimitRange")
+
+
+@pytest.mark.timeout(180)
+def test_a_call_that_fills_its_pods_disk_is_told_which_limit(new_executor: NewExecutor) -> None:
+    worker = {"name": "worker", "resources": {"limits": {"ephemeral-storage": "10Mi"}}}
+    executor = new_executor({"pod_template": {"spec": {"containers": [worker]}}})
+    error = executor.submit(_fill_own_disk).exception(3 * LIMIT_S)
+    assert isinstance(error, RemoteExitException)
+    assert "ephemeral-storage" in str(error)
+    assert "10Mi" in str(error)
+
+
+def _fill_own_disk() -> None:
+    with open("/var/tmp/filler", "wb") as file:
+        file.write(bytes(100 << 20))
+    time.sleep(600)
+
+
+def test_a_selector_of_nodes_may_be_true(new_executor: NewExecutor) -> None:
+    core = kube.admin().core
+    name = core.list_node().items[0].metadata.name
+    core.patch_node(name, {"metadata": {"labels": {"cluster-tools-gpu": "true"}}})
+    try:
+        executor = new_executor({"node_selector": {"cluster-tools-gpu": True}})
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+    finally:
+        core.patch_node(name, {"metadata": {"labels": {"cluster-tools-gpu": None}}})

@@ -89,7 +89,14 @@ class Answer:
 
 
 def _status(code: int, message: str) -> dict[str, Any]:
-    return {"kind": "Status", "status": "Failure", "code": code, "message": message}
+    reason = "AlreadyExists" if "already exists" in message else ""
+    return {
+        "kind": "Status",
+        "status": "Failure",
+        "code": code,
+        "message": message,
+        "reason": reason,
+    }
 
 
 def _by_lower_name(headers: Message) -> dict[str, str]:

@@ -1,0 +1,92 @@
+"""Promises on what lies between a client and the API server, and on a server that is busy."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jobs
+import proxy
+import pytest
+from waiting import LIMIT_S, wait_until
+
+from cluster_tools.errors import RemoteExitException, SubmissionException
+from cluster_tools.schedulers import kubernetes_api
+
+pytestmark = pytest.mark.kubernetes
+
+NewExecutor = Callable[..., Any]
+_JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+def between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[proxy.Proxy]:
+    with proxy.in_front_of_the_server(tmp_path) as (found, config):
+        monkeypatch.setenv("KUBECONFIG", str(config))
+        yield found
+
+
+def test_a_watch_that_says_nothing_is_followed_by_a_list(
+    between: proxy.Proxy,
+    new_executor: NewExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(kubernetes_api, "WATCH_SILENCE_S", 6.0)
+    between.holds_watches = True
+    with caplog.at_level(logging.WARNING), new_executor() as executor:
+        for _ in range(2):
+            error = executor.submit(jobs.kill_itself).exception(3 * LIMIT_S)
+            assert isinstance(error, RemoteExitException)
+        wait_until(lambda: sum("watch=1" in path for _, path in between.seen) > 2, "more watches")
+    told = [record for record in caplog.records if "takes watches" in record.getMessage()]
+    assert len(told) == 1
+
+
+def test_a_conflict_is_tried_again(between: proxy.Proxy, new_executor: NewExecutor) -> None:
+    """As a quota says that is changed by several at once."""
+    words = "Operation cannot be fulfilled on resourcequotas: please apply your changes"
+    conflicts = iter(range(2))
+
+    def interfere(method: str, path: str) -> proxy.Answer:
+        if method == "POST" and path.endswith("/jobs") and next(conflicts, None) is not None:
+            return 409, _JSON, proxy.status(409, "Conflict", words)
+        return None
+
+    between.interfere = interfere
+    with new_executor() as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+    assert sum(method == "POST" for method, _ in between.seen) == 3
+
+
+def test_a_server_that_names_a_time_is_not_asked_before(
+    between: proxy.Proxy, new_executor: NewExecutor
+) -> None:
+    refused_at: list[float] = []
+    asked_at: list[float] = []
+
+    def interfere(method: str, path: str) -> proxy.Answer:
+        if refused_at:
+            asked_at.append(time.monotonic())
+        elif method == "POST" and path.endswith("/jobs"):
+            refused_at.append(time.monotonic())
+            return 429, {**_JSON, "Retry-After": "7"}, proxy.status(429, "TooManyRequests", "busy")
+        return None
+
+    between.interfere = interfere
+    with new_executor() as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+    assert asked_at[0] - refused_at[0] >= 7
+
+
+def test_what_is_no_kubernetes_is_said(between: proxy.Proxy, new_executor: NewExecutor) -> None:
+    page = b"<html><title>Please log in</title></html>"
+    between.interfere = lambda method, path: (404, {"Content-Type": "text/html"}, page)
+    with new_executor() as executor:
+        error = executor.submit(jobs.square, 3).exception(LIMIT_S)
+    assert isinstance(error, SubmissionException)
+    assert "as no API server of Kubernetes does" in str(error)
+    assert "Please log in" in str(error)

@@ -1,0 +1,147 @@
+"""Promises on containers beside the call's own: they hide no end, and hold no place."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jobs
+import kube
+import pytest
+from waiting import LIMIT_S
+
+from cluster_tools.errors import (
+    RemoteExitException,
+    RemoteNeverStartedException,
+    RemoteOutOfMemoryException,
+)
+
+pytestmark = pytest.mark.kubernetes
+
+NewExecutor = Callable[..., Any]
+
+_STAYS = {
+    "pod_template": {
+        "spec": {
+            "containers": [
+                {
+                    "name": "mesh",
+                    "image": kube.IMAGE,
+                    "imagePullPolicy": "IfNotPresent",
+                    "command": ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"],
+                }
+            ]
+        }
+    }
+}
+
+
+def _check_ends(futures: list[Any]) -> None:
+    right, failed, exited, killed, full, last = futures
+    assert right.result(3 * LIMIT_S) == 4
+    assert isinstance(failed.exception(3 * LIMIT_S), ZeroDivisionError)
+    error = exited.exception(3 * LIMIT_S)
+    assert isinstance(error, RemoteExitException)
+    assert "exit code 3" in str(error)
+    assert isinstance(killed.exception(3 * LIMIT_S), RemoteExitException)
+    assert isinstance(full.exception(3 * LIMIT_S), RemoteOutOfMemoryException)
+    assert last.result(3 * LIMIT_S) == 25
+
+
+_STEPS = [
+    partial(jobs.square, 2),
+    partial(jobs.reciprocal, 0),
+    jobs.os_exit,
+    jobs.kill_itself,
+    partial(jobs.allocate, 400),
+    partial(jobs.square, 5),
+]
+
+
+@pytest.mark.timeout(300)
+def test_a_sidecar_that_stays_hides_no_end_and_holds_no_place(
+    new_executor: NewExecutor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One pod at a time: the last begins only where those before it have gone."""
+    with (
+        caplog.at_level(logging.WARNING),
+        new_executor({**_STAYS, "parallelism": 2, "memory": "200Mi"}) as executor,
+    ):
+        _check_ends(executor.map_to_futures(jobs.run, _STEPS))
+    told = [record for record in caplog.records if "'mesh' goes on" in record.getMessage()]
+    assert len(told) == 1
+
+
+@pytest.mark.timeout(300)
+def test_a_sidecar_that_stays_hides_no_end_of_a_pilot(new_executor: NewExecutor) -> None:
+    with new_executor({**_STAYS, "memory": "200Mi"}, pilot_jobs=1) as executor:
+        _check_ends(executor.map_to_futures(jobs.run, _STEPS))
+
+
+# -- containers that keep the call from beginning --
+
+
+def _before(*, stays: bool, command: str, **more: Any) -> dict[str, Any]:
+    container = {
+        "name": "prepare",
+        "image": kube.IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "command": ["/bin/sh", "-c", command],
+        **({"restartPolicy": "Always"} if stays else {}),
+        **more,
+    }
+    return {"pod_template": {"spec": {"initContainers": [container]}}, "startup_timeout_s": 15}
+
+
+_PROBE = {"startupProbe": {"exec": {"command": ["false"]}, "failureThreshold": 1000}}
+
+
+@pytest.mark.timeout(240)
+def test_what_keeps_a_pod_from_beginning_is_named_and_ends_it(new_executor: NewExecutor) -> None:
+    """All at once, as each takes its time."""
+    crashes = _before(stays=True, command="echo no license; exit 7")
+    never_ready = _before(stays=True, command="sleep 3600", **_PROBE)
+    never_ends = _before(stays=False, command="sleep 3600")
+    futures = [
+        new_executor(resources).submit(jobs.square, 3)
+        for resources in (crashes, never_ready, never_ends)
+    ]
+    texts: list[str] = []
+    for future in futures:
+        error = future.exception(4 * LIMIT_S)
+        assert isinstance(error, RemoteNeverStartedException)
+        texts.append(str(error))
+        assert "prepare" in texts[-1]
+        assert "startup_timeout_s = 15 s" in texts[-1]
+        assert "Its log is" not in texts[-1]
+    assert "exit code 7" in texts[0]
+    assert "no license" in texts[0]
+    assert "startup probe" in texts[1]
+    assert "has not ended" in texts[2]
+
+
+def test_a_start_that_fails_is_in_the_pods_words(new_executor: NewExecutor) -> None:
+    """There is no log then, and none is named."""
+    worker = {"name": "worker", "env": [{"name": "LONG", "value": "x" * 200_000}]}
+    executor = new_executor({"pod_template": {"spec": {"containers": [worker]}}})
+    error = executor.submit(jobs.square, 3).exception(3 * LIMIT_S)
+    assert isinstance(error, RemoteNeverStartedException)
+    assert "argument list too long" in str(error)
+    assert "Its log is" not in str(error)
+
+
+def test_a_directory_that_is_read_only_is_in_the_pods_words(
+    new_executor: NewExecutor, tmp_path: Path
+) -> None:
+    mount = {"name": "fixed", "mountPath": str(tmp_path), "readOnly": True}
+    worker = {"name": "worker", "volumeMounts": [mount]}
+    volume = {"name": "fixed", "hostPath": {"path": str(tmp_path), "type": "Directory"}}
+    template = {"spec": {"containers": [worker], "volumes": [volume]}}
+    error = new_executor({"pod_template": template}).submit(jobs.square, 3).exception(3 * LIMIT_S)
+    assert error is not None
+    assert "Read-only file system" in str(error)
+    assert "Its log is" not in str(error)
