@@ -1,0 +1,46 @@
+"""The command line of the fuzzers; the package's docstring says what they do."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from fuzz import cluster_round, rounds
+
+_STRATEGIES = [*cluster_round.STRATEGIES]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__)
+    parser.add_argument("strategy", choices=_STRATEGIES)
+    parser.add_argument("--seed", default="0", help="any word; default: 0")
+    parser.add_argument("--seconds", type=float, default=60.0, help="default: 60")
+    parser.add_argument("--round", type=int, help="this one only")
+    parser.add_argument("--directory", type=Path, help="where rounds work; on Slurm a shared one")
+    parser.add_argument("--play", type=int, help=argparse.SUPPRESS)  # in a round's own process
+    options = parser.parse_args()
+    if options.play is not None:
+        return _play(options.strategy, f"{options.seed}.{options.play}", options.directory)
+    if options.round is not None:
+        failure = rounds.play(options.strategy, options.seed, options.round, options.directory)
+        failures = [] if failure is None else [failure]
+    else:
+        failures = rounds.failures(
+            options.strategy, options.seed, options.seconds, directory=options.directory
+        )
+    count = 0
+    for count, failure in enumerate(failures, 1):
+        print(failure.text, flush=True)
+    return min(count, 1)
+
+
+def _play(strategy: str, seed: str, directory: Path) -> int:
+    complaints = cluster_round.play(cluster_round.STRATEGIES[strategy], seed, directory)
+    if complaints:
+        cluster_round.write_complaints(directory, complaints)
+    return min(len(complaints), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
