@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from fuzz import cluster_round, rounds
+from fuzz import cluster_round, pool_round, rounds
 
-_STRATEGIES = [*cluster_round.STRATEGIES]
+_STRATEGIES = ["multiprocessing", *cluster_round.STRATEGIES]
 
 
 def main() -> int:
@@ -21,7 +21,8 @@ def main() -> int:
     parser.add_argument("--play", type=int, help=argparse.SUPPRESS)  # in a round's own process
     options = parser.parse_args()
     if options.play is not None:
-        return _play(options.strategy, f"{options.seed}.{options.play}", options.directory)
+        _play(options.strategy, f"{options.seed}.{options.play}", options.directory)
+        return 0
     if options.round is not None:
         failure = rounds.play(options.strategy, options.seed, options.round, options.directory)
         failures = [] if failure is None else [failure]
@@ -29,17 +30,18 @@ def main() -> int:
         failures = rounds.failures(
             options.strategy, options.seed, options.seconds, directory=options.directory
         )
-    count = 0
-    for count, failure in enumerate(failures, 1):
+    has_failed = False
+    for failure in failures:
+        has_failed = True
         print(failure.text, flush=True)
-    return min(count, 1)
+    return int(has_failed)
 
 
-def _play(strategy: str, seed: str, directory: Path) -> int:
-    complaints = cluster_round.play(cluster_round.STRATEGIES[strategy], seed, directory)
-    if complaints:
-        cluster_round.write_complaints(directory, complaints)
-    return min(len(complaints), 1)
+def _play(strategy: str, seed: str, directory: Path) -> None:
+    if strategy == "multiprocessing":
+        pool_round.play(seed, directory)
+    else:
+        cluster_round.play(cluster_round.STRATEGIES[strategy], seed, directory)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import faulthandler
 import gc
 import logging
 import os
 import random
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,14 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from clusters import LOCAL, SLURM, Cluster
+
 from fuzz import leftovers
 from fuzz.faults import ON_SLURM, ON_THIS_MACHINE, Faults
 from fuzz.ledger import Ledger
-from fuzz.program import LIMIT_S, Interrupts, Program
-from waiting import wait_until
-
-# More than what a program waits for, so that it says itself what it has waited for.
-STANDSTILL_S = LIMIT_S + 15
+from fuzz.program import Interrupts, Program
 
 
 @dataclass(frozen=True)
@@ -42,14 +37,11 @@ STRATEGIES = {
 }
 
 
-def play(strategy: Strategy, seed: str, directory: Path) -> list[str]:
-    """Plays the round of this seed. Returns: complaints.
-
-    `directory`: a new one that jobs see, too. What is said of the round is in its file `log`.
-    """
+def play(strategy: Strategy, seed: str, directory: Path) -> None:
+    """Plays the round of this seed. `directory`: a new one that jobs see, too."""
     os.environ["SIGTERM_WAIT_IN_S"] = random.Random(f"{seed}.grace").choice(["0.5", "2"])
     logging.basicConfig(filename=directory / "client.log", level=logging.INFO)
-    return _Round(strategy, seed, directory).play()
+    _Round(strategy, seed, directory).play()
 
 
 class _Round:
@@ -59,14 +51,11 @@ class _Round:
         self._dice = random.Random(seed)
         self._directory = directory
         self._jobs_directory = directory / "cfut"
-        self._ledger = Ledger(directory / "notes")
+        self._ledger = Ledger(directory)
         self._closed = threading.Event()
         self._interrupts = Interrupts()
         self._keywords = self._random_keywords()
         self._ending = self._dice.choice(sorted(_ENDINGS))
-        self._over = threading.Event()
-        threading.excepthook = self._note_thread
-        sys.unraisablehook = self._note_unraisable
 
     def _random_keywords(self) -> dict[str, Any]:
         dice = self._dice
@@ -83,14 +72,17 @@ class _Round:
             keywords["client_timeout_s"] = dice.choice([30.0, None])
         return keywords
 
-    def play(self) -> list[str]:
+    def play(self) -> None:
+        with self._ledger.watching():
+            self._play()
+
+    def _play(self) -> None:
         self._new_executor().shutdown()  # with what a process keeps from its first one on
         before = leftovers.descriptors()
         executor = self._new_executor()
         signal.signal(signal.SIGUSR2, self._interrupts.handler)
         programs = [
-            Program(executor, self._ledger, self._dice_of(number), self._interrupts, self._closed)
-            for number in range(self._dice.choice([1, 2, 3]))
+            self._program(executor, number) for number in range(self._dice.choice([1, 2, 3]))
         ]
         faults = Faults(
             executor, self._ledger, programs, self._jobs_directory, self._dice_of("faults")
@@ -98,7 +90,6 @@ class _Round:
         names = self._dice.choices(self._strategy.faults, k=self._dice.randrange(7))
         actions = [self._dice.randrange(3, 12) for _ in programs]
         print(f"{self._keywords} {actions} {names}, then {self._ending}", flush=True)
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
         threads = [threading.Thread(target=faults.run, args=[names], daemon=True)]
         for program, count in zip(programs[1:], actions[1:]):
             threads.append(threading.Thread(target=program.run, args=[count], daemon=True))
@@ -113,13 +104,16 @@ class _Round:
             thread.join()
         for program in programs:
             program.iterators.clear()
-        self._wait(lambda: not self._ledger.open(), "all futures are done")
         self._look_for_leftovers(before)
-        self._over.set()
-        return self._ledger.complaints()
 
     def _new_executor(self) -> Any:
         return self._strategy.cluster.new_executor(self._jobs_directory, **self._keywords)
+
+    def _program(self, executor: Any, number: int) -> Program:
+        # To a pilot a short call is a millisecond, otherwise it is a process.
+        widest = self._dice.choice([10, 10, 150]) if self._strategy.with_pilots else 10
+        dice = self._dice_of(number)
+        return Program(executor, self._ledger, dice, self._interrupts, self._closed, widest)
 
     def _dice_of(self, part: object) -> random.Random:
         return random.Random(f"{self._seed}.{part}")
@@ -139,50 +133,19 @@ class _Round:
 
     # -- after the end --
 
-    def _wait(self, condition: Callable[[], object], what: str) -> None:
-        try:
-            wait_until(condition, what)
-        except TimeoutError:
-            self._ledger.trouble(f"in the end {what}, but not after {LIMIT_S} s")
-
     def _look_for_leftovers(self, before: dict[int, str]) -> None:
         keeps_logs = self._keywords["keep_logs"]
-        looks: dict[str, Callable[[], object]] = {
-            "threads": leftovers.threads,
-            "processes": leftovers.children,
-            "files": lambda: leftovers.files(self._jobs_directory, keeps_logs),
-            "descriptors": lambda: [
-                (fd, what) for fd, what in leftovers.descriptors().items() if before.get(fd) != what
-            ],
-        }
         gc.collect()
-        for name, look in looks.items():
-            try:
-                wait_until(lambda look=look: not look(), name)
-            except TimeoutError:
-                self._ledger.trouble(f"nothing is left in the end, but {name}: {look()}")
-
-    def _watch(self) -> None:
-        """Ends the process with what is known, when nothing comes to an end any more."""
-        while not self._over.wait(1.0):
-            if time.monotonic() > self._ledger.last_event + STANDSTILL_S:
-                with open(self._directory / "stacks", "w") as file:
-                    faulthandler.dump_traceback(file)
-                self._ledger.trouble(f"it goes on, but nothing happens for {STANDSTILL_S} s")
-                write_complaints(self._directory, self._ledger.complaints())
-                os._exit(1)
-
-    def _note_thread(self, args: threading.ExceptHookArgs) -> None:
-        name = "?" if args.thread is None else args.thread.name
-        self._ledger.trouble(f"the thread {name} has ended with {args.exc_value!r}")
-
-    def _note_unraisable(self, args: Any) -> None:
-        if not isinstance(args.exc_value, KeyboardInterrupt):  # ours, where it can go nowhere
-            self._ledger.trouble(f"{args.err_msg} {args.object!r}: {args.exc_value!r}")
-
-
-def write_complaints(directory: Path, complaints: list[str]) -> None:
-    (directory / "complaints").write_text("".join(f"- {line}\n" for line in complaints))
+        self._ledger.look_for(
+            {
+                "open futures": lambda: [entry.call for entry in self._ledger.open()],
+                "threads": leftovers.threads,
+                "processes": leftovers.children,
+                "elements": lambda: self._strategy.cluster.elements_of(self._jobs_directory),
+                "files": lambda: leftovers.files(self._jobs_directory, keeps_logs),
+                "descriptors": lambda: leftovers.new_descriptors(before),
+            }
+        )
 
 
 # -- ends, each of an executor that works still --

@@ -6,6 +6,7 @@ Each is noted in the ledger before it is made, with the element that it hits: wh
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import random
 import resource
@@ -205,7 +206,7 @@ def _element_of(pid: int, directory: str) -> str | None:
     log = f"{directory}/"
     if not any(word.endswith(_STARTS_WORKERS) for word in words):
         return None
-    for before, word in zip(words, words[1:]):
+    for before, word in itertools.pairwise(words):
         if word.startswith(log) and word.endswith(".log.stdout"):
             return before
     return None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import threading
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import CancelledError, Future
@@ -29,6 +28,7 @@ from cluster_tools.errors import (
 )
 from fuzz import calls
 from fuzz.calls import Call
+from fuzz.report import Report
 
 # From the rename by which a call begins to its note: it is loaded in between, on a machine that is busy.
 _LOADING_S = 3.0
@@ -121,20 +121,20 @@ class Window:
         return self.began <= end and (self.ended is None or begin <= self.ended + 0.5)
 
 
-class Ledger:
-    def __init__(self, notes: Path):
-        self._path = notes
+class Ledger(Report):
+    """`directory`: the round's; calls write their notes there."""
+
+    def __init__(self, directory: Path):
+        super().__init__(directory)
+        self._path = directory / "notes"
         self._numbers = itertools.count(1)
         self.entries: list[Entry] = []
         self.hits: list[Hit] = []
         self.stopped: list[Hit] = []
         self.windows: list[Window] = []
-        self.troubles: list[str] = []
         # All that was not known to run was cancelled from then on, or all that ran, too.
         self.cancelled_all_at: float | None = None
         self.aborted = False
-        self.last_event = time.monotonic()
-        self._lock = threading.Lock()
 
     def new_entry(self, kind: str) -> Entry:
         call = Call(next(self._numbers), kind, str(self._path))
@@ -142,13 +142,6 @@ class Ledger:
         self.entries.append(entry)
         self.touch()
         return entry
-
-    def touch(self) -> None:
-        """Something has happened that gives futures time again."""
-        self.last_event = time.monotonic()
-
-    def trouble(self, text: str) -> None:
-        self.troubles.append(text)
 
     def with_futures(self) -> list[Entry]:
         return [entry for entry in list(self.entries) if entry.future is not None]
@@ -223,7 +216,11 @@ class Ledger:
         if entry.cancelled_at is None or not began:
             return None
         late = began[0].at - entry.cancelled_at
-        if late > _LOADING_S and not self._was_stopped(began[0].pid):
+        # Without descriptors nobody can be told; a warning says so.
+        could_tell = not any(
+            w.overlaps(entry.cancelled_at, entry.cancelled_at) for w in self.windows
+        )
+        if late > _LOADING_S and could_tell and not self._was_stopped(began[0].pid):
             return f"cancel() was True, but it has begun {late:.2f} s later"
         return None
 

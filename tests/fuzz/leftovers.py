@@ -16,7 +16,7 @@ def threads() -> list[str]:
 
 
 def descriptors() -> dict[int, str]:
-    """What each of them is. As many as the process has for good are in every answer."""
+    """What each of them is."""
     found: dict[int, str] = {}
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -24,6 +24,10 @@ def descriptors() -> dict[int, str]:
         except OSError:  # that of the listing itself
             pass
     return found
+
+
+def new_descriptors(before: dict[int, str]) -> list[tuple[int, str]]:
+    return [(fd, what) for fd, what in descriptors().items() if before.get(fd) != what]
 
 
 def children() -> list[str]:

@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 
 from fuzz import calls
 from fuzz.ledger import Entry, Ledger
+from fuzz.report import LIMIT_S
 
-# How long a result may be on its way while nothing else goes wrong; a fault comes on top.
-LIMIT_S = 60.0
 _T = TypeVar("_T")
 
 _ORDINARY = ["return", "sleep", "print", "large", "large argument", "fork", "leave a thread"]
@@ -51,7 +50,7 @@ class Interrupts:
 
 
 class Program:
-    """`closing`: called by a callback now and then, as `shutdown(wait=True)` may be."""
+    """`widest`: how many calls `map_to_futures` gets at the most."""
 
     def __init__(
         self,
@@ -60,6 +59,7 @@ class Program:
         dice: random.Random,
         interrupts: Interrupts,
         closed: threading.Event,
+        widest: int,
     ):
         self._executor = executor
         self._ledger = ledger
@@ -67,6 +67,7 @@ class Program:
         self._interrupts = interrupts
         # Set by whoever shuts down while programs run: then no more calls are taken.
         self._closed = closed
+        self._widest = widest
         # Iterators that somebody else drops, too: a forked child.
         self.iterators: list[Iterator[Any]] = []
 
@@ -151,7 +152,7 @@ class Program:
 
     def _map_to_futures(self) -> None:
         kinds = [kind for kind in _KINDS if "argument" not in kind]
-        entries = self._entries(self._dice.randrange(1, 12), *kinds)
+        entries = self._entries(self._dice.randrange(1, self._widest), *kinds)
         items = [entry.call for entry in entries]
         submit = partial(self._executor.map_to_futures, calls.run, items)
         for entry, future in zip(entries, self._interrupts.attempt(submit) or ()):
@@ -205,9 +206,9 @@ class Program:
 
     def _map_with_timeout(self) -> None:
         timeout = self._dice.choice([0.0, 0.3, 2.0])
+        began = time.monotonic()
         entries, results = self._start_map(["return", "sleep"], timeout=timeout)
         if results is not None:
-            began = time.monotonic() - 0.01
             self._iterate(entries, results, len(entries))
             self._check_timeout(entries, time.monotonic() - began, timeout)
 

@@ -34,14 +34,14 @@ class Failure:
 
 
 def failures(
-    strategy: str, seed: str, seconds: float, first_round: int = 0, directory: Path | None = None
+    strategy: str, seed: str, seconds: float, directory: Path | None = None
 ) -> Iterator[Failure]:
     """Plays rounds until the time is over.
 
     `directory`: where what failed stays to be looked at; default: the one for temporary files.
     """
     deadline = time.monotonic() + seconds
-    for number in itertools.count(first_round):
+    for number in itertools.count():
         if time.monotonic() >= deadline:
             return
         failure = play(strategy, seed, number, directory)
@@ -89,7 +89,7 @@ def _run(strategy: str, seed: str, number: int, place: Path) -> str:
             code = process.wait()
     if (place / "complaints").exists():
         complaints += (place / "complaints").read_text()
-    elif code != 0:
+    if code != 0:
         complaints += f"- its process ends with 0, but has ended with {code}: see log\n"
     return complaints + _end_processes(token)
 
