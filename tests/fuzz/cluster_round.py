@@ -95,11 +95,14 @@ class _Round:
             threads.append(threading.Thread(target=program.run, args=[count], daemon=True))
         for thread in threads:
             thread.start()
+        began = time.monotonic()
         programs[0].run(actions[0])  # here, where signal handlers run
         if not self._ending.endswith("early"):
             for thread in threads[1:]:
                 thread.join()
+        programs_s = time.monotonic() - began
         self._end(executor)
+        print(f"programs took {programs_s:.1f} s, with the end {time.monotonic() - began:.1f} s")
         for thread in threads:
             thread.join()
         for program in programs:
@@ -111,7 +114,7 @@ class _Round:
 
     def _program(self, executor: Any, number: int) -> Program:
         # To a pilot a short call is a millisecond, otherwise it is a process.
-        widest = self._dice.choice([10, 10, 150]) if self._strategy.with_pilots else 10
+        widest = self._dice.choice([10, 150]) if self._strategy.with_pilots else 10
         dice = self._dice_of(number)
         return Program(executor, self._ledger, dice, self._interrupts, self._closed, widest)
 

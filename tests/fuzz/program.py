@@ -21,6 +21,8 @@ from fuzz.report import LIMIT_S
 _T = TypeVar("_T")
 
 _ORDINARY = ["return", "sleep", "print", "large", "large argument", "fork", "leave a thread"]
+# Of these there may be many.
+_SHORT = [*["return"] * 9, "raise"]
 _KINDS = [*_ORDINARY * 3, *["return"] * 20, "sleep long", *calls.KINDS]
 
 
@@ -151,8 +153,9 @@ class Program:
                 self._has(entry, future)
 
     def _map_to_futures(self) -> None:
+        count = self._dice.randrange(1, self._widest)
         kinds = [kind for kind in _KINDS if "argument" not in kind]
-        entries = self._entries(self._dice.randrange(1, self._widest), *kinds)
+        entries = self._entries(count, *(kinds if count < 12 else _SHORT))
         items = [entry.call for entry in entries]
         submit = partial(self._executor.map_to_futures, calls.run, items)
         for entry, future in zip(entries, self._interrupts.attempt(submit) or ()):
