@@ -6,7 +6,6 @@ import gc
 import logging
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,10 @@ from clusters import LOCAL, SLURM, Cluster
 from fuzz import leftovers
 from fuzz.faults import ON_SLURM, ON_THIS_MACHINE, Faults
 from fuzz.ledger import Ledger
-from fuzz.program import Interrupts, Program
+from fuzz.program import Handle, Interrupts, Program
+
+# From the signal by which a process is killed to its end, on a machine that is busy.
+_ENDING_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,6 @@ STRATEGIES = {
 
 def play(strategy: Strategy, seed: str, directory: Path) -> None:
     """Plays the round of this seed. `directory`: a new one that jobs see, too."""
-    os.environ["SIGTERM_WAIT_IN_S"] = random.Random(f"{seed}.grace").choice(["0.5", "2"])
     logging.basicConfig(filename=directory / "client.log", level=logging.INFO)
     _Round(strategy, seed, directory).play()
 
@@ -51,9 +52,13 @@ class _Round:
         self._dice = random.Random(seed)
         self._directory = directory
         self._jobs_directory = directory / "cfut"
-        self._ledger = Ledger(directory)
+        grace_s = self._dice.choice([0.5, 2.0])
+        os.environ["SIGTERM_WAIT_IN_S"] = str(grace_s)
+        is_ended = strategy.cluster is LOCAL and not strategy.with_pilots
+        self._ledger = Ledger(directory, grace_s + _ENDING_S if is_ended else None)
         self._closed = threading.Event()
-        self._interrupts = Interrupts()
+        rate = self._dice.choice([0.0, 0.3, 0.8])
+        self._interrupts = Interrupts(self._dice_of("interrupts"), rate)
         self._keywords = self._random_keywords()
         self._ending = self._dice.choice(sorted(_ENDINGS))
 
@@ -79,13 +84,10 @@ class _Round:
     def _play(self) -> None:
         self._new_executor().shutdown()  # with what a process keeps from its first one on
         before = leftovers.descriptors()
-        executor = self._new_executor()
-        signal.signal(signal.SIGUSR2, self._interrupts.handler)
-        programs = [
-            self._program(executor, number) for number in range(self._dice.choice([1, 2, 3]))
-        ]
+        handle = Handle(self._new_executor())
+        programs = [self._program(handle, number) for number in range(self._dice.choice([1, 2, 3]))]
         faults = Faults(
-            executor, self._ledger, programs, self._jobs_directory, self._dice_of("faults")
+            handle, self._ledger, programs, self._jobs_directory, self._dice_of("faults")
         )
         names = self._dice.choices(self._strategy.faults, k=self._dice.randrange(7))
         actions = [self._dice.randrange(3, 12) for _ in programs]
@@ -101,8 +103,11 @@ class _Round:
             for thread in threads[1:]:
                 thread.join()
         programs_s = time.monotonic() - began
-        self._end(executor)
-        print(f"programs took {programs_s:.1f} s, with the end {time.monotonic() - began:.1f} s")
+        self._end(handle)
+        print(
+            f"programs took {programs_s:.1f} s, with the end {time.monotonic() - began:.1f} s; "
+            f"{len(self._ledger.entries)} calls, {self._interrupts.count} submissions interrupted"
+        )
         for thread in threads:
             thread.join()
         for program in programs:
@@ -112,25 +117,24 @@ class _Round:
     def _new_executor(self) -> Any:
         return self._strategy.cluster.new_executor(self._jobs_directory, **self._keywords)
 
-    def _program(self, executor: Any, number: int) -> Program:
+    def _program(self, handle: Handle, number: int) -> Program:
         # To a pilot a short call is a millisecond, otherwise it is a process.
         widest = self._dice.choice([10, 150]) if self._strategy.with_pilots else 10
         dice = self._dice_of(number)
-        return Program(executor, self._ledger, dice, self._interrupts, self._closed, widest)
+        return Program(handle, self._ledger, dice, self._interrupts, self._closed, widest)
 
     def _dice_of(self, part: object) -> random.Random:
         return random.Random(f"{self._seed}.{part}")
 
-    def _end(self, executor: Any) -> None:
+    def _end(self, handle: Handle) -> None:
         self._ledger.touch()
         self._closed.set()
         try:
-            _ENDINGS[self._ending](executor, self._ledger)
+            _ENDINGS[self._ending](handle, self._ledger)
         except BaseException as error:
             self._ledger.trouble(f"the end, {self._ending}, raised {error!r}")
-            executor.shutdown(wait=True, cancel_futures=True)
-        is_waited_for = not self._ending.endswith("early") and "abort" not in self._ending
-        if is_waited_for and "nowait" not in self._ending and self._ledger.open():
+            handle.executor.shutdown(wait=True, cancel_futures=True)
+        if self._ending in _WAITING and self._ledger.open():
             count = len(self._ledger.open())
             self._ledger.trouble(f"shutdown has returned, but {count} futures are open")
 
@@ -158,43 +162,49 @@ class _Left(Exception):
     pass
 
 
-def _leave(executor: Any, ledger: Ledger) -> None:
-    with executor:
+def _leave(handle: Handle, ledger: Ledger) -> None:
+    with handle.executor:
         pass
 
 
-def _abort(executor: Any, ledger: Ledger) -> None:
+def _abort(handle: Handle, ledger: Ledger) -> None:
     ledger.aborted = True
     try:
-        with executor:
+        with handle.executor:
             raise _Left
     except _Left:
         pass
 
 
-def _cancel(executor: Any, ledger: Ledger) -> None:
+def _cancel(handle: Handle, ledger: Ledger) -> None:
     ledger.cancelled_all_at = time.monotonic()
-    executor.shutdown(cancel_futures=True)
+    handle.executor.shutdown(cancel_futures=True)
 
 
-def _cancel_nowait(executor: Any, ledger: Ledger) -> None:
+def _cancel_nowait(handle: Handle, ledger: Ledger) -> None:
     ledger.cancelled_all_at = time.monotonic()
-    executor.shutdown(wait=False, cancel_futures=True)
+    handle.executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _shut_down_nowait(executor: Any, ledger: Ledger) -> None:
-    executor.shutdown(wait=False)
+def _shut_down_nowait(handle: Handle, ledger: Ledger) -> None:
+    handle.executor.shutdown(wait=False)
 
 
-def _shut_down_in_threads(executor: Any, ledger: Ledger) -> None:
-    threads = [threading.Thread(target=executor.shutdown, daemon=True) for _ in range(3)]
+def _drop(handle: Handle, ledger: Ledger) -> None:
+    """Its calls go on, and with the last of them it ends."""
+    handle.executor = None
+    gc.collect()
+
+
+def _shut_down_in_threads(handle: Handle, ledger: Ledger) -> None:
+    threads = [threading.Thread(target=handle.executor.shutdown, daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-_ENDINGS: dict[str, Callable[[Any, Ledger], None]] = {
+_ENDINGS: dict[str, Callable[[Handle, Ledger], None]] = {
     "leave": _leave,
     "leave early": _leave,
     "abort": _abort,
@@ -205,4 +215,7 @@ _ENDINGS: dict[str, Callable[[Any, Ledger], None]] = {
     "nowait": _shut_down_nowait,
     "nowait early": _shut_down_nowait,
     "in threads": _shut_down_in_threads,
+    "drop": _drop,
 }
+# Which come back when all futures are done.
+_WAITING = ("leave", "cancel", "in threads")

@@ -16,10 +16,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from fuzz.ledger import Hit, Ledger, Window
-from fuzz.program import Program
+from fuzz.program import Handle, Program
 
 # A forked child has one thread, and the locks of all: what it does may hang, and is ended then.
 _CHILD_LIMIT_S = 20
@@ -29,13 +28,13 @@ _STARTS_WORKERS = "start_worker.py"
 class Faults:
     def __init__(
         self,
-        executor: Any,
+        handle: Handle,
         ledger: Ledger,
         programs: list[Program],
         directory: Path,
         dice: random.Random,
     ):
-        self._executor = executor
+        self._handle = handle
         self._ledger = ledger
         self._programs = programs
         self._directory = directory
@@ -121,6 +120,7 @@ class Faults:
         pid = os.fork()
         if pid == 0:
             try:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
                 signal.alarm(_CHILD_LIMIT_S)
                 self._end_copies()
             finally:
@@ -137,7 +137,8 @@ class Faults:
                 except Exception:  # another thread was in it
                     pass
             program.iterators.clear()
-        self._executor.shutdown(wait=self._dice.random() < 0.5, cancel_futures=True)
+        if self._handle.executor is not None:
+            self._handle.executor.shutdown(wait=self._dice.random() < 0.5, cancel_futures=True)
         gc.collect()
 
     def no_descriptors(self) -> None:
@@ -164,12 +165,6 @@ class Faults:
             self.no_descriptors()
             killer.join()
 
-    def interrupt(self) -> None:
-        """The main thread's handler raises wherever it is, if that is in a submission."""
-        for _ in range(10):
-            os.kill(os.getpid(), signal.SIGUSR2)
-            time.sleep(self._dice.uniform(0, 0.02))
-
 
 FAULTS: dict[str, Callable[[Faults], None]] = {
     "kill": Faults.kill,
@@ -181,9 +176,8 @@ FAULTS: dict[str, Callable[[Faults], None]] = {
     "fork": Faults.fork,
     "no descriptors": Faults.no_descriptors,
     "no descriptors while a job is killed": Faults.no_descriptors_and_kill,
-    "interrupt": Faults.interrupt,
 }
-OF_CLIENTS = ["fork", "no descriptors", "interrupt", "interrupt"]
+OF_CLIENTS = ["fork", "no descriptors"]
 ON_THIS_MACHINE = [
     *OF_CLIENTS,
     *["kill", "stop and kill", "stop and go on"] * 2,

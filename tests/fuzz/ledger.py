@@ -31,7 +31,7 @@ from fuzz.calls import Call
 from fuzz.report import Report
 
 # From the rename by which a call begins to its note: it is loaded in between, on a machine that is busy.
-_LOADING_S = 3.0
+_LOADING_S = 1.0
 # After so many pilots in a row that have begun nothing, the rest is given up (cluster/pilots.py).
 _HOPELESS_PILOTS = 4
 
@@ -122,10 +122,14 @@ class Window:
 
 
 class Ledger(Report):
-    """`directory`: the round's; calls write their notes there."""
+    """`directory`: the round's; calls write their notes there.
 
-    def __init__(self, directory: Path):
+    `ended_within_s`: so soon a call is ended that began just before it was cancelled; None: it never is.
+    """
+
+    def __init__(self, directory: Path, ended_within_s: float | None):
         super().__init__(directory)
+        self._ended_within_s = ended_within_s
         self._path = directory / "notes"
         self._numbers = itertools.count(1)
         self.entries: list[Entry] = []
@@ -222,6 +226,9 @@ class Ledger(Report):
         )
         if late > _LOADING_S and could_tell and not self._was_stopped(began[0].pid):
             return f"cancel() was True, but it has begun {late:.2f} s later"
+        within = self._ended_within_s
+        if within is not None and ended and ended[0].at > entry.cancelled_at + within:
+            return "cancel() was True, but it went on to its end"
         return None
 
     def _was_stopped(self, pid: int) -> bool:

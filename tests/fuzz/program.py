@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import concurrent.futures
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,28 +28,48 @@ _SHORT = [*["return"] * 9, "raise"]
 _KINDS = [*_ORDINARY * 3, *["return"] * 20, "sleep long", *calls.KINDS]
 
 
+@dataclass
+class Handle:
+    """The only way to the executor of a round, which is garbage when it is None."""
+
+    executor: Any
+
+
 class Interrupts:
-    """Ctrl-C, between any two bytecodes of what the main thread attempts, and nowhere else."""
+    """Ctrl-C, between any two bytecodes of what the main thread attempts, and nowhere else.
 
-    def __init__(self) -> None:
+    `rate`: of how many of its submissions, from 0 to 1.
+    """
+
+    def __init__(self, dice: random.Random, rate: float) -> None:
+        self._dice = dice
+        self._rate = rate
         self._is_on = False
+        # So often something was cut short.
+        self.count = 0
+        signal.signal(signal.SIGALRM, self._handle)
 
-    def handler(self, *_: object) -> None:
+    def _handle(self, *_: object) -> None:
         if self._is_on:
             self._is_on = False
             raise KeyboardInterrupt
 
     def attempt(self, submit: Callable[[], _T]) -> _T | None:
         """What `submit` returns; None where it was interrupted, and that is all that comes of it."""
+        if threading.current_thread() is not threading.main_thread():
+            return submit()
         result = None
         try:
             try:
-                self._is_on = threading.current_thread() is threading.main_thread()
+                if self._dice.random() < self._rate:
+                    self._is_on = True
+                    # Of a submission's length, or of that of a part of it.
+                    signal.setitimer(signal.ITIMER_REAL, 10 ** self._dice.uniform(-5, -2))
                 result = submit()
             finally:  # where it may still come
                 self._is_on = False
         except KeyboardInterrupt:
-            pass
+            self.count += 1
         return result
 
 
@@ -56,14 +78,14 @@ class Program:
 
     def __init__(
         self,
-        executor: Any,
+        handle: Handle,
         ledger: Ledger,
         dice: random.Random,
         interrupts: Interrupts,
         closed: threading.Event,
         widest: int,
     ):
-        self._executor = executor
+        self._handle = handle
         self._ledger = ledger
         self._dice = dice
         self._interrupts = interrupts
@@ -132,7 +154,7 @@ class Program:
             return _exit_in_callback
         if kind < 0.15:
             return self._cancel_others
-        if kind < 0.155:
+        if kind < 0.16:
             return self._shut_down
         return None
 
@@ -141,13 +163,15 @@ class Program:
             entry.cancel()
 
     def _shut_down(self, _: Future[Any]) -> None:
-        self._closed.set()
-        self._executor.shutdown(wait=True)
+        executor = self._handle.executor
+        if executor is not None:
+            self._closed.set()
+            executor.shutdown(wait=True)
 
     def _submit(self) -> None:
         for entry in self._entries(self._dice.randrange(1, 6)):
             payload = calls.payload_of(entry.call)
-            submit = partial(self._executor.submit, calls.run, entry.call, payload)
+            submit = partial(self._handle.executor.submit, calls.run, entry.call, payload)
             future = self._interrupts.attempt(submit)
             if future is not None:
                 self._has(entry, future)
@@ -157,7 +181,7 @@ class Program:
         kinds = [kind for kind in _KINDS if "argument" not in kind]
         entries = self._entries(count, *(kinds if count < 12 else _SHORT))
         items = [entry.call for entry in entries]
-        submit = partial(self._executor.map_to_futures, calls.run, items)
+        submit = partial(self._handle.executor.map_to_futures, calls.run, items)
         for entry, future in zip(entries, self._interrupts.attempt(submit) or ()):
             self._has(entry, future)
 
@@ -166,7 +190,7 @@ class Program:
     def _start_map(self, kinds: list[str], **keywords: Any) -> tuple[list[Entry], Any]:
         entries = self._entries(self._dice.randrange(1, 10), *kinds)
         items = [entry.call for entry in entries], [None] * len(entries)
-        submit = partial(self._executor.map, calls.run, *items, **keywords)
+        submit = partial(self._handle.executor.map, calls.run, *items, **keywords)
         results = self._interrupts.attempt(submit)
         if results is not None:
             self.iterators.append(results)
@@ -188,7 +212,7 @@ class Program:
             except BaseException as error:
                 if isinstance(error, (OSError, ImportError)) and self._ledger.in_window(began):
                     return
-                entry.error = error
+                entry.error = error.with_traceback(None)  # whose frames know the executor
                 return
             if value != calls.value_of(entry.call):
                 self._ledger.trouble(f"map: {str(value)[:80]} for {entry.call}")

@@ -52,6 +52,7 @@ class Report:
     def look_for(self, looks: Mapping[str, Callable[[], object]]) -> None:
         """Each look has to see nothing in the end."""
         for name, look in looks.items():
+            self.touch()
             try:
                 wait_until(lambda look=look: not look(), name)
             except TimeoutError:
