@@ -22,6 +22,8 @@ from fuzz.program import Handle, Program
 
 # A forked child has one thread, and the locks of all: what it does may hang, and is ended then.
 _CHILD_LIMIT_S = 20
+# How long a fault waits for a job that begins.
+_NEW_LIMIT_S = 2.0
 _STARTS_WORKERS = "start_worker.py"
 
 
@@ -53,14 +55,18 @@ class Faults:
 
     # -- of jobs on this machine --
 
-    def _victim(self) -> Hit | None:
-        """A process of the executor's jobs, if there is one."""
+    def _victims(self) -> list[Hit]:
+        """The processes of the executor's jobs."""
         found: list[Hit] = []
         for name in os.listdir("/proc"):
             if name.isdigit():
                 element = _element_of(int(name), str(self._directory))
                 if element is not None:
                     found.append(Hit(element, int(name), time.monotonic()))
+        return found
+
+    def _victim(self) -> Hit | None:
+        found = self._victims()
         return self._dice.choice(found) if found else None
 
     def kill(self) -> None:
@@ -68,6 +74,19 @@ class Faults:
         if victim is not None:
             self._ledger.hits.append(victim)
             _send(victim.pid, signal.SIGKILL)
+
+    def kill_at_its_start(self) -> None:
+        """One that is importing, or has just begun its first call."""
+        known = {victim.pid for victim in self._victims()}
+        deadline = time.monotonic() + _NEW_LIMIT_S
+        while time.monotonic() < deadline:
+            new = [victim for victim in self._victims() if victim.pid not in known]
+            if new:
+                time.sleep(self._dice.uniform(0, 0.2))
+                self._ledger.hits.append(new[0])
+                _send(new[0].pid, signal.SIGKILL)
+                return
+            time.sleep(0.005)
 
     def stop_and_kill(self) -> None:
         victim = self._victim()
@@ -168,6 +187,7 @@ class Faults:
 
 FAULTS: dict[str, Callable[[Faults], None]] = {
     "kill": Faults.kill,
+    "kill at its start": Faults.kill_at_its_start,
     "stop and kill": Faults.stop_and_kill,
     "stop and go on": Faults.stop_and_go,
     "scancel": Faults.scancel,
@@ -181,6 +201,7 @@ OF_CLIENTS = ["fork", "no descriptors"]
 ON_THIS_MACHINE = [
     *OF_CLIENTS,
     *["kill", "stop and kill", "stop and go on"] * 2,
+    "kill at its start",
     "no descriptors while a job is killed",
 ]
 ON_SLURM = [
