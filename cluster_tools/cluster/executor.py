@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
@@ -167,6 +168,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
                 max_workers=max_workers,
                 pilot_jobs=pilot_jobs,
                 trust_group=trust_group,
+                keep_logs=keep_logs,
             )
         )
         settings = Settings(
@@ -403,9 +405,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         draft = _Draft(self._name_of(fn))
         try:
             self._write(draft, fn, calls)
-        except (
-            BaseException
-        ):  # the caller's iterable has raised, or Ctrl-C: nobody has these futures
+        except BaseException:  # of the caller's iterable, or Ctrl-C: nobody has these futures
             for future in draft.futures:
                 future.cancel()
             raise
@@ -522,11 +522,28 @@ class _Draft:
 
 def _submission_error(task: str, error: Exception) -> Exception:
     """What a future raises whose call could not be submitted because of `error`."""
+    _make_text_of_frames(error)
     if isinstance(error, pickle.PicklingError):
         return error
     exception = SubmissionException(f"{task} could not be submitted: {exception_text(error)}", "")
     exception.__cause__ = error
     return exception
+
+
+def _make_text_of_frames(error: BaseException) -> None:
+    """Frames hold the executor: who kept the future would keep it from ending when it is dropped."""
+    ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    seen: set[int] = set()
+    part: BaseException | None = error
+    while part is not None and id(part) not in seen:
+        seen.add(id(part))
+        entries = traceback.extract_tb(part.__traceback__)
+        theirs = [entry for entry in entries if not entry.filename.startswith(ours)]
+        part.__traceback__ = None
+        add_note: Callable[[str], None] | None = getattr(part, "add_note", None)  # from 3.11 on
+        if theirs and add_note is not None:
+            add_note("It was raised here:\n" + "".join(traceback.format_list(theirs)).rstrip())
+        part = part.__cause__ or part.__context__
 
 
 def _grace_s() -> float:

@@ -31,6 +31,7 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
 from cluster_tools import __version__, own_files, pickling, worker
@@ -403,8 +404,13 @@ class ArrayWriter:
         self.number = number
         self.path = os.path.join(directory.path, f"array.{number}")
         self._temporary = f"{self.path}.tmp"
-        fd = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        self._file = os.fdopen(fd, "wb", buffering=_WRITE_BUFFER_BYTES)
+        # In one step: Ctrl-C between two would lose the descriptor.
+        self._file = open(  # noqa: SIM115
+            self._temporary,
+            "xb",
+            buffering=_WRITE_BUFFER_BYTES,
+            opener=partial(os.open, mode=0o600),
+        )
         self._is_parents = False
         _open_writers.add(self)
         self._offset = 0

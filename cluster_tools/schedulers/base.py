@@ -22,6 +22,8 @@ class Options:
     job_resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     # Shell lines to run before the worker.
     setup_lines: Sequence[str] = ()
+    # Logs stay; else the executor removes them with the rest.
+    keep_logs: bool = True
     # Where logs go: absolute.
     log_directory: str = "."
     # Seconds between the signal to a job and its end by force.

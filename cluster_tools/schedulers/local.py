@@ -158,6 +158,8 @@ class LocalScheduler(Scheduler):
         assert popen is not None
         if process.cancelled:  # while it was being started
             self._end([process])
+            if not self._options.keep_logs:  # its executor may have looked for it already
+                _unlink(self.log_path(self._options.log_directory, process.element))
         returncode = popen.wait()
         try:  # as on a cluster, nothing that the job has started outlives it
             os.killpg(popen.pid, signal.SIGKILL)
@@ -290,7 +292,7 @@ class LocalScheduler(Scheduler):
             self._queue_changed.notify_all()
             # Those that were cancelled end by force if need be, and nobody waits for that.
             self._queue_changed.wait_for(
-                lambda: all(process.cancelled for process in self._running), _LEAVING_S
+                lambda: all(p.cancelled and p.popen is not None for p in self._running), _LEAVING_S
             )
 
 

@@ -119,6 +119,8 @@ _SUBMIT_AGAIN = "Look at its log, and submit the call again if its work is not d
 
 _logger = logging.getLogger("cluster_tools")
 
+# In one word for scancel: the kernel limits its length.
+_MAX_INDEXES = 5_000
 # Logs may hold secrets.
 _LOG_UMASK = 0o077
 # Slurm has opened it by then; whose file a link leads to, nobody knows.
@@ -445,7 +447,11 @@ class SlurmScheduler(Scheduler):
         indexes: defaultdict[str, list[int]] = defaultdict(list)
         for element in elements:
             indexes[element.job_id] += [] if element.index is None else [element.index]
-        ids = [f"{job}_[{_ranges(some)}]" if some else job for job, some in indexes.items()]
+        ids = [
+            f"{job}_[{_ranges(some[start : start + _MAX_INDEXES])}]" if some else job
+            for job, some in indexes.items()
+            for start in range(0, max(1, len(some)), _MAX_INDEXES)
+        ]
         try:
             self._start_stop("elements", token, ids)
         except OSError as exc:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +274,28 @@ def test_the_run_directory_goes_though_descriptors_are_short(tmp_path: Path) -> 
         """
     with executor_program(LOCAL, tmp_path, body) as program:
         assert "[]" in program.succeed()
+
+
+def test_a_future_of_a_call_that_was_not_submitted_does_not_keep_its_executor(
+    tmp_path: Path,
+) -> None:
+    """Which ends when nobody has it any more. The cause still tells where it was raised."""
+    executor = LOCAL.new_executor(tmp_path / "cfut")
+    futures = [
+        executor.submit(jobs.square, _Unsendable()),
+        *executor.map_to_futures(jobs.square, [_Unsendable()]),
+    ]
+    del executor
+    gc.collect()
+    wait_until(lambda: not list(tmp_path.glob("cfut/run.*")), "the executor's end")
+    for future in futures:
+        error = future.exception(LIMIT_S)
+        assert error is not None
+        if sys.version_info >= (3, 11):
+            text = "".join(traceback.format_exception(error))
+            assert "test_nothing_is_lost.py" in text
+
+
+class _Unsendable:
+    def __reduce__(self) -> Any:
+        raise ZeroDivisionError
