@@ -106,7 +106,8 @@ class _Round:
         self._end(handle)
         print(
             f"programs took {programs_s:.1f} s, with the end {time.monotonic() - began:.1f} s; "
-            f"{len(self._ledger.entries)} calls, {self._interrupts.count} submissions interrupted"
+            f"{len(self._ledger.entries)} calls, {self._interrupts.count} submissions interrupted, "
+            f"{len(self._ledger.hits)} jobs hit"
         )
         for thread in threads:
             thread.join()

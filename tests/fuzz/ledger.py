@@ -263,7 +263,7 @@ class Ledger(Report):
         return [
             f"the end of {element} has failed {count} calls"
             for element, count in failed.items()
-            if count > 1 and len(self.hits) < _HOPELESS_PILOTS
+            if element and count > 1 and len(self.hits) < _HOPELESS_PILOTS
         ]
 
     def _is_short_of_descriptors(

@@ -57,7 +57,7 @@ def play(strategy: str, seed: str, number: int, directory: Path | None = None) -
     took = time.monotonic() - began
     log = (place / "log").read_text(errors="replace")
     words = f"{strategy} --seed {seed} --round {number}"
-    print(f"{words}: {took:.1f} s, {'FAILED' if complaints else 'ok'}; {log[:300].strip()}")
+    print(f"{words}: {took:.1f} s, {'FAILED' if complaints else 'ok'}; {log[:500].strip()}")
     sys.stdout.flush()
     if not complaints:
         shutil.rmtree(place)
