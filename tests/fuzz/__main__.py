@@ -17,7 +17,9 @@ def main() -> int:
     parser.add_argument("--seed", default="0", help="any word; default: 0")
     parser.add_argument("--seconds", type=float, default=60.0, help="default: 60")
     parser.add_argument("--round", type=int, help="this one only")
-    parser.add_argument("--directory", type=Path, help="where rounds work; on Slurm a shared one")
+    parser.add_argument(
+        "--directory", type=_absolute, help="where rounds work; on Slurm a shared one"
+    )
     parser.add_argument("--play", type=int, help=argparse.SUPPRESS)  # in a round's own process
     options = parser.parse_args()
     if options.play is not None:
@@ -33,8 +35,12 @@ def main() -> int:
     has_failed = False
     for failure in failures:
         has_failed = True
-        print(failure.text, flush=True)
+        print(failure, flush=True)
     return int(has_failed)
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).resolve()
 
 
 def _play(strategy: str, seed: str, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The calls of the fuzzers. Each notes that it begins, in one write, which is what the model goes by.
+"""The calls of the fuzzers. Each notes that it begins, in one write: the model goes by that.
 
 It knows the standard library only, and nothing of who calls it.
 """

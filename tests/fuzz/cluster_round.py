@@ -1,4 +1,4 @@
-"""One round on a cluster strategy, in this process: an executor, programs in threads, faults, questions."""
+"""One round on a cluster strategy, in this process: executor, programs, faults, questions."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def _leave(handle: Handle, ledger: Ledger) -> None:
 
 
 def _abort(handle: Handle, ledger: Ledger) -> None:
-    ledger.aborted = True
+    ledger.cancelled_all = True
     try:
         with handle.executor:
             raise _Left
@@ -178,12 +178,12 @@ def _abort(handle: Handle, ledger: Ledger) -> None:
 
 
 def _cancel(handle: Handle, ledger: Ledger) -> None:
-    ledger.cancelled_all_at = time.monotonic()
+    ledger.cancelled_all = True
     handle.executor.shutdown(cancel_futures=True)
 
 
 def _cancel_nowait(handle: Handle, ledger: Ledger) -> None:
-    ledger.cancelled_all_at = time.monotonic()
+    ledger.cancelled_all = True
     handle.executor.shutdown(wait=False, cancel_futures=True)
 
 

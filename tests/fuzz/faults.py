@@ -1,6 +1,7 @@
-"""Faults from outside, by random, in a thread of their own: of jobs' processes and of the client itself.
+"""Faults from outside, by random, in a thread of their own: of jobs' processes and of the client.
 
-Each is noted in the ledger before it is made, with the element that it hits: what it explains, and no more.
+Each is noted in the ledger before it is made, with the element that it hits: what it explains, and
+no more.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Faults:
             if name.isdigit():
                 element = _element_of(int(name), str(self._directory))
                 if element is not None:
-                    found.append(Hit(element, int(name), time.monotonic()))
+                    found.append(Hit(element, int(name)))
         return found
 
     def _victim(self) -> Hit | None:
@@ -128,7 +129,7 @@ class Faults:
         if not elements:
             return None
         element = self._dice.choice(elements)
-        self._ledger.hits.append(Hit(element, 0, time.monotonic()))
+        self._ledger.hits.append(Hit(element, 0))
         _command("scancel", *options, element)
         return element
 

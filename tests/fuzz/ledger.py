@@ -2,7 +2,7 @@
 
     program --entries--> ledger <--what was hit, and when-- faults
                             |
-      notes of calls, futures: each is right, or is explained by an action or a fault, or is a complaint
+      notes of calls, futures: each is right, or an action or a fault explains it: or a complaint
 
 It knows futures, exceptions and notes; neither executors nor schedulers.
 """
@@ -30,7 +30,7 @@ from fuzz import calls
 from fuzz.calls import Call
 from fuzz.report import Report
 
-# From the rename by which a call begins to its note: it is loaded in between, on a machine that is busy.
+# From the rename by which a call begins to its note: it is loaded in between, on a busy machine.
 _LOADING_S = 1.0
 # After so many pilots in a row that have begun nothing, the rest is given up (cluster/pilots.py).
 _HOPELESS_PILOTS = 4
@@ -105,13 +105,11 @@ class Hit:
 
     element: str
     pid: int
-    began: float
-    ended: float | None = None
 
 
 @dataclass
 class Window:
-    """A time in which the client could open nothing; `limit`: what processes inherit that start in it."""
+    """A time in which the client could open nothing; `limit`: what its children may open."""
 
     began: float
     limit: int
@@ -124,7 +122,7 @@ class Window:
 class Ledger(Report):
     """`directory`: the round's; calls write their notes there.
 
-    `ended_within_s`: so soon a call is ended that began just before it was cancelled; None: it never is.
+    `ended_within_s`: so soon a call is ended that began just before its cancel(); None: never.
     """
 
     def __init__(self, directory: Path, ended_within_s: float | None):
@@ -136,9 +134,8 @@ class Ledger(Report):
         self.hits: list[Hit] = []
         self.stopped: list[Hit] = []
         self.windows: list[Window] = []
-        # All that was not known to run was cancelled from then on, or all that ran, too.
-        self.cancelled_all_at: float | None = None
-        self.aborted = False
+        # At the end all that was not known to run was cancelled, or all that ran, too.
+        self.cancelled_all = False
 
     def new_entry(self, kind: str) -> Entry:
         call = Call(next(self._numbers), kind, str(self._path))
@@ -171,13 +168,14 @@ class Ledger(Report):
         began, ended = self.notes("began"), self.notes("ended")
         found = self.troubles + self._failed_together()
         for entry in self.entries:
-            words = self._complaint(entry, began[entry.call.number], ended[entry.call.number])
+            call, notes = entry.call, began[entry.call.number]
+            words = self._complaint(entry, notes, ended[call.number])
             if words is not None:
-                since = self.entries[0].submitted_at
-                found.append(
-                    f"call {entry.call.number} ({entry.call.kind}, submitted at "
-                    f"{entry.submitted_at - since:.2f} s, notes {began[entry.call.number]}): {words}"
+                after = entry.submitted_at - self.entries[0].submitted_at
+                what = (
+                    f"call {call.number} ({call.kind}, submitted at {after:.2f} s, notes {notes})"
                 )
+                found.append(f"{what}: {words}")
         return found
 
     def _complaint(self, entry: Entry, began: list[Note], ended: list[Note]) -> str | None:
@@ -208,14 +206,17 @@ class Ledger(Report):
         if entry.error is None:
             return None
         if isinstance(entry.error, CancelledError):
-            explained = self.cancelled_all_at is not None or self.aborted
-            return None if explained else "nobody has cancelled it, but map raises CancelledError"
+            return (
+                None
+                if self.cancelled_all
+                else "nobody has cancelled it, but map raises CancelledError"
+            )
         return self._complaint_on_error(entry, entry.error, began)
 
     def _complaint_on_cancelled(
         self, entry: Entry, began: list[Note], ended: list[Note]
     ) -> str | None:
-        if not entry.may_be_cancelled and self.cancelled_all_at is None and not self.aborted:
+        if not entry.may_be_cancelled and not self.cancelled_all:
             return "nobody has cancelled it, but it was cancelled"
         if entry.cancelled_at is None or not began:
             return None

@@ -1,8 +1,8 @@
-"""One round of `multiprocessing`: a random program, on the standard library's pool and then on ours.
+"""One round of `multiprocessing`: a random program, on the standard library's pool, then on ours.
 
-    program: phases, one after the other --> threads --> steps, each with an outcome that no clock decides
+    program: phases, one after the other --> threads --> steps, whose outcomes no clock decides
 
-Outcomes are compared step by step. What only ours can do is no part of it, and what breaks a pool neither.
+Outcomes are compared step by step. What only ours can do is no part of it, nor what breaks a pool.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _run_steps(steps: list[_Step], pool: _Pool, into: list[str], report: Report)
 
 
 def _outcome(get: Callable[[], object]) -> str:
-    """What it returns or raises. Of what can't be pickled it is only compared that it is an error."""
+    """What it returns or raises. Of what can't be pickled only that it is an error is compared."""
     try:
         value = get()
     except BaseException as error:
@@ -275,8 +275,7 @@ def _wait_for_the_first(when: str, pool: _Pool) -> object:
     return failing in done, behind[0] in not_done, _outcomes(behind), _outcomes(first)
 
 
-def _close_behind(started: bool, pool: _Pool) -> object:
-    """A map's iterator that was started cancels what has not begun when it is closed."""
+def _close_a_map(started: bool, pool: _Pool) -> object:
     results: Any = _start_map(["value"], {}, pool)
     if started:
         next(results)
@@ -342,7 +341,7 @@ def _random_step_alone(dice: random.Random) -> _Step:
             partial(_cancel_behind, dice.sample(range(6), dice.randrange(1, 7))),
             _result_too_early,
             partial(_wait_for_the_first, dice.choice(["FIRST_COMPLETED", "FIRST_EXCEPTION"])),
-            partial(_close_behind, dice.random() < 0.5),
+            partial(_close_a_map, dice.random() < 0.5),
         ]
     )
 

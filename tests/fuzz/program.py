@@ -1,4 +1,4 @@
-"""What one thread of a round does with the executor, by random. Notes in the ledger what it has handed over.
+"""What one thread of a round does with the executor, by random. The ledger is told of each call.
 
 It knows executors as `concurrent.futures` has them, and no cluster.
 """
@@ -55,7 +55,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def attempt(self, submit: Callable[[], _T]) -> _T | None:
-        """What `submit` returns; None where it was interrupted, and that is all that comes of it."""
+        """What `submit` returns; None where it was interrupted, and nothing else comes of it."""
         if threading.current_thread() is not threading.main_thread():
             return submit()
         result = None

@@ -1,4 +1,4 @@
-"""What one round has to complain about, and the watch over it: a round that stands still is ended and says so."""
+"""What one round has to complain about, and the watch that ends one which stands still."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STANDSTILL_S = LIMIT_S + 15
 
 
 class Report:
-    """`directory`: where the complaints of the round go, and the stacks of one that stands still."""
+    """`directory`: for the complaints of the round, and the stacks of one that stands still."""
 
     def __init__(self, directory: Path):
         self._directory = directory

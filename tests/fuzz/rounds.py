@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from fuzz import leftovers
@@ -26,17 +25,10 @@ _PROCESSES_LIMIT_S = 30.0
 _TESTS = Path(__file__).resolve().parent.parent
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Attributes: `text`: what was promised and what happened, and how to do it again."""
-
-    text: str
-
-
 def failures(
     strategy: str, seed: str, seconds: float, directory: Path | None = None
-) -> Iterator[Failure]:
-    """Plays rounds until the time is over.
+) -> Iterator[str]:
+    """Plays rounds until the time is over; of each that fails, what was promised and what happened.
 
     `directory`: where what failed stays to be looked at; default: the one for temporary files.
     """
@@ -49,8 +41,8 @@ def failures(
             yield failure
 
 
-def play(strategy: str, seed: str, number: int, directory: Path | None = None) -> Failure | None:
-    """One round. What it leaves is removed where it went well."""
+def play(strategy: str, seed: str, number: int, directory: Path | None = None) -> str | None:
+    """One round. Returns: as `failures`. What it leaves is removed where it went well."""
     place = Path(tempfile.mkdtemp(prefix=f"fuzz.{strategy}.{seed}.{number}.", dir=directory))
     began = time.monotonic()
     complaints = _run(strategy, seed, number, place)
@@ -63,7 +55,7 @@ def play(strategy: str, seed: str, number: int, directory: Path | None = None) -
         shutil.rmtree(place)
         return None
     again = f"to do it again, in tests/: python -m fuzz {words}"
-    return Failure(f"{words} failed:\n{complaints}{again}\nwhat it has left: {place}\n")
+    return f"{words} failed:\n{complaints}{again}\nwhat it has left: {place}\n"
 
 
 def _run(strategy: str, seed: str, number: int, place: Path) -> str:

@@ -1,4 +1,4 @@
-"""A minute of each fuzzer. The seed is the day: other programs each day, and the same ones until it is over."""
+"""A minute of each fuzzer. The seed is the day: each has other programs, the same ones all day."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ _LIMIT_S = _SECONDS + 240.0
 def test_a_minute_of_random_programs_keeps_all_promises(strategy: str, tmp_path: Path) -> None:
     seed = f"{datetime.now(timezone.utc):%Y-%m-%d}"
     for failure in rounds.failures(strategy, seed, _SECONDS, directory=tmp_path):
-        pytest.fail(failure.text, pytrace=False)
+        pytest.fail(failure, pytrace=False)
