@@ -170,7 +170,7 @@ class Faults:
         self._ledger.windows.append(window)
         resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
         try:
-            time.sleep(self._dice.choice([0.05, 0.3, 1.5]))
+            time.sleep(self._dice.choice([0.05, 0.5, 2.0]))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)
             window.ended = time.monotonic()
@@ -203,7 +203,7 @@ ON_THIS_MACHINE = [
     *OF_CLIENTS,
     *["kill", "stop and kill", "stop and go on"] * 2,
     "kill at its start",
-    "no descriptors while a job is killed",
+    *["no descriptors while a job is killed"] * 2,
 ]
 ON_SLURM = [
     *OF_CLIENTS,
