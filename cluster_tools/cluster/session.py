@@ -44,6 +44,8 @@ _LATE_FILES_REMOTELY_S = 120.0
 _ABORT_PATIENCE_S = 10.0
 # How soon who waits for the end of all calls notices an abort.
 _ABORT_INTERVAL_S = 1.0
+# What a dictionary does not have.
+_IS_GONE = object()
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -415,8 +417,7 @@ class Session:
 
     def let_go(self, piece: Piece) -> None:
         """All its tasks have come to an end. In the resolver's thread."""
-        self._pieces.pop(piece, None)
-        if self.leaves_jobs:
+        if self._pieces.pop(piece, _IS_GONE) is _IS_GONE or self.leaves_jobs:
             return
         if piece.job_id is not None:
             try:
