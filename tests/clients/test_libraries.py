@@ -180,7 +180,7 @@ def test_nevergrad(equal_to_the_standard_library_s: Any) -> None:
     def run(executor: Any) -> Any:
         parametrization = nevergrad.p.Array(shape=(2,))
         parametrization.random_state.seed(3)
-        optimizer = nevergrad.optimizers.OnePlusOne(parametrization, budget=20, num_workers=4)
+        optimizer = nevergrad.optimizers.RandomSearch(parametrization, budget=20, num_workers=4)
         return optimizer.minimize(bowl, executor=executor, batch_mode=True).value.tolist()
 
     equal_to_the_standard_library_s(run)
