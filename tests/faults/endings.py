@@ -12,7 +12,7 @@ from cluster_tools.errors import RemoteException
 
 
 def assert_says(error: BaseException | None, kind: type[RemoteException], future: Any) -> str:
-    """That the error is of this kind and names task, job, and the log that is there; returns its text."""
+    """That the error is of this kind and names task, job, and its log where there is one; returns its text."""
     assert isinstance(error, kind), repr(error)
     text = str(error)
     element = element_of(future)
@@ -21,7 +21,7 @@ def assert_says(error: BaseException | None, kind: type[RemoteException], future
     log = os.path.join(
         future._session.settings.cfut_dir, f"{SLURM.log_prefix}.{element}.log.stdout"
     )
-    assert log in text or not os.path.exists(log)
+    assert (log in text) is os.path.exists(log)
     return text
 
 
