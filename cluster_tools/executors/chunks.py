@@ -4,9 +4,10 @@
     map: packs the calls    asks WorkQueue for the next id whenever a
     ChunkedMap -----------> worker can take one; a ChunkedMap in the
                             queue makes a chunk of its next calls --------> run_chunk
-    results <-- outcomes <- _answered <------------------------------------ ChunkAnswer: outcomes,
-                            calls that a worker has returned                after 0.1 s in any case
-                            are a ChunkedMap's next again
+    results <-- outcomes <- _answered <------------------------------------ ChunkAnswer
+                ^
+                watching thread: after 0.1 s, outcomes from the worker's ChunkProgress; calls
+                of the chunk that have not begun are the ChunkedMap's next again
 
 A ChunkedMap keeps its place in the queue until its last call was given out, so that calls begin in
 the order in which they were submitted, and the pool holds only what its workers are about to run.
@@ -27,12 +28,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import _WorkItem  # pyright: ignore[reportPrivateUsage]
+from dataclasses import dataclass
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Generic, TypeVar, cast
 
 from cluster_tools.executors.call_packer import CallPacker
 from cluster_tools.executors.calls import Dumps, forget_arguments, unpack_outcome
+from cluster_tools.executors.chunk_progress import ChunkProgress
+from cluster_tools.executors.periodic_look import PeriodicLook
 from cluster_tools.executors.pool_future import PoolFuture
 from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
 from cluster_tools.failure_log import FailureLog
@@ -43,6 +47,9 @@ _T = TypeVar("_T")
 # How long a chunk should take: long beside what it costs to send it, short beside the 0.1 s after which
 # it is taken apart.
 _CHUNK_S = 0.02
+
+# How long a chunk keeps outcomes to itself, and calls that another worker could run.
+_HOLD_LIMIT_S = 0.1
 
 
 # How much cancelled work there is before anybody looks for it.
@@ -241,6 +248,16 @@ class ChunkedMap(Generic[_T]):
             return self._outcomes.pop(start)
 
 
+@dataclass
+class _Chunk:
+    """The calls from `start` to `stop` of a map, which a worker has, or will have."""
+
+    calls_of: ChunkedMap[Any]
+    start: int
+    stop: int
+    received_count: int = 0  # outcomes; what is open comes behind them
+
+
 class PendingWork(dict[int, Any]):
     """The pool's table of work, by id. What a thread goes through does not change under it."""
 
@@ -257,10 +274,21 @@ class WorkQueue:
 
     Arguments:
         pending: The pool's table of work, by id.
+        workers: How far the workers are with their chunks; grows with the pool.
+        wake_pool: Has the pool's thread look at this queue.
     """
 
-    def __init__(self, pending: dict[int, Any]) -> None:
+    def __init__(
+        self,
+        pending: dict[int, Any],
+        workers: list[ChunkProgress],
+        wake_pool: Callable[[], None],
+    ) -> None:
         self._pending = pending
+        self._workers = workers
+        self._wake_pool = wake_pool
+        self._chunks: dict[int, _Chunk] = {}
+        self._watch = PeriodicLook(self._look_at_chunks, "cluster_tools map")
         self._ids: deque[int] = deque()
         # The pool counts from 0 upwards.
         self._chunk_ids = itertools.count(-1, -1)
@@ -280,6 +308,7 @@ class WorkQueue:
             if (chunked := self._chunked_map(work_id)) is not None:
                 count = chunked.waiting_count - 1  # itself is in the table
                 self._waiting_beyond_pending += count
+                self._watch.ensure_running()  # here, as a program that ends starts no thread
 
     def get(self, block: bool = True) -> int:
         """Never blocks. Raises `queue.Empty` where nothing can be given out now."""
@@ -297,8 +326,10 @@ class WorkQueue:
                     start, stop = calls
                     self._waiting_beyond_pending -= stop - start
                     chunk_id = next(self._chunk_ids)
-                    arguments = chunked.arguments(chunk_id, start, stop)
-                    self._expect_answer(chunk_id, chunked, start, stop, *arguments)
+                    self._chunks[chunk_id] = _Chunk(chunked, start, stop)
+                    self._expect_answer(chunk_id, *chunked.arguments(chunk_id, start, stop))
+                    if stop - start > 1:  # else there is nothing to take
+                        self._watch.ensure_running()
                     return chunk_id
                 if chunked.has_only_worker:
                     break
@@ -351,54 +382,82 @@ class WorkQueue:
         place.add_done_callback(fail_with_pool)
 
     def _fail_waiting(self, chunked: ChunkedMap[Any], error: BaseException) -> None:
+        for start, stop in self._give_up(chunked, error):
+            chunked.fail(start, stop, error)
+
+    def _give_up(self, chunked: ChunkedMap[Any], error: BaseException) -> list[tuple[int, int]]:
         with self._order_lock:
             ranges = chunked.give_up(error)
-            count = sum(stop - start for start, stop in ranges)
-            self._waiting_beyond_pending -= count
-        for start, stop in ranges:
-            chunked.fail(start, stop, error)
+            self._waiting_beyond_pending -= sum(stop - start for start, stop in ranges)
+        return ranges
 
     def _chunked_map(self, work_id: int) -> ChunkedMap[Any] | None:
         work_item = self._pending.get(work_id)
         fn = None if work_item is None else work_item.fn
         return cast("ChunkedMap[Any]", fn) if isinstance(fn, ChunkedMap) else None
 
-    def _expect_answer(
-        self, chunk_id: int, chunked: ChunkedMap[Any], start: int, stop: int, *arguments: Any
-    ) -> None:
+    def _expect_answer(self, chunk_id: int, *arguments: Any) -> None:
         future = PoolFuture[ChunkAnswer]()
-        future.add_done_callback(partial(self._answered, chunk_id, chunked, start, stop))
+        future.add_done_callback(partial(self._answered, chunk_id))
         self._pending[chunk_id] = _WorkItem(future, run_chunk, arguments, {})
 
-    def _answered(
-        self,
-        chunk_id: int,
-        chunked: ChunkedMap[Any],
-        start: int,
-        stop: int,
-        future: Future[ChunkAnswer],
-    ) -> None:
+    def _answered(self, chunk_id: int, future: Future[ChunkAnswer]) -> None:
         # In the pool's thread, which next looks for what it can give out.
         error = future.exception()
-        answer = ChunkAnswer([], 0, 0.0, goes_on=False)
-        if error is None:
-            answer = future.result()
-        returned_from = stop - answer.returned
+        answer = ChunkAnswer(0, [], 0.0, goes_on=False) if error is not None else future.result()
         with self._order_lock:
-            given_up = chunked.given_up
-            if answer.returned and given_up is None:
-                chunked.take_back(returned_from, stop)
-                self._waiting_beyond_pending += answer.returned
+            chunk = self._chunks[chunk_id]
             if answer.goes_on:
-                self._expect_answer(chunk_id, chunked, start + len(answer.outcomes), returned_from)
+                chunk.received_count = answer.first + len(answer.outcomes)
+                self._expect_answer(chunk_id)
             else:
-                chunked.end_chunk()
+                del self._chunks[chunk_id]
+                chunk.calls_of.end_chunk()
         if error is not None:
-            chunked.fail(start, stop, error)
+            chunk.calls_of.fail(chunk.start + chunk.received_count, chunk.stop, error)
         elif answer.outcomes:
-            chunked.record(start, answer.outcomes, answer.seconds_per_call)
-        if answer.returned and given_up is not None:
-            chunked.fail(returned_from, stop, given_up)
+            start = chunk.start + answer.first
+            chunk.calls_of.record(start, answer.outcomes, answer.seconds_per_call)
+
+    def close(self) -> None:
+        """Waits for the thread that looks at chunks. For a pool that has ended."""
+        self._watch.stop()
+
+    def _look_at_chunks(self) -> bool:
+        """Takes what late chunks have. Returns whether there are chunks."""
+        takes_calls = False
+        for worker in self._workers:
+            if (chunk_id := worker.late_chunk(_HOLD_LIMIT_S)) is not None:
+                takes_calls |= self._take_from(worker, chunk_id)
+        if takes_calls:
+            self._wake_pool()
+        return bool(self._chunks)
+
+    def _take_from(self, worker: ChunkProgress, chunk_id: int) -> bool:
+        """Returns whether there are calls that the pool can give out again."""
+        # With one lock for all of it: its worker may end the chunk at any time, and with the last
+        # chunk the map leaves this queue.
+        with self._order_lock:
+            chunk = self._chunks.get(chunk_id)
+            if chunk is None:  # the pool has broken
+                return False
+            taken = worker.take(chunk_id, chunk.received_count)
+            if taken is None:
+                return False
+            chunk.received_count += len(taken.outcomes)
+            old_stop = chunk.stop
+            chunk.stop = chunk.start + chunk.received_count + 1  # behind the one that runs
+            if chunk.stop < old_stop:
+                chunk.calls_of.take_back(chunk.stop, old_stop)
+                self._waiting_beyond_pending += old_stop - chunk.stop
+            error = chunk.calls_of.given_up
+            ended = [] if error is None else self._give_up(chunk.calls_of, error)
+        if taken.outcomes:
+            start = chunk.start + taken.first
+            chunk.calls_of.record(start, taken.outcomes, taken.seconds_per_call)
+        for start, stop in ended:
+            chunk.calls_of.fail(start, stop, cast("BaseException", error))
+        return chunk.stop < old_stop and error is None
 
 
 def _packed_global(fn: Callable[..., Any], columns: list[Any], dumps: Dumps) -> bytes | None:

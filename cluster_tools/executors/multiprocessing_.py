@@ -25,6 +25,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
 from multiprocessing.context import BaseContext
+from multiprocessing.heap import BufferWrapper
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -40,6 +41,7 @@ from cluster_tools.executors.calls import (
     run_packed_call,
     unpack_outcome,
 )
+from cluster_tools.executors.chunk_progress import ChunkProgress
 from cluster_tools.executors.chunks import ChunkedMap, PendingWork, WorkQueue
 from cluster_tools.executors.log_forwarding import LogForwarding
 from cluster_tools.executors.pool_future import PoolFuture, name_cause
@@ -139,9 +141,14 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         self._makes_chunks = max_tasks_per_child is None
         pool: Any = self
         wrapped = None if initializer is None else Initializer(initializer, initargs)
-        pool._initargs = (pool._result_queue, sender, wrapped)
+        pool._initargs = (pool._result_queue, None, sender, wrapped)
         pool._pending_work_items = pool._call_queue.pending_work_items = PendingWork()
-        self._work_queue = pool._work_ids = WorkQueue(pool._pending_work_items)
+        self._progress: list[ChunkProgress] = []
+        self._progress_buffer: BufferWrapper | None = None
+        wake_pool = partial(_wake, pool._shutdown_lock, pool._executor_manager_thread_wakeup)
+        self._work_queue = pool._work_ids = WorkQueue(
+            pool._pending_work_items, self._progress, wake_pool
+        )
 
     @property
     def max_workers(self) -> int:
@@ -252,6 +259,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
     def _close(self) -> None:
         with self._closing_lock:
             super().shutdown(wait=True)
+            self._work_queue.close()
             if self._log_forwarding is not None:
                 self._log_forwarding.close()
 
@@ -365,8 +373,25 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
             # again, it does not notice when the worker dies.
             pool._executor_manager_thread_wakeup.wakeup()
 
+    def _spawn_process(self) -> None:
+        pool: Any = self
+        if self._makes_chunks:
+            index = len(pool._processes)
+            if self._progress_buffer is None:
+                self._progress_buffer = ChunkProgress.buffer_for(pool._max_workers)
+            progress = ChunkProgress(self._progress_buffer, index, pool._mp_context.Lock())
+            self._progress[index:] = [progress]
+            answers, _, *others = pool._initargs
+            pool._initargs = (answers, progress, *others)
+        super()._spawn_process()  # pyright: ignore
+
 
 _executors: weakref.WeakSet[MultiprocessingExecutor] = weakref.WeakSet()
+
+
+def _wake(lock: threading.Lock, wakeup: Any) -> None:
+    with lock:  # as the standard library asks for
+        wakeup.wakeup()
 
 
 def _cancel_after_unhandled_exception() -> None:

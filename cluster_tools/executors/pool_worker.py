@@ -3,9 +3,9 @@
 A worker under spawn imports this module and what it names, so that is little: nothing of the
 client's side. Single calls are `calls.run_packed_call`.
 
-    pool's loop        run_chunk: calls, one after the other         a Timer, after 0.1 s
-    takes a chunk ---> todo: iterator of calls ------> outcomes      empties todo, sends outcomes
-    sends the rest <-- outcomes that are not sent yet                and how many calls were in it
+    pool's loop         run_chunk: calls, one after the other
+    takes a chunk ----> may the next one begin? its outcome ---> ChunkProgress <--- the client
+    sends the rest <--- outcomes that the client has not taken
 """
 
 from __future__ import annotations
@@ -24,17 +24,16 @@ from typing import Any, NamedTuple
 from cluster_tools import pickling
 from cluster_tools.executors.calls import (
     Dumps,
+    PackedCall,
     pack_call,
     pack_result,
     run_packed_call,
     unpack_exception,
 )
+from cluster_tools.executors.chunk_progress import ChunkProgress
 from cluster_tools.function_name import type_name
 from cluster_tools.packed_exceptions import failure_bytes
 from cluster_tools.worker import reduce_method
-
-# How long a worker keeps outcomes to itself, and calls that another could run.
-HOLD_LIMIT_S = 0.1
 
 PLAIN_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes})
 """Types of which a copy is as good as the original, so that several may be in one pickle.
@@ -43,72 +42,23 @@ Anything else has a pickle for each call: what two calls share would be one obje
 """
 
 _answers: Any = None  # the pool's queue of results
+_progress: Any = None  # the worker's ChunkProgress
 
 
 class ChunkAnswer(NamedTuple):
-    """What a worker says of a chunk, at its end and before it where it takes long.
+    """What a worker says of a chunk at its end, and before it where there is much to say.
 
+    `first`: How many outcomes of the chunk the client has got before these.
     `outcomes`: Of the next calls, in their order. One of a plain type is the result itself; any
         other is the pair of `run_packed_call`.
-    `returned`: How many calls at the chunk's end were not begun, and never will be by it.
     `seconds_per_call`: So far.
     `goes_on`: There will be another answer.
     """
 
+    first: int
     outcomes: list[Any]
-    returned: int
     seconds_per_call: float
     goes_on: bool
-
-
-class RunningChunk:
-    """The calls of a chunk between the thread that runs them and the one that hands back."""
-
-    def __init__(self, calls: Iterator[Any]) -> None:
-        # What a thread takes out of it is that thread's: to take is one step to the interpreter.
-        self._todo = calls
-        self._outcomes: list[Any] = []
-        self._sent_count = 0
-        self._is_over = False
-        self._answer_lock = threading.Lock()
-        self._began_s = time.perf_counter()
-
-    def run_packed(self, dumps: Dumps) -> None:
-        """Makes the calls that are not handed back; they are packed ones."""
-        for call in self._todo:
-            self._outcomes.append(run_packed_call(call, dumps, None))
-
-    def run_plain(self, fn: Callable[..., Any], dumps: Dumps) -> None:
-        """Calls `fn` with the arguments that are not handed back."""
-        keep = self._outcomes.append
-        for args in self._todo:
-            try:
-                result = fn(*args)
-                if type(result) not in PLAIN_TYPES:  # the next call may change it
-                    result = True, pack_result(fn, result, dumps=dumps)
-                keep(result)
-                del result
-            except BaseException as error:
-                keep((False, failure_bytes(error, frames_to_hide=1)))
-
-    def hand_back(self, send: Callable[[ChunkAnswer], None]) -> None:
-        """Sends what is done and the number of calls that are not begun, which will not be."""
-        with self._answer_lock:
-            if not self._is_over:
-                send(self._answer(len(list(self._todo)), goes_on=True))
-
-    def last_answer(self) -> ChunkAnswer:
-        """What is done and was not handed back. Nothing is handed back after it."""
-        with self._answer_lock:
-            self._is_over = True
-            return self._answer(0, goes_on=False)
-
-    def _answer(self, returned: int, *, goes_on: bool) -> ChunkAnswer:
-        outcomes = self._outcomes[self._sent_count :]
-        self._sent_count += len(outcomes)
-        seconds = time.perf_counter() - self._began_s
-        begun = max(1, self._sent_count + goes_on)
-        return ChunkAnswer(outcomes, returned, seconds / begun, goes_on)
 
 
 def run_chunk(
@@ -117,7 +67,9 @@ def run_chunk(
     calls: list[Any],
     dumps: Dumps,
 ) -> ChunkAnswer:
-    """Makes the calls of a chunk. A call that fails is an outcome like any other.
+    """Makes the calls of a chunk that the client does not take back.
+
+    A call that fails is an outcome like any other.
 
     Arguments:
         chunk_id: Under which the pool awaits the answers.
@@ -125,24 +77,48 @@ def run_chunk(
         calls: Packed calls, or else the values of each argument, all plain.
         dumps: Pickles results.
     """
-    count = len(calls) if packed_fn is None else len(calls[0])
-    chunk = RunningChunk(iter(calls) if packed_fn is None else zip(*calls))
+    began_s = time.perf_counter()
 
-    def send(answer: ChunkAnswer) -> None:
-        _answers.put(_ResultItem(chunk_id, result=answer))
+    def answer(first: int, outcomes: list[Any], *, goes_on: bool) -> ChunkAnswer:
+        seconds = time.perf_counter() - began_s
+        return ChunkAnswer(first, outcomes, seconds / max(1, first + len(outcomes)), goes_on)
 
-    timer = threading.Timer(HOLD_LIMIT_S, chunk.hand_back, (send,))
-    timer.daemon = True
-    if count > 1:  # else there is nothing to hand back
-        timer.start()
-    try:
-        if packed_fn is None:
-            chunk.run_packed(dumps)
-        else:
-            chunk.run_plain(_loaded(packed_fn), dumps)
-        return chunk.last_answer()
-    finally:
-        timer.cancel()
+    def send(first: int, outcomes: list[Any]) -> None:
+        _answers.put(_ResultItem(chunk_id, result=answer(first, outcomes, goes_on=True)))
+
+    keep = _progress.begin(chunk_id, send)
+    if packed_fn is None:
+        _run_packed(calls, dumps, keep)
+    else:
+        _run_plain(_loaded(packed_fn), zip(*calls), dumps, keep)
+    return answer(*_progress.end(), goes_on=False)
+
+
+def _run_packed(calls: list[PackedCall], dumps: Dumps, keep: Callable[[Any], None]) -> None:
+    for call in calls:
+        if not _progress.next_may_begin():
+            return
+        keep(run_packed_call(call, dumps, None))
+
+
+def _run_plain(
+    fn: Callable[..., Any],
+    calls: Iterator[tuple[Any, ...]],
+    dumps: Dumps,
+    keep: Callable[[Any], None],
+) -> None:
+    next_may_begin = _progress.next_may_begin
+    for args in calls:
+        if not next_may_begin():
+            return
+        try:
+            result = fn(*args)
+            if type(result) not in PLAIN_TYPES:  # the next call may change it
+                result = True, pack_result(fn, result, dumps=dumps)
+            keep(result)
+            del result
+        except BaseException as error:
+            keep((False, failure_bytes(error, frames_to_hide=1)))
 
 
 def _loaded(packed_fn: bytes) -> Callable[..., Any]:
@@ -153,16 +129,20 @@ def _loaded(packed_fn: bytes) -> Callable[..., Any]:
         return lambda *_: pickle.loads(packed_fn)
 
 
-def start_worker(answers: Any, sender: Any, initializer: Initializer | None) -> None:
+def start_worker(
+    answers: Any, progress: ChunkProgress | None, sender: Any, initializer: Initializer | None
+) -> None:
     """The pool's initializer.
 
     Arguments:
         answers: The pool's queue of results.
+        progress: This worker's. None where no chunks come.
         sender: A RecordSender; None in a worker that has the parent's handlers.
         initializer: The user's.
     """
-    global _answers
+    global _answers, _progress
     _answers = answers
+    _progress = progress
     if sender is not None:
         sender.install()
     if initializer is None:

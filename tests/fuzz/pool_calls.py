@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
@@ -63,6 +64,11 @@ def _slow(number: int) -> int:
     return number
 
 
+def _hold_the_interpreter(number: int) -> int:
+    ctypes.PyDLL(None).usleep(300_000)
+    return number
+
+
 KINDS: dict[str, Callable[[int], Any]] = {
     "value": lambda number: number * number,
     "large": lambda number: bytes(1 << 20),
@@ -79,4 +85,5 @@ KINDS: dict[str, Callable[[int], Any]] = {
     "result that can't be pickled": lambda number: threading.Lock(),
     "argument that can't be pickled": lambda number: number,
     "slow": _slow,
+    "holds the interpreter": _hold_the_interpreter,
 }

@@ -311,6 +311,9 @@ def _submit_to_broken(pool: _Pool) -> object:
 def _random_step(dice: random.Random) -> _Step:
     kinds = dice.choices(sorted(pool_calls.KINDS), k=dice.randrange(1, 12))
     good = dice.choices(["value", "value", "large", "initialized"], k=dice.randrange(1, 12))
+    many = dice.choices(["value", "none"], k=1000)  # chunks of hundreds, and among them:
+    for place in dice.sample(range(len(many)), 2):
+        many[place] = dice.choice(["holds the interpreter", "large", "value"])
     keywords: dict[str, Any] = {}
     if dice.random() < 0.3:
         keywords["chunksize"] = dice.randrange(1, 6)
@@ -323,6 +326,8 @@ def _random_step(dice: random.Random) -> _Step:
             partial(_submit, kinds),
             partial(_map, kinds, keywords),
             partial(_map, good, keywords),
+            partial(_map, many, {}),
+            partial(_map_partly, many, {}, dice.randrange(len(many))),
             partial(_map_partly, good, keywords, dice.randrange(12)),
             partial(_map_and_forget, good),
             _map_too_slowly,

@@ -10,17 +10,18 @@ import gc
 import itertools
 import logging
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import workers
@@ -54,6 +55,21 @@ def single() -> Iterator[MultiprocessingExecutor]:
 @pytest.fixture
 def lines(tmp_path: Path) -> str:
     return str(tmp_path / "lines")
+
+
+class _Fifo(NamedTuple):
+    path: str
+    write: Callable[[], object]
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[_Fifo]:
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    descriptor = os.open(path, os.O_RDWR)
+    yield _Fifo(str(path), partial(os.write, descriptor, b"."))
+    os.write(descriptor, b".")  # a test that failed
+    os.close(descriptor)
 
 
 def _numbers(lines: str) -> list[int]:
@@ -184,6 +200,38 @@ def test_a_timeout_costs_nothing_that_is_done(
     assert taken == list(range(COUNT // 2))
     assert isinstance(error, concurrent.futures.TimeoutError)
     assert list(results) == []
+
+
+@pytest.mark.parametrize("function", ["global", "partial"])
+@pytest.mark.parametrize("kind", ["plain", "object", "large plain", "large object"])
+def test_a_call_that_holds_the_interpreter_delays_no_other(
+    executor: Any, chunksize: int | None, fifo: _Fifo, kind: str, function: str
+) -> None:
+    count = 60 if "large" in kind else COUNT
+    arguments: tuple[Any, ...] = count // 2, fifo.path, kind
+    if function == "global":
+        values = *map(itertools.repeat, arguments), range(count)
+        results = executor.map(workers.hold_the_interpreter_at, *values, chunksize=chunksize)
+    else:
+        fn = partial(workers.hold_the_interpreter_at, *arguments)
+        results = executor.map(fn, range(count), chunksize=chunksize)
+    expected = [workers.outcome_of_kind(kind, number) for number in range(count)]
+    assert [next(results) for _ in range(count // 2)] == expected[: count // 2]
+    assert executor.submit(workers.list_length, []).result(LIMIT_S) == 0  # behind all of them
+    fifo.write()
+    assert list(results) == expected[count // 2 :]
+
+
+def test_what_is_behind_a_call_that_holds_the_interpreter_can_be_cancelled(
+    chunksize: int | None, lines: str, fifo: _Fifo
+) -> None:
+    with MultiprocessingExecutor(1) as executor:
+        fn = partial(workers.append_line_and_hold_at, 10, fifo.path, lines)
+        results: Any = executor.map(fn, range(COUNT), chunksize=chunksize)
+        assert [next(results) for _ in range(10)] == list(range(10))
+        results.close()
+        fifo.write()
+    assert len(_numbers(lines)) <= 13  # two more may be on their way
 
 
 @pytest.mark.parametrize("end", ["close", "drop"])
@@ -320,6 +368,7 @@ def test_a_worker_imports_little(tmp_path: Path) -> None:
         "cluster_tools.errors",
         "cluster_tools.executors",
         "cluster_tools.executors.calls",
+        "cluster_tools.executors.chunk_progress",
         "cluster_tools.executors.log_forwarding",
         "cluster_tools.executors.pool_worker",
         "cluster_tools.function_name",

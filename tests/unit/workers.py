@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import multiprocessing
 import os
@@ -107,6 +108,29 @@ def open_and_wait(opens: int, waits: int, gate: str, number: int) -> int:
 def append_line_slowly(path: str, number: int) -> int:
     time.sleep(0.001)
     return append_line(path, number)
+
+
+def hold_the_interpreter_at(place: int, fifo: str, kind: str, number: int) -> Any:
+    """At `place`, no thread of this process runs until somebody writes to `fifo`."""
+    if number == place:
+        descriptor = os.open(fifo, os.O_RDWR)  # to open it waits for nobody
+        ctypes.PyDLL(None).read(descriptor, ctypes.create_string_buffer(1), 1)
+        os.close(descriptor)
+    return outcome_of_kind(kind, number)
+
+
+def append_line_and_hold_at(place: int, fifo: str, path: str, number: int) -> int:
+    append_line(path, number)
+    return hold_the_interpreter_at(place, fifo, "plain", number)
+
+
+def outcome_of_kind(kind: str, number: int) -> Any:
+    return {
+        "plain": number,
+        "object": [number],
+        "large plain": str(number) * 50_000,
+        "large object": [str(number)] * 50_000,
+    }[kind]
 
 
 def append_to(numbers: list[int]) -> int:
