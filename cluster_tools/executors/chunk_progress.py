@@ -17,7 +17,7 @@ import pickle
 import time
 from collections.abc import Callable
 from io import BytesIO
-from multiprocessing.heap import BufferWrapper
+from multiprocessing.heap import Arena
 from typing import Any, NamedTuple
 
 _SIZE = 64 * 1024  # of one worker's; with small outcomes that is thousands of calls
@@ -50,9 +50,9 @@ class ChunkProgress:
         lock: A lock of `multiprocessing` that the worker and the client have in common.
     """
 
-    def __init__(self, buffer: BufferWrapper, index: int, lock: Any) -> None:
+    def __init__(self, buffer: Arena, index: int, lock: Any) -> None:
         self._arguments = buffer, index, lock
-        view: memoryview = buffer.create_memoryview()[index * _SIZE :][:_SIZE]
+        view = memoryview(buffer.buffer)[index * _SIZE :][:_SIZE]
         self._fields = view[:_OUTCOMES_BEGIN].cast("q")
         self._bytes = view
         self._lock = lock
@@ -66,10 +66,10 @@ class ChunkProgress:
         return ChunkProgress, self._arguments
 
     @staticmethod
-    def buffer_for(worker_count: int) -> BufferWrapper:
+    def buffer_for(worker_count: int) -> Arena:
         """The first argument, for so many workers, none of which has a chunk."""
-        buffer = BufferWrapper(_SIZE * worker_count)
-        buffer.create_memoryview()[:] = bytes(_SIZE * worker_count)
+        buffer = Arena(_SIZE * worker_count)  # not of the heap, which would keep its file open
+        memoryview(buffer.buffer)[:] = bytes(_SIZE * worker_count)
         return buffer
 
     # In the worker

@@ -25,7 +25,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
 from multiprocessing.context import BaseContext
-from multiprocessing.heap import BufferWrapper
+from multiprocessing.heap import Arena
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -144,7 +144,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         pool._initargs = (pool._result_queue, None, sender, wrapped)
         pool._pending_work_items = pool._call_queue.pending_work_items = PendingWork()
         self._progress: list[ChunkProgress] = []
-        self._progress_buffer: BufferWrapper | None = None
+        self._progress_buffer: Arena | None = None
         wake_pool = partial(_wake, pool._shutdown_lock, pool._executor_manager_thread_wakeup)
         self._work_queue = pool._work_ids = WorkQueue(
             pool._pending_work_items, self._progress, wake_pool
