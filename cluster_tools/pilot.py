@@ -593,7 +593,7 @@ class _Pilot:
                     self._claimer.forget_begun()
                     return
                 task, held = held.next, begun
-                if not _patiently(partial(self._revoked.has, task, tasks)):
+                if not self._is_revoked(task, tasks):
                     self._run(tasks, task)
         finally:
             self._write()
@@ -611,6 +611,9 @@ class _Pilot:
                 old.close()
             self._arrays = {array: tasks}
         return tasks
+
+    def _is_revoked(self, task: int, tasks: _Tasks) -> bool:
+        return _patiently(partial(self._revoked.has, task, tasks))
 
     def _run(self, tasks: _Tasks, task: int) -> None:
         offset = self._log_end
@@ -641,7 +644,11 @@ class _Pilot:
             os.chdir(tasks.working_directory)
             try:
                 interruption.is_quiet = False
+                began = time.monotonic()
                 call, keep = tasks.call(task)
+                if time.monotonic() - began > _QUICK_S and self._is_revoked(task, tasks):
+                    stop = worker.Stop(0, f"task {task} was cancelled before it started")
+                    return worker.failure_bytes(stop), HERE  # to nobody
                 result = call()
             finally:
                 self._listen()

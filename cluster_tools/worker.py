@@ -599,12 +599,24 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
         ):
             if own_files.is_there(os.path.join(shard, name)):
                 raise Stop(0, f"task {task} {why}")
+    except OSError as exc:
+        raise _untold(task, exc) from exc
+    _check_not_over(shard, task)
+    return owner
+
+
+def _untold(task: int, exc: OSError) -> Stop:
+    return Stop(EXIT_REFUSED, f"whether task {task} is over can't be told: {exc}")
+
+
+def _check_not_over(shard: str, task: int) -> None:
+    """Raises: Stop."""
+    try:
         why = _why_over(shard, task)
     except OSError as exc:
-        raise Stop(EXIT_REFUSED, f"whether task {task} is over can't be told: {exc}") from exc
+        raise _untold(task, exc) from exc
     if why:
         raise Stop(0, f"task {task} {why}")
-    return owner
 
 
 def _why_over(shard: str, task: int) -> str:
@@ -1124,6 +1136,7 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
         args, kwargs = main.unpickle_from(array.call())
         if interruption.received() is not None:  # and an import has made nothing of it
             raise interruption.told() if interruption.told_to_end else KeyboardInterrupt
+        _check_not_over(shard, task)  # again: to import what a call needs may take long
         result = function(*args, **kwargs)
         interruption.ignore()
         end_forked_copy(pid, 0)

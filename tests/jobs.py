@@ -98,6 +98,10 @@ def touch(path: Path) -> str:
     return path.name
 
 
+def touch_beside(path: Path, _: Any) -> str:
+    return touch(path)
+
+
 def touch_and_wait(paths: tuple[Path, Path]) -> str:
     """Touches the first, and waits until there is the second, the gate."""
     started, gate = paths
@@ -284,6 +288,16 @@ class OneWay:
 
 def refuse_to_load() -> None:
     raise ValueError("this pickle does not load")
+
+
+class SlowToLoad:
+    """An argument whose unpickling touches one file and waits for another, as imports take their time."""
+
+    def __init__(self, started: Path, gate: Path) -> None:
+        self._paths = started, gate
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return touch_and_wait, (self._paths,)
 
 
 def return_one_way() -> OneWay:

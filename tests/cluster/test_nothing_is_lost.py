@@ -215,6 +215,20 @@ def test_what_has_just_begun_and_is_cancelled_is_ended(tmp_path: Path) -> None:
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
 
 
+def test_what_is_cancelled_while_a_pilot_loads_it_does_not_begin(tmp_path: Path) -> None:
+    started, gate, ran = tmp_path / "started", tmp_path / "gate", tmp_path / "ran"
+    with LOCAL.new_executor(tmp_path / "cfut", max_workers=1, pilot_jobs=1) as executor:
+        assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
+        future = executor.submit(jobs.touch_beside, ran, jobs.SlowToLoad(started, gate))
+        future.start = lambda: None  # nobody has seen that its pilot has it
+        behind = executor.submit(jobs.square, 3)
+        wait_until(started.exists, "the argument")
+        assert future.cancel()
+        gate.touch()
+        assert behind.result(LIMIT_S) == 9
+    assert not ran.exists()
+
+
 def test_a_log_that_cannot_be_written_holds_up_nobody(tmp_path: Path) -> None:
     """A FIFO that nobody reads, in the place of the next log."""
     cfut = tmp_path / "cfut"

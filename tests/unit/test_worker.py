@@ -157,6 +157,21 @@ def test_a_revoked_task_does_not_begin(directory: RunDirectory, tmp_path: Path) 
     assert not (tmp_path / "ran").exists()
 
 
+def test_what_is_revoked_while_its_call_is_loaded_does_not_begin(
+    directory: RunDirectory, tmp_path: Path
+) -> None:
+    started, gate, ran = tmp_path / "started", tmp_path / "gate", tmp_path / "ran"
+    argument = jobs.SlowToLoad(started, gate)
+    process = _start(_write_array(directory, (jobs.touch_beside, (ran, argument))))
+    wait_until(started.exists, "the argument")
+    directory.revoke(0)
+    gate.touch()
+    _, stderr = process.communicate(timeout=LIMIT_S)
+    assert process.returncode == 0
+    assert "was cancelled before it started" in stderr
+    assert not ran.exists()
+
+
 def test_a_task_that_goes_in_again_does_not_begin_in_its_closed_submission(
     directory: RunDirectory, tmp_path: Path
 ) -> None:
