@@ -359,15 +359,11 @@ class Claimer:
     def _rename(self, source: str, target: Range) -> bool:
         """Raises: OSError, where the disk does not tell."""
         path = self._path(target)
-
-        def rename() -> bool:
-            try:
-                os.rename(source, path)
-            except FileNotFoundError:
-                return own_files.is_there(path)
+        try:
+            os.rename(source, path)
             return True
-
-        return _patiently(rename)
+        except OSError:
+            return _patiently(partial(_rename_again, source, path))
 
     def advance(self, held: Range) -> Range | None:
         """The same with its next task begun; None where another pilot has it now."""
@@ -386,6 +382,15 @@ class Claimer:
             os.rename(self._path(held), os.path.join(self._todo, held.todo_name()))
         except FileNotFoundError:
             pass
+
+
+def _rename_again(source: str, path: str) -> bool:
+    """Where the one before may have been done, though it has failed."""
+    try:
+        os.rename(source, path)
+    except FileNotFoundError:
+        return own_files.is_there(path)
+    return True
 
 
 def _patiently(ask: Callable[[], bool]) -> bool:
@@ -613,7 +618,10 @@ class _Pilot:
         return tasks
 
     def _is_revoked(self, task: int, tasks: _Tasks) -> bool:
-        return _patiently(partial(self._revoked.has, task, tasks))
+        try:
+            return self._revoked.has(task, tasks)
+        except OSError:
+            return _patiently(partial(self._revoked.has, task, tasks))
 
     def _run(self, tasks: _Tasks, task: int) -> None:
         offset = self._log_end
