@@ -12,9 +12,13 @@
 
 A range of tasks is one file at any time, and each change of it is a rename, which one process alone can
 win: so no task begins twice, however late or silent a pilot is. A task that has begun is in a file too: the
-last of its pilot's held range, or of what others have left of that, until the journal tells of it. What the files are called and what is in a
-journal is defined here; `cluster_tools.cluster.pilots` is the client's side of them. Like the worker this
-knows no scheduler.
+last of its pilot's held range, or of what others have left of that, until the journal tells of it.
+
+A cancelled task is revoked: the client first says so in a file, and then looks whether a pilot has taken the
+task; a pilot first takes it, and then looks whether it is revoked. So at least one of them sees the other.
+
+What the files are called and what is in a journal is defined here; `cluster_tools.cluster.pilots` is the
+client's side of them. Like the worker this knows no scheduler.
 """
 
 from __future__ import annotations
@@ -57,9 +61,11 @@ _MAGIC = b"CTpilot1"
 # What follows begins with one of these.
 _BEGAN = b"B"
 _ENDED = b"E"
+_SKIPPED = b"S"
 _CONTINUED = b"C"
 _BEGAN_BODY = struct.Struct("<cQq")  # task, offset in the log
 _ENDED_BODY = struct.Struct("<cQqqc")  # task, offsets in the log, where the output is
+_SKIPPED_BODY = struct.Struct("<cQ")  # task
 # Where the output is: behind this, in a file of its own, or in the output store (then its digest).
 HERE = b"h"
 IN_FILE = b"f"
@@ -143,11 +149,17 @@ class Ended(NamedTuple):
     output: bytes
 
 
+class Skipped(NamedTuple):
+    """It was taken, and then seen to be revoked: it has not begun and will not."""
+
+    task: int
+
+
 class Continued(NamedTuple):
     """The last of a part: another follows."""
 
 
-Record = Began | Ended | Continued
+Record = Began | Ended | Skipped | Continued
 
 
 def _record(*parts: bytes) -> bytes:
@@ -161,6 +173,10 @@ def began_record(task: int, log_offset: int) -> bytes:
 
 def ended_record(task: int, log_part: tuple[int, int], place: bytes, output: bytes) -> bytes:
     return _record(_ENDED_BODY.pack(_ENDED, task, *log_part, place), output)
+
+
+def skipped_record(task: int) -> bytes:
+    return _record(_SKIPPED_BODY.pack(_SKIPPED, task))
 
 
 def continued_record() -> bytes:
@@ -202,6 +218,8 @@ def _read_body(body: bytes) -> Record:
         return Continued()
     if body[:1] == _BEGAN:
         return Began(*_BEGAN_BODY.unpack(body)[1:])
+    if body[:1] == _SKIPPED:
+        return Skipped(*_SKIPPED_BODY.unpack(body)[1:])
     _, task, log_begin, log_end, place = _ENDED_BODY.unpack_from(body)
     return Ended(task, log_begin, log_end, place, body[_ENDED_BODY.size :])
 
@@ -600,6 +618,8 @@ class _Pilot:
                 task, held = held.next, begun
                 if not self._is_revoked(task, tasks):
                     self._run(tasks, task)
+                elif not tasks.is_done:
+                    self._unwritten += skipped_record(task)
         finally:
             self._write()
         self._claimer.forget(held)
@@ -652,11 +672,7 @@ class _Pilot:
             os.chdir(tasks.working_directory)
             try:
                 interruption.is_quiet = False
-                began = time.monotonic()
                 call, keep = tasks.call(task)
-                if time.monotonic() - began > _QUICK_S and self._is_revoked(task, tasks):
-                    stop = worker.Stop(0, f"task {task} was cancelled before it started")
-                    return worker.failure_bytes(stop), HERE  # to nobody
                 result = call()
             finally:
                 self._listen()

@@ -144,8 +144,15 @@ class ClusterFuture(RaisingFuture[_T]):
 
     def cancel(self) -> bool:
         """Cancels the call unless it is known to run; True means that the future is done."""
-        if self._state == _FINISHED:
-            return False
+        if self._state != _PENDING:
+            return self.cancelled()
+        if self._session.is_taken(self):
+            self.start()
+            return self.cancelled()
+        return self.cancel_waiting()
+
+    def cancel_waiting(self) -> bool:
+        """`cancel` of a call that no pilot has taken."""
         is_ours = self._end_as_cancelled((_PENDING,), self._session.on_cancelled)
         if is_ours:
             self._session.after_cancelling(self)

@@ -18,9 +18,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cluster_tools import own_files, pickling, pilot, worker
@@ -151,7 +152,8 @@ class PilotPool:
         # Reentrant: a future may be cancelled in the middle of anything.
         self._revoked_lock = threading.RLock()
         # Cancelled tasks, by their arrays that are not done, and how many lines of others are in the file.
-        self._revoked_tasks: dict[int, list[int]] = {}
+        # In the order of their lines: each is a set that keeps it.
+        self._revoked_tasks: dict[int, dict[int, None]] = {}
         self._stale_lines = 0
         # There from the beginning: that is looked at before each task, and what is missing costs more.
         self._write_revoked()
@@ -257,15 +259,42 @@ class PilotPool:
             self._arrays.pop(array.number, None)
             self._published.discard(array.number)
 
-    def revoke(self, array: TaskArray, position: int) -> None:
-        """Nobody is to begin this task: whoever is told so may rely on it. In any thread. Raises: OSError."""
-        task = array.first + position
+    def revoke(self, array: TaskArray, positions: Iterable[int]) -> None:
+        """Whoever takes one of these tasks from now on does not begin it. In any thread. Raises: OSError."""
         with self._revoked_lock:
-            if array.open:
-                tasks = self._revoked_tasks.setdefault(array.number, [])
-                if task not in tasks[-1:]:  # this may be another try
-                    tasks.append(task)
-            self._append_revoked([task])  # else it makes pilots see that the array is gone
+            known = self._revoked_tasks.get(array.number, {})
+            tasks = [t for p in positions if (t := array.first + p) not in known]
+            if not tasks:
+                return
+            self._append_revoked(tasks)
+            if array.open:  # else the line makes pilots see that the array is gone
+                noted = self._revoked_tasks.setdefault(array.number, {})
+                noted.update(dict.fromkeys(tasks))
+
+    def withdraw(self, array: TaskArray, positions: Collection[int]) -> set[int]:
+        """Revokes these tasks. In any thread.
+
+        Returns: the positions of those that a pilot has taken, or may have: it may not have seen that they
+        are revoked.
+        Raises: OSError.
+        """
+        self.revoke(array, positions)
+        is_published = array.number in self._published
+        taken = {array.first + position for position in positions}
+        begun: list[range] = []
+        for _ in range(2):  # what moves meanwhile may be missing in one look
+            names = [*own_files.listed(self._todo), *own_files.listed(self._held)]
+            ranges = [r for name in names if (r := pilot.read_range(name)) and r.array == array.number]
+            waiting = [range(r.next, r.end) for r in ranges]
+            begun += [range(r.begin, r.next) for r in ranges]
+            taken = {task for task in taken if not any(task in tasks for tasks in waiting)}
+            if not taken:
+                break
+        return {
+            task - array.first
+            for task in taken
+            if is_published or any(task in tasks for tasks in begun)
+        }
 
     def _append_revoked(self, tasks: Iterable[int]) -> None:
         fd = self._open_revoked(self._revoked, os.O_APPEND)
@@ -289,7 +318,11 @@ class PilotPool:
             os.rename(temporary, self._revoked)
             self._stale_lines = 0
             # Cancelled by what was collected as garbage meanwhile, in this thread.
-            late = [t for n, tasks in self._revoked_tasks.items() for t in tasks[known.get(n, 0) :]]
+            late = [
+                task
+                for number, tasks in self._revoked_tasks.items()
+                for task in islice(tasks, known.get(number, 0), None)
+            ]
             if late:
                 self._append_revoked(late)
 
@@ -565,6 +598,8 @@ class PilotPool:
             self._on_ended(incarnation, record)
         elif isinstance(record, pilot.Began):
             self._on_began(incarnation, record)
+        elif isinstance(record, pilot.Skipped) and (place := self._place(record.task)) is not None:
+            self._session.resolver.end_cancelled(*place)
 
     def _place(self, task: int) -> tuple[TaskArray, int] | None:
         return self._session.resolver.locate(task)

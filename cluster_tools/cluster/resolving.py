@@ -709,11 +709,22 @@ class Resolver(threading.Thread):
             self._to_cancel.append(piece.element(position))
         self._close(array, position)
 
+    def end_cancelled(self, array: TaskArray, position: int) -> None:
+        """Its owner has cancelled it, and was told that it may run; it does not."""
+        future = array.futures[position]
+        assert future is not None
+        array.failures.note(None, "")
+        self._close(array, position)
+        end_quietly(future.abandon, array.name)
+
     def cancel_pending(self) -> None:
         for array in self.arrays():
-            for future in array.futures:
-                if future is not None and not array.runs_pilots:
-                    end_quietly(future.cancel, array.name)
+            if array.runs_pilots:
+                continue
+            pending = {p: f for p, f in enumerate(array.futures) if f is not None}
+            taken = self._session.withdraw(array, pending)
+            for position, future in pending.items():
+                end_quietly(future.start if position in taken else future.cancel_waiting, array.name)
 
     def abandon(self, array: TaskArray) -> None:
         """The session ends at once."""

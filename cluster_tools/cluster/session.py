@@ -368,6 +368,20 @@ class Session:
         """Its owner is about to cancel it."""
         self.resolver.post(self.resolver.cancelled, future)
 
+    def is_taken(self, future: ClusterFuture[Any]) -> bool:
+        """Whether a pilot has taken its task, or may have; else none will. In any thread."""
+        array = future.array
+        return array is not None and bool(self.withdraw(array, [future.position]))
+
+    def withdraw(self, array: TaskArray, positions: Collection[int]) -> set[int]:
+        """Has no pilot begin these tasks. Returns: those that one may have taken before. In any thread."""
+        if self.pool is None or not array.on_pilots or self.pid != os.getpid():
+            return set()
+        try:
+            return self.pool.withdraw(array, positions)
+        except (OSError, NotOurs):  # it is tried again once they are cancelled
+            return set()
+
     def after_cancelling(self, future: ClusterFuture[Any]) -> None:
         """In the thread that has cancelled it: who is told so may rely on it. In a forked child it is the parent's."""
         if future.array is not None and self.pid == os.getpid():
@@ -380,7 +394,7 @@ class Session:
 
         def revoke() -> None:
             if self.pool is not None and array.on_pilots:
-                self.pool.revoke(array, position)
+                self.pool.revoke(array, [position])
             else:
                 self.directory.revoke(array.first + position)
 

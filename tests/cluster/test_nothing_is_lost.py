@@ -215,18 +215,18 @@ def test_what_has_just_begun_and_is_cancelled_is_ended(tmp_path: Path) -> None:
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
 
 
-def test_what_is_cancelled_while_a_pilot_loads_it_does_not_begin(tmp_path: Path) -> None:
+def test_what_a_pilot_has_taken_is_not_cancelled(tmp_path: Path) -> None:
+    """It loads the call, and nobody has seen that."""
     started, gate, ran = tmp_path / "started", tmp_path / "gate", tmp_path / "ran"
     with LOCAL.new_executor(tmp_path / "cfut", max_workers=1, pilot_jobs=1) as executor:
         assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
         future = executor.submit(jobs.touch_beside, ran, jobs.SlowToLoad(started, gate))
-        future.start = lambda: None  # nobody has seen that its pilot has it
-        behind = executor.submit(jobs.square, 3)
+        executor._session.pool._on_began = lambda *_: None
         wait_until(started.exists, "the argument")
-        assert future.cancel()
+        assert not future.cancel()
+        assert future.running()
         gate.touch()
-        assert behind.result(LIMIT_S) == 9
-    assert not ran.exists()
+        assert future.result(LIMIT_S) == "ran"
 
 
 def test_a_log_that_cannot_be_written_holds_up_nobody(tmp_path: Path) -> None:
