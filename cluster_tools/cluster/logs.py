@@ -66,7 +66,9 @@ def follow(
     late_s: float,
     part: Callable[[], Part] = lambda: Part(0, None, b""),
 ) -> None:
-    """Writes what is added to the log to stdout, each piece behind `prefix`, until the call is done.
+    """Writes what is added to the log to stdout until the call is done.
+
+    Each piece is behind `prefix`, but for one that goes on in the middle of a line.
 
     `late_s`: how long after that the last of it may come through an NFS client's cache. `part`: what of the
     log is the call's.
@@ -75,6 +77,7 @@ def follow(
     position = part().begin
     interval_s = _FIRST_INTERVAL_S
     late_until: float | None = None
+    is_at_line_start = True
     while True:
         done = is_done()
         _, end, mark = part()
@@ -90,7 +93,8 @@ def follow(
             interval_s = _FIRST_INTERVAL_S
             text = decoder.decode(piece)
             if text:
-                _show(f"{prefix}{text}")
+                _show(f"{prefix if is_at_line_start else ''}{text}")
+                is_at_line_start = text.endswith("\n")
         elif done:
             late_until = late_until or time.monotonic() + late_s
             if position == end or time.monotonic() >= late_until:
