@@ -155,6 +155,8 @@ class PilotPool:
         # In the order of their lines: each is a set that keeps it.
         self._revoked_tasks: dict[int, dict[int, None]] = {}
         self._stale_lines = 0
+        # Tasks that waited when it was last looked for that, and the file that says so while it is there.
+        self._waiting: list[tuple[range, str]] = []
         # There from the beginning: that is looked at before each task, and what is missing costs more.
         self._write_revoked()
         # Arrays that are done, of which there may be ranges that nobody has taken.
@@ -280,21 +282,29 @@ class PilotPool:
         """
         self.revoke(array, positions)
         is_published = array.number in self._published
-        taken = {array.first + position for position in positions}
+        tasks = [task for p in positions if not self._waits(task := array.first + p)]
         begun: list[range] = []
         for _ in range(2):  # what moves meanwhile may be missing in one look
-            names = [*own_files.listed(self._todo), *own_files.listed(self._held)]
-            ranges = [r for name in names if (r := pilot.read_range(name)) and r.array == array.number]
-            waiting = [range(r.next, r.end) for r in ranges]
-            begun += [range(r.begin, r.next) for r in ranges]
-            taken = {task for task in taken if not any(task in tasks for tasks in waiting)}
-            if not taken:
+            if not tasks:
                 break
+            waiting: list[tuple[range, str]] = []
+            for directory in (self._todo, self._held):
+                for name in own_files.listed(directory):
+                    found = pilot.read_range(name)
+                    if found is not None and found.array == array.number:
+                        waiting.append((range(found.next, found.end), f"{directory}/{name}"))
+                        begun.append(range(found.begin, found.next))
+            self._waiting = waiting
+            tasks = [task for task in tasks if not any(task in some for some, _ in waiting)]
         return {
             task - array.first
-            for task in taken
-            if is_published or any(task in tasks for tasks in begun)
+            for task in tasks
+            if is_published or any(task in some for some in begun)
         }
+
+    def _waits(self, task: int) -> bool:
+        """Whether nobody has taken this task since the last look, at which it waited. Raises: OSError."""
+        return any(task in some and own_files.is_there(path) for some, path in self._waiting)
 
     def _append_revoked(self, tasks: Iterable[int]) -> None:
         fd = self._open_revoked(self._revoked, os.O_APPEND)
