@@ -58,6 +58,7 @@ class ChunkProgress:
         self._lock = lock
         # The worker's: what it has made and not sent, and where the next outcome is written.
         self._outcomes: list[Any] = []
+        self._is_first = True
         self._sent_count = 0
         self._position = _OUTCOMES_BEGIN
         self._send: Callable[[int, list[Any]], None]
@@ -75,13 +76,16 @@ class ChunkProgress:
     # In the worker
 
     def begin(self, chunk_id: int, send: Callable[[int, list[Any]], None]) -> Callable[[Any], None]:
-        """Begins a chunk. Returns what takes the outcomes of its calls, one after the other.
+        """Begins a chunk and its first call, to which it belongs to load what it needs.
+
+        Returns what takes the outcomes of the calls, one after the other.
 
         Arguments:
             chunk_id: Less than 0.
             send: Sends outcomes for which there is no room here, and the number of those before.
         """
         self._outcomes = []
+        self._is_first = True
         self._sent_count = 0
         self._position = _OUTCOMES_BEGIN
         self._send = send
@@ -95,11 +99,13 @@ class ChunkProgress:
 
     def next_may_begin(self) -> bool:
         """Makes the last outcome the client's to take. Returns whether the next call is ours."""
+        if self._is_first:  # which the client counts as begun
+            self._is_first = False
+            return True
         with self._lock:
             if self._fields[_IS_TAKEN]:
                 return False
-            if self._outcomes:
-                self._write(pickle.dumps(self._outcomes[-1]) + _END)
+            self._write(pickle.dumps(self._outcomes[-1]) + _END)
             return True
 
     def end(self) -> tuple[int, list[Any]]:

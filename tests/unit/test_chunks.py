@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
+import importlib
 import itertools
 import logging
 import multiprocessing
@@ -220,6 +221,26 @@ def test_a_call_that_holds_the_interpreter_delays_no_other(
     assert executor.submit(workers.list_length, []).result(LIMIT_S) == 0  # behind all of them
     fifo.write()
     assert list(results) == expected[count // 2 :]
+
+
+def test_a_function_that_is_slow_to_load_costs_no_call(
+    chunksize: int | None, lines: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / f"slow_to_load_{chunksize}.py"
+    module.write_text(
+        "import multiprocessing, time\n"
+        "from workers import append_line\n"
+        "def call(path, number):\n"
+        "    return append_line(path, number)\n"
+        "if multiprocessing.parent_process():\n"
+        "    time.sleep(0.5)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    fn = importlib.import_module(module.stem).call
+    with MultiprocessingExecutor(2) as executor:
+        results = executor.map(fn, itertools.repeat(lines), range(99), chunksize=chunksize)
+        assert list(results) == list(range(99))
+    assert sorted(_numbers(lines)) == list(range(99))
 
 
 def test_what_is_behind_a_call_that_holds_the_interpreter_can_be_cancelled(
