@@ -14,6 +14,8 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
@@ -38,6 +40,8 @@ WATCH_SILENCE_S = 90.0
 # A server that is asked too much names a time; so long whoever asks waits for it, and longer ones he tries later.
 _MAX_WAIT_S = 5.0
 _MAX_RETRY_AFTER_S = 300
+# Of what is no answer of Kubernetes as much is shown.
+_SHOWN_BYTES = 500
 # Objects of one page of a list. https://kubernetes.io/docs/reference/using-api/api-concepts/
 _PAGE = 500
 
@@ -220,8 +224,11 @@ class ApiServer:
             page = self.get(path, limit=_PAGE, **query, **({"continue": more} if more else {}))
             items += page.get("items") or []
             more = page["metadata"].get("continue") or ""
+            version = page["metadata"].get("resourceVersion")
+            if not isinstance(version, str):
+                raise Unreachable(f"GET {path}: the server's list has no resourceVersion")
             if not more:
-                return items, page["metadata"]["resourceVersion"]
+                return items, version
 
     def watch(self, path: str, *, timeout_s: float, **query: Any) -> Watch:
         """Begins to watch. `timeout_s`: after so long the server ends it."""
@@ -231,7 +238,13 @@ class ApiServer:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": int(timeout_s),
         }
-        return Watch(self._open("GET", path, query, read_timeout_s=WATCH_SILENCE_S))
+        try:
+            response = self._open("GET", path, query, read_timeout_s=WATCH_SILENCE_S)
+        except Unreachable as exc:
+            if isinstance(exc.__cause__, urllib3.exceptions.ReadTimeoutError):
+                raise Silent(f"no answer to one began within {WATCH_SILENCE_S:.0f} s") from exc
+            raise
+        return Watch(response, self._configuration.host)
 
     def _call(
         self,
@@ -247,10 +260,14 @@ class ApiServer:
             answer: Any = json.loads(response.data)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
             if not _is_json(response):
-                raise Unreachable(f"{method} {path}: {self._who_else(response)}") from exc
+                host = self._configuration.host
+                raise Unreachable(f"{method} {path}: {_who_else(host, response)}") from exc
             raise Unreachable(f"{method} {path}: the answer was cut short: {exc}") from exc
         finally:
             response.release_conn()
+        if not _is_object(answer, or_status=method == "DELETE"):
+            words = _who_else(self._configuration.host, response, response.data)
+            raise Unreachable(f"{method} {path}: {words}")
         for warning in response.headers.getlist("Warning"):
             # `299 - "words"`, https://kubernetes.io/blog/2020/09/03/warnings/
             words = warning.partition('"')[2].removesuffix('"').replace('\\"', '"')
@@ -280,18 +297,10 @@ class ApiServer:
         return response
 
     def _error(self, response: urllib3.BaseHTTPResponse, what: str) -> SchedulerError:
-        wait_s = response.headers.get("Retry-After", "")
-        if wait_s.isdigit():
-            self._not_before = time.monotonic() + min(int(wait_s), _MAX_RETRY_AFTER_S)
-        return _error(response, what, self._who_else(response))
-
-    def _who_else(self, response: urllib3.BaseHTTPResponse) -> str:
-        """What to say of an answer that no API server gives."""
-        kind = response.headers.get("Content-Type", "no type")
-        return (
-            f"{self._configuration.host} answers with {kind}, as no API server of Kubernetes does: is it the "
-            "right address, and is there a proxy or a login page in between?"
-        )
+        wait_s = retry_after_s(response.headers)
+        if wait_s is not None:
+            self._not_before = time.monotonic() + wait_s
+        return _error(response, what, self._configuration.host)
 
     def _wait_as_told(self, what: str) -> None:
         """The server has named a time before which it wants no other request. Raises: Unreachable."""
@@ -361,28 +370,42 @@ class ApiServer:
 class Watch:
     """An open watch: yields (type, object), until the server ends it or somebody closes it."""
 
-    def __init__(self, response: urllib3.BaseHTTPResponse):
+    def __init__(self, response: urllib3.BaseHTTPResponse, host: str):
         self._response = response
+        self._host = host
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Raises: Gone; Unreachable, where the connection breaks."""
+        """Raises: Gone; Silent; Unreachable, where the connection breaks."""
         rest = b""
         try:
             for chunk in self._response.stream(1 << 16, decode_content=True):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        status: dict[str, Any] = event["object"]
-                        kind = Gone if status.get("code") == 410 else ApiError
-                        raise kind(status.get("code", 0), status.get("message", "?"))
-                    yield event["type"], event["object"]
+                    yield self._read(line)
+            if rest:
+                yield self._read(rest)
         except urllib3.exceptions.ReadTimeoutError as exc:
             raise Silent(f"the watch has said nothing for {WATCH_SILENCE_S:.0f} s") from exc
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as exc:
             raise Unreachable(f"the watch broke off: {exc}") from exc
         finally:
             self._response.close()
+
+    def _read(self, line: bytes) -> tuple[str, dict[str, Any]]:
+        try:
+            event: Any = json.loads(line)
+        except ValueError:
+            if _is_json(self._response):
+                raise
+            event = None
+        kind: Any = event.get("type") if isinstance(event, dict) else None
+        if not isinstance(kind, str) or not _is_object(event.get("object"), or_status=True):
+            raise Unreachable(f"a watch: {_who_else(self._host, self._response, line)}")
+        item: dict[str, Any] = event["object"]
+        if kind == "ERROR":
+            error = Gone if item.get("code") == 410 else ApiError
+            raise error(item.get("code", 0), item.get("message", "?"))
+        return kind, item
 
     def close(self) -> None:
         """From any thread: whoever reads stops reading."""
@@ -410,8 +433,55 @@ def _is_json(response: urllib3.BaseHTTPResponse) -> bool:
     return "json" in response.headers.get("Content-Type", "json")
 
 
-def _error(response: urllib3.BaseHTTPResponse, what: str, who_else: str) -> SchedulerError:
-    """`who_else`: what to say where no API server has answered."""
+def _is_object(answer: Any, *, or_status: bool = False) -> bool:
+    """Whether it is what each answer of an API server is.
+
+    https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/
+    """
+    if not isinstance(answer, dict):
+        return False
+    item = cast(dict[str, Any], answer)
+    kind = item.get("kind")
+    if or_status and kind == "Status":
+        return True
+    return isinstance(kind, str) and isinstance(item.get("metadata"), dict)
+
+
+def _who_else(host: str, response: urllib3.BaseHTTPResponse, body: bytes = b"") -> str:
+    """What to say of an answer that no API server gives."""
+    kind = "other JSON" if _is_json(response) else response.headers.get("Content-Type", "no type")
+    shown = body[:_SHOWN_BYTES].decode(errors="replace")
+    return (
+        f"{host} answers with {kind}, as no API server of Kubernetes does: is it the right address, "
+        f"and is there a proxy or a login page in between?{f' It says: {shown}' if shown else ''}"
+    )
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """For how long a server does not want to be asked; None where it does not say so in a way that is one.
+
+    Seconds or a date, of its own clock: https://www.rfc-editor.org/rfc/rfc9110#name-retry-after
+    """
+    text = headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return min(float(text), _MAX_RETRY_AFTER_S)
+    until = _read_date(text)
+    if until is None:
+        return None
+    now = _read_date(headers.get("Date", "")) or datetime.now(timezone.utc)
+    return min(max(0.0, (until - now).total_seconds()), _MAX_RETRY_AFTER_S)
+
+
+def _read_date(text: str) -> datetime | None:
+    try:
+        read = parsedate_to_datetime(text)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return read if read.tzinfo is not None else read.replace(tzinfo=timezone.utc)
+
+
+def _error(response: urllib3.BaseHTTPResponse, what: str, host: str) -> SchedulerError:
+    words: Any = None
     reason = ""
     try:
         body = response.data
@@ -421,12 +491,11 @@ def _error(response: urllib3.BaseHTTPResponse, what: str, who_else: str) -> Sche
         response.release_conn()
     try:
         answer: dict[str, Any] = json.loads(body)
-        message: str = answer["message"]
+        words = answer["message"]
         reason = answer.get("reason") or ""
     except (ValueError, KeyError, TypeError, AttributeError):  # of a proxy, say
-        message = body[:500].decode(errors="replace")
-        if not _is_json(response):
-            message = f"{who_else} It says: {message}"
+        pass
+    message = words if isinstance(words, str) else _who_else(host, response, body)
     if response.status == 401 or (response.status == 403 and '"system:anonymous"' in message):
         return CredentialsExpired(
             f"{what}: credentials expired ({message}). Log in again; the configuration is read anew."

@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from email.message import Message
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -38,6 +40,7 @@ from cluster_tools.schedulers.kubernetes_api import (
     CredentialsExpired,
     Forbidden,
     Gone,
+    retry_after_s,
 )
 from cluster_tools.schedulers.kubernetes_manifest import SESSION_LABEL, parse_resources
 from cluster_tools.schedulers.kubernetes_pods import INDEX
@@ -279,7 +282,7 @@ class FakeApiServer:
         name = seen.body["metadata"]["name"]
         if seen.path.endswith("/namespaces"):
             self.namespaces.add(name)
-            return 201, seen.body
+            return 201, {"kind": "Namespace", **seen.body}
         namespace = seen.path.split("/")[5]
         if namespace not in self.namespaces:
             return 404, _status(404, f'namespaces "{namespace}" not found')
@@ -288,7 +291,7 @@ class FakeApiServer:
         return 201, self.add_job(seen.body)
 
     def add_job(self, body: dict[str, Any]) -> dict[str, Any]:
-        job: dict[str, Any] = json.loads(json.dumps({"status": {}, **body}))
+        job: dict[str, Any] = json.loads(json.dumps({"kind": "Job", "status": {}, **body}))
         job["metadata"]["uid"] = f"uid-of-{job['metadata']['name']}"
         if self.drops_new_fields:
             del job["spec"]["backoffLimitPerIndex"], job["spec"]["podReplacementPolicy"]
@@ -409,9 +412,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        for name, value in (headers or {}).items():
+        length = {"Content-Length": str(len(content))}
+        for name, value in {"Content-Type": "application/json", **length, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content[: len(content) - cut])
@@ -652,6 +654,49 @@ def test_the_page_of_a_proxy_is_no_end(server: FakeApiServer, api: ApiServer) ->
         api.list(PODS)
 
 
+@pytest.mark.parametrize("body", [{}, [], None, 7, {"items": None}, {"kind": "List"}])
+def test_json_that_is_no_kubernetes_is_said(
+    server: FakeApiServer, api: ApiServer, body: object
+) -> None:
+    """As of a login page or a proxy."""
+    text = json.dumps(body).encode()
+    for verb in ("list", "get", "create", "delete"):
+        server.answer(verb, "", body=text)
+    for ask in (
+        lambda: api.list(PODS),
+        lambda: api.get(f"{JOBS}/it"),
+        lambda: api.create(JOBS, {}),
+        lambda: api.delete(f"{JOBS}/it"),
+    ):
+        with pytest.raises(Unreachable, match="no API server of Kubernetes") as caught:
+            ask()
+        assert text.decode() in str(caught.value)
+
+
+def test_a_list_from_which_no_watch_can_go_on_is_no_answer(
+    server: FakeApiServer, api: ApiServer
+) -> None:
+    server.answer("list", "/pods", body={"kind": "List", "metadata": {}, "items": None})
+    with pytest.raises(Unreachable, match="resourceVersion"):
+        api.list(PODS)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]\n", b'{"type": "ADDED"}\n', b"7\n", b"<html>"])
+def test_a_watch_that_is_no_kubernetes_is_said(
+    server: FakeApiServer, api: ApiServer, body: bytes
+) -> None:
+    headers = {"Content-Type": "text/html"} if body == b"<html>" else {}
+    server.answer("watch", "/jobs", body=body, headers=headers)
+    with pytest.raises(Unreachable, match="no API server of Kubernetes"):
+        list(api.watch(JOBS, timeout_s=1.0, resourceVersion="1"))
+
+
+def test_an_event_that_is_cut_short_is_no_end(server: FakeApiServer, api: ApiServer) -> None:
+    server.answer("watch", "/jobs", body=b'{"type": "ADDED", "obj')
+    with pytest.raises(Unreachable, match="broke off"):
+        list(api.watch(JOBS, timeout_s=1.0, resourceVersion="1"))
+
+
 def test_an_answer_that_is_cut_short_is_unreachable(server: FakeApiServer, api: ApiServer) -> None:
     server.answer("list", "/pods", cut=7)
     with pytest.raises(Unreachable, match="cut short"):
@@ -695,6 +740,48 @@ def test_the_servers_warnings_are_logged(
     with caplog.at_level(logging.WARNING, "cluster_tools"):
         api.list(PODS)
     assert words in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"),
+    [
+        ("7", 7),
+        (" 7 ", 7),
+        ("0", 0),
+        ("9" * 5000, 300),
+        ("Sun, 01 Jun 2025 12:00:20 GMT", 20),
+        ("Sunday, 01-Jun-25 12:00:20 GMT", 20),
+        ("Sun Jun  1 12:00:20 2025", 20),
+        ("Sun, 01 Jun 2025 14:00:20 +0200", 20),
+        ("Mon, 02 Jun 2025 12:00:00 GMT", 300),
+        ("Sun, 01 Jun 2025 11:00:00 GMT", 0),
+        ("", None),
+        ("-3", None),
+        ("1.5", None),
+        ("\u00b2", None),
+        ("soon", None),
+        ("Sun, 99 Jun 2025 12:00:20 GMT", None),
+        ("Sun, 01 Jun 2025 12:00:20 +9999", None),
+    ],
+)
+def test_a_time_to_wait_is_seconds_or_a_date_by_the_servers_clock(
+    text: str, wait_s: float | None
+) -> None:
+    headers = {"Retry-After": text, "Date": "Sun, 01 Jun 2025 12:00:00 GMT"}
+    assert retry_after_s(headers) == wait_s
+
+
+def test_a_date_before_which_to_ask_nothing_is_kept_to(
+    server: FakeApiServer, api: ApiServer
+) -> None:
+    until = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=100), usegmt=True)
+    headers = {"Retry-After": until}
+    server.answer("list", "/pods", status=503, body=_status(503, "busy"), headers=headers)
+    with pytest.raises(Unreachable, match="busy"):
+        api.list(PODS)
+    with pytest.raises(Unreachable, match="asked to wait for"):
+        api.list(PODS)
+    assert len(server.requests) == 1
 
 
 def test_credentials_that_have_expired_are_read_anew(
