@@ -3,7 +3,8 @@
     API server --events--> watch thread --> jobs, deleted, trouble --> whoever asks for states
 
 The thread lists once, then watches from there on; it lists again only when the server has forgotten where
-it was. https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+it was, or where watches end in which nothing was said: something between may hold it back.
+https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
 
 from __future__ import annotations
@@ -24,8 +25,15 @@ _FIRST_RETRY_S = 0.5
 _MAX_RETRY_S = 30.0
 # A watch that ends sooner is not begun anew without a pause, whatever has ended it.
 _GOOD_WATCH_S = 0.5
+# The same where nothing was said in it. The server says something each minute and before it ends a watch.
+_GOOD_SILENT_WATCH_S = 10.0
+# A watch may end, or break off, when nothing was heard for so long: then what was meanwhile is in a list.
+# With the silence that ends a watch it is less than two minutes, in which deaths are seen.
+_UNHEARD_S = 25.0
 # The first list and the opening of the watch, which a submission waits for.
 _START_PATIENCE_S = 60.0
+# The latter alone: a server answers at once, but what lies between may hold that back.
+_OPENING_PATIENCE_S = 10.0
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -50,6 +58,10 @@ class JobWatch(threading.Thread):
         self._expected: set[str] = set()
         # From where to watch on; "": list first.
         self._version = ""
+        # When the server has said something last, in a list or in a watch.
+        self._heard_at: float | None = None
+        # When the present watch was, or the last one; None where it could not be.
+        self._opened_at: float | None = None
         self._watching = threading.Event()
         self._watch: Watch | None = None
         self._closed = False
@@ -69,6 +81,9 @@ class JobWatch(threading.Thread):
             trouble = self.trouble
             if trouble is not None:
                 raise trouble
+            heard_at = self._heard_at
+            if heard_at is not None and time.monotonic() - heard_at > _OPENING_PATIENCE_S:
+                return  # lists will show what is created
             if time.monotonic() > deadline:
                 raise Unreachable(f"watching Jobs could not begin within {_START_PATIENCE_S:.0f} s")
 
@@ -98,7 +113,7 @@ class JobWatch(threading.Thread):
         retry_s = _FIRST_RETRY_S
         failures = 0
         while not self._closed:
-            began = time.monotonic()
+            self._opened_at = None
             trouble: SchedulerError | None = None
             try:
                 if not self._version:
@@ -107,14 +122,9 @@ class JobWatch(threading.Thread):
             except Gone:
                 self._version = ""
             except Silent as exc:
-                self._version = ""  # what was meanwhile is in a list
-                if not self._has_said_silent:
-                    self._has_said_silent = True
-                    _logger.warning(
-                        "Kubernetes takes watches, but %s: does a load balancer hold them back? Jobs are listed "
-                        "after each such silence.",
-                        exc,
-                    )
+                self._on_silence(exc)
+                retry_s, failures = _FIRST_RETRY_S, 0
+                continue
             except SchedulerError as exc:
                 trouble = exc
             except Exception as exc:  # nobody else would notice a death any more
@@ -122,8 +132,14 @@ class JobWatch(threading.Thread):
                 trouble = Unreachable(f"the watch failed: {exc!r}")
             if self._closed:
                 return
-            if time.monotonic() - began > _GOOD_WATCH_S:
-                retry_s, failures = _FIRST_RETRY_S, 0
+            now = time.monotonic()
+            if self._heard_at is not None and now - self._heard_at > _UNHEARD_S:
+                self._version = ""
+            lasted_s = 0.0 if self._opened_at is None else now - self._opened_at
+            if lasted_s > _GOOD_WATCH_S:
+                failures = 0
+            if lasted_s > (_GOOD_WATCH_S if self._has_spoken() else _GOOD_SILENT_WATCH_S):
+                retry_s = _FIRST_RETRY_S
                 if trouble is None:
                     continue
             if trouble is not None:
@@ -138,6 +154,23 @@ class JobWatch(threading.Thread):
                 pass
             retry_s = min(_MAX_RETRY_S, retry_s * 2)
 
+    def _on_silence(self, silence: Silent) -> None:
+        self._version = ""  # what was meanwhile is in a list
+        self.trouble = None
+        self._watching.set()
+        if not self._has_said_silent:
+            self._has_said_silent = True
+            _logger.warning(
+                "Kubernetes takes watches, but %s: does a load balancer hold them back? Jobs are listed after "
+                "each such silence.",
+                silence,
+            )
+
+    def _has_spoken(self) -> bool:
+        """Whether something came in the watch that has just ended."""
+        opened_at, heard_at = self._opened_at, self._heard_at
+        return opened_at is not None and heard_at is not None and heard_at > opened_at
+
     def _list(self) -> str:
         known = set(self.jobs)
         items, version = self._server.list(self._path, labelSelector=self.selector)
@@ -145,6 +178,7 @@ class JobWatch(threading.Thread):
             self._take(job)
         # What was created since the list was made is not in `known`.
         self.deleted |= known - {job["metadata"]["name"] for job in items}
+        self._heard_at = time.monotonic()
         return version
 
     def _follow(self) -> None:
@@ -157,6 +191,7 @@ class JobWatch(threading.Thread):
         )
         if self._closed:
             self._watch.close()
+        self._opened_at = time.monotonic()
         self.trouble = None
         self._watching.set()
         for kind, item in self._watch:
@@ -165,6 +200,7 @@ class JobWatch(threading.Thread):
             elif kind in ("ADDED", "MODIFIED"):
                 self._take(item)
             self._version = item["metadata"]["resourceVersion"]
+            self._heard_at = time.monotonic()
 
     def _take(self, job: dict[str, Any]) -> None:
         if job["metadata"]["name"] in self._expected:

@@ -24,6 +24,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from waiting import wait_until
 
+from cluster_tools.schedulers import kubernetes_api, kubernetes_watch
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -1458,9 +1459,101 @@ def test_pauses_grow_only_while_nothing_gets_better(
     server.watch_s = 0.6
     server.watches_break = True
     make().submit(request_of())
-    wait_until(lambda: len(server.seen("watch")) >= 5)
+
+    def is_begun_again() -> bool:
+        server.bookmark(server.version + 1)
+        return len(server.seen("watch")) >= 5
+
+    wait_until(is_begun_again)
     pause_s = server.seen("watch")[4].at - server.broken_at[3]
     assert pause_s < 1.5
+
+
+def _forget_what_was_said(server: FakeApiServer) -> None:
+    """No watch says it any more, as where a load balancer holds watches back."""
+    with server.changed:
+        server._log.clear()
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_watches_that_end_without_a_word_are_followed_by_lists_and_begun_ever_more_rarely(
+    server: FakeApiServer,
+    make: Make,
+    request_of: RequestOf,
+    monkeypatch: pytest.MonkeyPatch,
+    breaks: bool,
+) -> None:
+    monkeypatch.setattr(kubernetes_watch, "_UNHEARD_S", 2.0)
+    server.watch_s, server.watches_break = 0.6, breaks
+    scheduler = make()
+    scheduler.submit(request_of())
+    began = time.monotonic()
+    with server.changed:
+        server.jobs[JOB]["status"] = {"failed": 1, "failedIndexes": "0"}
+    _forget_what_was_said(server)
+    _wait_for_state(scheduler, Element(JOB, 0), State.ENDED)
+    wait_until(lambda: len(server.seen("list", "/jobs")) >= 3)
+    lists = [seen.at for seen in server.seen("list", "/jobs")]
+    assert lists[2] - lists[1] > 2.0
+    assert len(server.seen("watch")) < 2 + (time.monotonic() - began)
+
+
+def test_a_watch_that_says_something_is_followed_by_no_list(
+    server: FakeApiServer, make: Make, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kubernetes_watch, "_UNHEARD_S", 2.0)
+    server.watch_s = 0.6
+    make().submit(request_of())
+
+    def is_begun_again() -> bool:
+        server.bookmark(server.version + 1)
+        return len(server.seen("watch")) >= 6
+
+    wait_until(is_begun_again)
+    assert len(server.seen("list", "/jobs")) == 1
+
+
+def test_a_watch_whose_answer_does_not_begin_is_said_once_and_followed_by_lists(
+    server: FakeApiServer,
+    make: Make,
+    request_of: RequestOf,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(kubernetes_api, "WATCH_SILENCE_S", 2.0)
+    monkeypatch.setattr(kubernetes_watch, "_OPENING_PATIENCE_S", 0.5)
+    server.answer("watch", "/jobs", times=None, hangs=True)
+    scheduler = make()
+    with caplog.at_level(logging.WARNING, "cluster_tools"):
+        began = time.monotonic()
+        scheduler.submit(request_of())
+        assert time.monotonic() - began < 1.9
+        with server.changed:
+            server.jobs[JOB]["status"] = {"failed": 1, "failedIndexes": "0"}
+        _wait_for_state(scheduler, Element(JOB, 0), State.ENDED)
+        wait_until(lambda: len(server.seen("watch")) == 4)
+    assert caplog.text.count("no answer to one began within 2 s") == 1
+    assert len(server.seen("list", "/jobs")) == 4
+    server.heal()
+    server.end_watches()
+
+
+def test_a_server_that_lets_each_request_wait_is_unreachable(
+    server: FakeApiServer, make: Make, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a firewall that drops what is sent."""
+    scheduler = make()
+    scheduler.submit(request_of())
+    monkeypatch.setattr(kubernetes_api, "CONNECT_TIMEOUT_S", 0.7)
+    server.refuse_connections()
+    with socket.socket() as full, socket.socket() as last:
+        full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        full.bind(("127.0.0.1", server.port))
+        full.listen(0)
+        last.connect(("127.0.0.1", server.port))
+        wait_until(lambda: scheduler._watch.trouble, "it to be said")
+        with pytest.raises(Unreachable, match="timed out"):
+            scheduler.states(OURS)
 
 
 def test_a_passing_error_within_a_watch_passes(
