@@ -113,6 +113,8 @@ class JobWatch(threading.Thread):
         retry_s = _FIRST_RETRY_S
         failures = 0
         while not self._closed:
+            if self._heard_at is not None and time.monotonic() - self._heard_at > _UNHEARD_S:
+                self._version = ""
             self._opened_at = None
             trouble: SchedulerError | None = None
             try:
@@ -132,10 +134,7 @@ class JobWatch(threading.Thread):
                 trouble = Unreachable(f"the watch failed: {exc!r}")
             if self._closed:
                 return
-            now = time.monotonic()
-            if self._heard_at is not None and now - self._heard_at > _UNHEARD_S:
-                self._version = ""
-            lasted_s = 0.0 if self._opened_at is None else now - self._opened_at
+            lasted_s = 0.0 if self._opened_at is None else time.monotonic() - self._opened_at
             if lasted_s > _GOOD_WATCH_S:
                 failures = 0
             if lasted_s > (_GOOD_WATCH_S if self._has_spoken() else _GOOD_SILENT_WATCH_S):

@@ -23,8 +23,11 @@ class Proxy:
 
     def __init__(self) -> None:
         self.interfere: Callable[[str, str], Answer] = lambda method, path: None
-        # Watches are accepted, and nothing comes.
+        # Watches are accepted, and nothing comes; likewise, and they end well after so long.
         self.holds_watches = False
+        self.ends_watches_after_s: float | None = None
+        # Not even the answer to a watch begins.
+        self.withholds_watches = False
         self.seen: list[tuple[str, str]] = []
         self.ended = threading.Event()
         server = kube.admin()
@@ -52,6 +55,9 @@ class Proxy:
             for name, value in request.headers.items()
             if name.lower() not in ("host", "content-length", "connection")
         }
+        if is_watch and self.withholds_watches:
+            self.ended.wait()
+            return
         url = self._host + request.path
         answer = self._pool.request(
             request.command, url, body=body or None, headers=headers, preload_content=False
@@ -61,8 +67,8 @@ class Proxy:
         request.send_header("Connection", "close")
         request.end_headers()
         request.wfile.flush()
-        if is_watch and self.holds_watches:
-            self.ended.wait()
+        if is_watch and (self.holds_watches or self.ends_watches_after_s is not None):
+            self.ended.wait(self.ends_watches_after_s)
             return
         for chunk in answer.stream(1 << 16) if not is_watch else answer.read_chunked():
             request.wfile.write(chunk)

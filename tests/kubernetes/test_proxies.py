@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,37 @@ def test_a_watch_that_says_nothing_is_followed_by_a_list(
     assert len(told) == 1
 
 
+@pytest.mark.timeout(180)
+def test_watches_that_end_without_a_word_hide_no_death(
+    between: proxy.Proxy, new_executor: NewExecutor
+) -> None:
+    between.ends_watches_after_s = 2.0
+    began = time.monotonic()
+    with new_executor() as executor:
+        error = executor.submit(jobs.kill_itself).exception(120)
+    assert isinstance(error, RemoteExitException)
+    watches = sum("watch=1" in path for _, path in between.seen)
+    assert 2 < watches < 3 + (time.monotonic() - began) / 3
+
+
+@pytest.mark.timeout(180)
+def test_a_watch_whose_answer_is_held_back_hides_no_death_and_holds_up_no_call(
+    between: proxy.Proxy,
+    new_executor: NewExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(kubernetes_api, "WATCH_SILENCE_S", 20.0)
+    between.withholds_watches = True
+    with caplog.at_level(logging.WARNING), new_executor() as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+        for _ in range(2):
+            error = executor.submit(jobs.kill_itself).exception(3 * LIMIT_S)
+            assert isinstance(error, RemoteExitException)
+    told = [record for record in caplog.records if "takes watches" in record.getMessage()]
+    assert len(told) == 1
+
+
 def test_a_conflict_is_tried_again(between: proxy.Proxy, new_executor: NewExecutor) -> None:
     """As a quota says that is changed by several at once."""
     words = "Operation cannot be fulfilled on resourcequotas: please apply your changes"
@@ -80,6 +113,47 @@ def test_a_server_that_names_a_time_is_not_asked_before(
     with new_executor() as executor:
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
     assert asked_at[0] - refused_at[0] >= 7
+
+
+def test_a_date_before_which_to_ask_nothing_is_kept_to(
+    between: proxy.Proxy, new_executor: NewExecutor
+) -> None:
+    refused_at: list[float] = []
+    asked_at: list[float] = []
+
+    def interfere(method: str, path: str) -> proxy.Answer:
+        if refused_at:
+            asked_at.append(time.monotonic())
+        elif method == "POST" and path.endswith("/jobs"):
+            refused_at.append(time.monotonic())
+            until = datetime.now(timezone.utc) + timedelta(seconds=8)
+            headers = {**_JSON, "Retry-After": format_datetime(until, usegmt=True)}
+            return 503, headers, proxy.status(503, "ServiceUnavailable", "busy")
+        return None
+
+    between.interfere = interfere
+    with new_executor() as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+    assert asked_at[0] - refused_at[0] >= 6  # the date has no parts of seconds
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b'{"items": null}'])
+def test_json_that_is_no_kubernetes_passes(
+    between: proxy.Proxy, new_executor: NewExecutor, caplog: pytest.LogCaptureFixture, body: bytes
+) -> None:
+    """As of a proxy that wants a login: what was asked is asked again."""
+    strange = {"POST": 1, "GET": 2}
+
+    def interfere(method: str, path: str) -> proxy.Answer:
+        left = strange.get(method, 0)
+        strange[method] = left - 1
+        return (200, _JSON, body) if left > 0 else None
+
+    between.interfere = interfere
+    with caplog.at_level(logging.WARNING), new_executor() as executor:
+        assert executor.submit(jobs.square, 3).result(2 * LIMIT_S) == 9
+    assert "no API server of Kubernetes" in caplog.text
+    assert "unexpected error" not in caplog.text
 
 
 def test_what_is_no_kubernetes_is_said(between: proxy.Proxy, new_executor: NewExecutor) -> None:
