@@ -97,8 +97,9 @@ class Pod:
     blocked: Blocked | None
     # Of the container `worker`, as the server has made it; "" where it has none.
     memory_limit: str
-    # Containers beside `worker` that run.
+    # Containers beside `worker` that have not ended, and why one does not begin.
     beside: tuple[str, ...]
+    blocked_beside: Blocked | None
     # When its node has written its state last, by the server's clock.
     written: datetime | None
     # Its object is not there any more, so nothing of it runs.
@@ -110,8 +111,12 @@ class Pod:
 
     @property
     def outlives_worker(self) -> bool:
-        """A sidecar goes on, and the Job counts the pod as one that runs."""
-        return "terminated" in self.state and self.phase == "Running" and bool(self.beside)
+        """A sidecar goes on, or does not begin, and the Job counts the pod as one that runs."""
+        return (
+            "terminated" in self.state
+            and self.phase in ("Pending", "Running")
+            and bool(self.beside)
+        )
 
     @property
     def is_ending(self) -> bool:
@@ -171,7 +176,8 @@ def read_pod(pod: Mapping[str, Any]) -> Pod:
         failed_init=_failed_init(status.get("initContainerStatuses"), _sidecars(pod["spec"])),
         blocked=_blocked(status, _sidecars(pod["spec"])),
         memory_limit=_memory_limit(pod["spec"]),
-        beside=_running_beside(status.get("containerStatuses")),
+        beside=_open_beside(status.get("containerStatuses")),
+        blocked_beside=_blocked_beside(status.get("containerStatuses")),
         written=written_at(pod, "status"),
     )
 
@@ -212,12 +218,24 @@ def _memory_limit(spec: Any) -> str:
     return ""
 
 
-def _running_beside(statuses: Any) -> tuple[str, ...]:
+def _open_beside(statuses: Any) -> tuple[str, ...]:
     return tuple(
         status["name"]
         for status in statuses or ()
-        if status["name"] != WORKER_CONTAINER and "running" in (status.get("state") or {})
+        if status["name"] != WORKER_CONTAINER
+        and ({"running", "waiting"} & (status.get("state") or {}).keys())
     )
+
+
+def _blocked_beside(statuses: Any) -> Blocked | None:
+    for status in statuses or ():
+        name = status["name"]
+        waiting: dict[str, Any] = _container_state([status], name).get("waiting") or {}
+        if name != WORKER_CONTAINER and waiting.get("reason") in _NEEDS_HELP:
+            return Blocked(
+                name, status.get("image", ""), waiting["reason"], waiting.get("message", "")
+            )
+    return None
 
 
 def _sidecars(spec: Any) -> set[str]:

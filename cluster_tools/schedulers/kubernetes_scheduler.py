@@ -559,7 +559,10 @@ class KubernetesScheduler(Scheduler):
         return sum(numbers) + sum(map(len, uncounted.values()))
 
     def _end_sidecars(self, job: _Job) -> None:
-        """They hold the places of elements that have not begun, and nobody waits for them."""
+        """They hold the places of elements that have not begun, and nobody waits for them.
+
+        Raises: SchedulerError, where they may be ended later.
+        """
         pods = {
             index: pod
             for index in job.pods
@@ -567,16 +570,29 @@ class KubernetesScheduler(Scheduler):
             for pod in job.pods[index].values()
             if pod.outlives_worker and pod.uid not in job.ended_by_us
         }
-        if not pods or job.replaces_pods:  # there another pod would come
+        if not pods:
             return
+        stay = "they stay, and hold the places of calls that have not begun"
+        if job.replaces_pods:
+            outcome = (
+                f"{stay}, since this server would put others in the place of those that are deleted"
+            )
+        else:
+            outcome = "they are deleted, so that others can begin"
+            try:
+                self._delete_pods(job.name, list(pods))
+                job.ended_by_us.update(pod.uid for pod in pods.values())
+            except Forbidden as exc:
+                outcome = f"{stay}: {exc}"
         some = next(iter(pods.values()))
-        self._tell(
-            f"The container {some.beside[0]!r} goes on in pods whose calls have ended; they are deleted, so that "
-            "others can begin. A native sidecar would end by itself: an init container with restartPolicy "
-            "Always."
-        )
-        self._delete_pods(job.name, list(pods))
-        job.ended_by_us.update(pod.uid for pod in pods.values())
+        blocked = some.blocked_beside
+        if blocked is None:
+            what = f"The container {some.beside[0]!r} goes on"
+            advice = " A native sidecar would end by itself: an init container with restartPolicy Always."
+        else:
+            words = f"{blocked.reason}: {blocked.message}"
+            what, advice = f"The container {blocked.container!r} does not begin ({words})", ""
+        self._tell(f"{what} in pods whose calls have ended; {outcome}.{advice}", about="sidecars")
 
     def _look_pause_s(self) -> float:
         return min(_MAX_LOOK_PAUSE_S, max(_ENDING_LOOK_S, _LOOKING_PART * self._look_took_s))
@@ -594,7 +610,11 @@ class KubernetesScheduler(Scheduler):
         wanted = min(seen["spec"].get("parallelism") or 1, job.count - done)
         ready = status.get("ready")
         if ready is None:  # before 1.24
-            ready = sum(pod.began for pods in job.pods.values() for pod in pods.values())
+            ready = sum(
+                pod.began and pod.blocked_beside is None
+                for pods in job.pods.values()
+                for pod in pods.values()
+            )
         return active < wanted or ready < active
 
     def _look(self, jobs: Collection[_Job]) -> None:
@@ -637,8 +657,14 @@ class KubernetesScheduler(Scheduler):
             for index, waiting in job.waiting.items()
             if waiting.needs_help
         ]
+        needs_help = left_s or any(
+            pod.blocked_beside
+            for job in jobs
+            for pods in job.pods.values()
+            for pod in pods.values()
+        )
         until_next_s = (
-            min(self._look_interval_s, _STUCK_LOOK_S) if left_s else self._look_interval_s
+            min(self._look_interval_s, _STUCK_LOOK_S) if needs_help else self._look_interval_s
         )
         self._look_at = now + min([until_next_s, *(left for left in left_s if left > 0)])
 
@@ -816,19 +842,19 @@ class KubernetesScheduler(Scheduler):
         for element in elements:
             if element.job_id in self._jobs:  # else the whole Job is deleted
                 indexes[element.job_id].append(element.index or 0)
-        for name, some in indexes.items():
-            self._delete_pods(name, some)
+        try:
+            for name, some in indexes.items():
+                self._delete_pods(name, some)
+        except ApiError as exc:
+            raise Unreachable(str(exc)) from exc
 
     def _delete_pods(self, job: str, indexes: Sequence[int]) -> None:
-        """Raises: Unreachable."""
+        """Raises: ApiError, Unreachable."""
         for start in range(0, len(indexes), _MAX_INDEXES):
             listed = ",".join(map(str, sorted(indexes[start : start + _MAX_INDEXES])))
-            try:
-                self._server.delete(
-                    self._pods_path, labelSelector=f"job-name={job},{INDEX} in ({listed})"
-                )
-            except ApiError as exc:
-                raise Unreachable(str(exc)) from exc
+            self._server.delete(
+                self._pods_path, labelSelector=f"job-name={job},{INDEX} in ({listed})"
+            )
 
     def stop(self, job_ids: Collection[str], token: str) -> None:
         self._stopped = True
@@ -913,10 +939,10 @@ class KubernetesScheduler(Scheduler):
             self._undeleted = []
         self._server.close()
 
-    def _tell(self, message: str) -> None:
-        """Warns, once."""
-        if message not in self._told:
-            self._told.add(message)
+    def _tell(self, message: str, *, about: str = "") -> None:
+        """Warns, once; `about`: of what, where the words may be others the next time."""
+        if (about or message) not in self._told:
+            self._told.add(about or message)
             _logger.warning("%s", message)
 
 

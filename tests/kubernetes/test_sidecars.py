@@ -11,7 +11,7 @@ from typing import Any
 import jobs
 import kube
 import pytest
-from waiting import LIMIT_S
+from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import (
     RemoteExitException,
@@ -23,20 +23,29 @@ pytestmark = pytest.mark.kubernetes
 
 NewExecutor = Callable[..., Any]
 
-_STAYS = {
-    "pod_template": {
-        "spec": {
-            "containers": [
-                {
-                    "name": "mesh",
-                    "image": kube.IMAGE,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"],
-                }
-            ]
-        }
+
+def _beside(**more: Any) -> dict[str, Any]:
+    container = {
+        "name": "mesh",
+        "image": kube.IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"],
+        **more,
     }
-}
+    return {"pod_template": {"spec": {"containers": [container]}}, "memory": "200Mi"}
+
+
+_NO_SECRET = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "none", "key": "none"}}}
+# How a sidecar is that holds its pod, and what is said of it.
+_SIDECARS = [
+    pytest.param(_beside(), "'mesh' goes on", id="stays"),
+    pytest.param(
+        _beside(image="localhost/cluster-tools-tests:none"),
+        "'mesh' does not begin (",
+        id="no-image",
+    ),
+    pytest.param(_beside(env=[_NO_SECRET]), "'mesh' does not begin (CreateC", id="no-secret"),
+]
 
 
 def _check_ends(futures: list[Any]) -> None:
@@ -62,23 +71,61 @@ _STEPS = [
 
 
 @pytest.mark.timeout(300)
-def test_a_sidecar_that_stays_hides_no_end_and_holds_no_place(
-    new_executor: NewExecutor, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("sidecar", "words"), _SIDECARS)
+def test_a_sidecar_hides_no_end_and_holds_no_place(
+    new_executor: NewExecutor,
+    caplog: pytest.LogCaptureFixture,
+    sidecar: dict[str, Any],
+    words: str,
 ) -> None:
-    """One pod at a time: the last begins only where those before it have gone."""
+    """Two pods at a time: the last begins only where those before it have gone."""
     with (
         caplog.at_level(logging.WARNING),
-        new_executor({**_STAYS, "parallelism": 2, "memory": "200Mi"}) as executor,
+        new_executor({**sidecar, "parallelism": 2}) as executor,
     ):
         _check_ends(executor.map_to_futures(jobs.run, _STEPS))
-    told = [record for record in caplog.records if "'mesh' goes on" in record.getMessage()]
+    told = [record for record in caplog.records if words in record.getMessage()]
     assert len(told) == 1
 
 
 @pytest.mark.timeout(300)
-def test_a_sidecar_that_stays_hides_no_end_of_a_pilot(new_executor: NewExecutor) -> None:
-    with new_executor({**_STAYS, "memory": "200Mi"}, pilot_jobs=1) as executor:
+@pytest.mark.parametrize(
+    "sidecar", [pytest.param(param.values[0], id=param.id) for param in _SIDECARS]
+)
+def test_a_sidecar_hides_no_end_of_a_pilot(
+    new_executor: NewExecutor, sidecar: dict[str, Any]
+) -> None:
+    with new_executor(sidecar, pilot_jobs=1) as executor:
         _check_ends(executor.map_to_futures(jobs.run, _STEPS))
+
+
+@pytest.mark.timeout(180)
+def test_that_pods_with_sidecars_may_not_be_deleted_is_said_once(
+    new_executor: NewExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """No end is hidden then, but the last call has to wait."""
+    rules = kube.role()["rules"]
+    for rule in rules:
+        if "pods" in rule["resources"]:
+            rule["verbs"].remove("deletecollection")
+    config = kube.become_client(rules=rules, name="may-delete-no-pods")
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    executor = new_executor({**_beside(), "parallelism": 2})
+    with caplog.at_level(logging.WARNING):
+        futures = executor.map_to_futures(jobs.run, [*_STEPS[2:4], *_STEPS[:1]])
+        for future in futures[:2]:
+            assert isinstance(future.exception(3 * LIMIT_S), RemoteExitException)
+        wait_until(lambda: "they stay" in caplog.text, "it to be said")
+    assert not futures[2].done()
+    told = [record for record in caplog.records if "they stay" in record.getMessage()]
+    assert len(told) == 1
+    assert "cannot deletecollection" in told[0].getMessage()
+    executor.shutdown(wait=False, cancel_futures=True)
+    wait_until(lambda: not kube.jobs_in(tmp_path), "the end of the Job")
+    config.unlink()
 
 
 # -- containers that keep the call from beginning --

@@ -114,6 +114,36 @@ def test_whether_a_pod_has_begun_and_ended(
     assert not _pod(status).is_ending
 
 
+@pytest.mark.parametrize(
+    ("phase", "mesh", "outlives", "blocked"),
+    [
+        ("Running", {"running": {}}, True, None),
+        ("Pending", {"waiting": {"reason": "ErrImagePull"}}, True, "ErrImagePull"),
+        (
+            "Pending",
+            {"waiting": {"reason": "CreateContainerConfigError"}},
+            True,
+            "CreateContainerConfigError",
+        ),
+        ("Pending", {"waiting": {"reason": "ContainerCreating"}}, True, None),
+        ("Running", {"terminated": {"exitCode": 1}}, False, None),
+        ("Failed", {"waiting": {"reason": "ErrImagePull"}}, False, "ErrImagePull"),
+        ("Running", {}, False, None),
+    ],
+)
+def test_what_stays_beside_a_call_that_has_ended(
+    phase: str, mesh: dict[str, Any], outlives: bool, blocked: str | None
+) -> None:
+    worker = {"name": "worker", "state": {"terminated": {"exitCode": 3}}}
+    pod = _pod({"phase": phase, "containerStatuses": [worker, {"name": "mesh", "state": mesh}]})
+    assert pod.outlives_worker is outlives
+    assert (pod.blocked_beside and pod.blocked_beside.reason) == blocked
+    assert pod.blocked is None
+    running = {"name": "worker", "state": {"running": {}}}
+    pod = _pod({"phase": phase, "containerStatuses": [running, {"name": "mesh", "state": mesh}]})
+    assert not pod.outlives_worker
+
+
 def test_the_time_of_a_deletion_is_that_of_the_server() -> None:
     deleted_at = _pod({}, **DELETED).deleted_at
     assert deleted_at is not None

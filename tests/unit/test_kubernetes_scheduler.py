@@ -24,7 +24,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from waiting import wait_until
 
-from cluster_tools.schedulers import kubernetes_api, kubernetes_watch
+from cluster_tools.schedulers import kubernetes_api, kubernetes_scheduler, kubernetes_watch
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -413,8 +413,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     ) -> None:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
-        length = {"Content-Length": str(len(content))}
-        for name, value in {"Content-Type": "application/json", **length, **(headers or {})}.items():
+        usual = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        for name, value in {**usual, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content[: len(content) - cut])
@@ -1111,6 +1111,105 @@ def test_who_may_not_list_pods_is_told_so_once_and_gets_states_all_the_same(
             server.set_status(failed=failed, failedIndexes="0,1"[: 2 * failed - 1])
             _wait_for_state(scheduler, Element(JOB, failed - 1), State.ENDED)
     assert caplog.text.count("cannot list resource") == 1
+
+
+# -- sidecars --
+
+
+def _outlived(phase: str = "Running", **mesh: Any) -> dict[str, Any]:
+    """The call was killed, and the container `mesh` is in another state."""
+    ended = {"terminated": {"exitCode": 137, "reason": "Error"}}
+    beside = [{"name": "worker", "state": ended}, {"name": "mesh", "state": mesh}]
+    return {"phase": phase, "containerStatuses": beside}
+
+
+_NO_IMAGE = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (_outlived(running={}), "'mesh' goes on"),
+        (_outlived("Pending", **_NO_IMAGE), "'mesh' does not begin (ImagePullBackOff: not found)"),
+        (_outlived("Pending", waiting={"reason": "ContainerCreating"}), "'mesh' goes on"),
+    ],
+)
+def test_a_call_has_ended_though_a_container_stays_beside_it(
+    server: FakeApiServer,
+    make: Make,
+    request_of: RequestOf,
+    caplog: pytest.LogCaptureFixture,
+    status: dict[str, Any],
+    words: str,
+) -> None:
+    scheduler = make()
+    scheduler.submit(request_of())
+    server.pods = [_pod(0, status=_running()), _pod(1, status=status)]
+    server.set_status(active=3, ready=1)
+    with caplog.at_level(logging.WARNING, "cluster_tools"):
+        report = _wait_for_state(scheduler, Element(JOB, 1), State.ENDED)
+    (deleted,) = server.seen("deletecollection", PODS)
+    assert deleted.query["labelSelector"] == f"job-name={JOB},{INDEX} in (1)"
+    assert caplog.text.count(words) == 1
+    assert "they are deleted" in caplog.text
+    # Its end is not that of the pod, which is killed now.
+    server.pods = [_pod(1, status=_failed(1))]
+    server.set_status(active=2, failed=1, failedIndexes="1")
+    _wait_for_state(scheduler, Element(JOB, 1), State.ENDED)
+    ended = scheduler.explain({Element(JOB, 1): report}, OURS)[Element(JOB, 1)]
+    assert "signal 9" in ended.message
+
+
+def test_a_call_that_runs_is_not_ended_since_a_container_beside_it_does_not_begin(
+    server: FakeApiServer, make: Make, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at more often."""
+    monkeypatch.setattr(kubernetes_scheduler, "_STUCK_LOOK_S", 0.5)
+    scheduler = make(startup_timeout_s=1)
+    scheduler.submit(request_of(1, is_array=False))
+    status = _outlived("Pending", **_NO_IMAGE)
+    status["containerStatuses"][0]["state"] = {"running": {}}
+    server.pods = [_pod(0, status=status)]
+    server.set_status(active=1, ready=0)
+    states: set[State] = set()
+
+    def is_looked_at_often() -> bool:
+        states.update(report.state for report in scheduler.states(OURS).values())
+        return _looked(server) >= 5
+
+    wait_until(is_looked_at_often)
+    looks = [seen.at for seen in server.seen("list", "/pods")]
+    assert looks[4] - looks[0] < 8
+    assert State.ENDED not in states
+    assert server.seen("deletecollection") == []
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_that_pods_stay_in_which_calls_have_ended_is_said_once(
+    server: FakeApiServer,
+    make: Make,
+    request_of: RequestOf,
+    caplog: pytest.LogCaptureFixture,
+    is_old: bool,
+) -> None:
+    """The Role does not let them be deleted, or an old server would make others."""
+    server.drops_new_fields = is_old
+    refusal = 'User "me" cannot deletecollection resource "pods"'
+    server.fail("deletecollection", "/pods", 403, refusal, times=None)
+    scheduler = make()
+    scheduler.submit(request_of())
+    with caplog.at_level(logging.WARNING, "cluster_tools"):
+        for count in (1, 2):
+            server.pods = [_pod(index, status=_outlived(running={})) for index in range(count)]
+            server.set_status(active=3, ready=3 - count)
+            _wait_for_state(scheduler, Element(JOB, count - 1), State.ENDED)
+    assert caplog.text.count("they stay") == 1
+    words = "would put others" if is_old else refusal
+    assert words in caplog.text
+    assert len(server.seen("deletecollection")) == (0 if is_old else 2)
+
+
+# -- endings --
 
 
 def test_why_an_element_ended_is_what_its_pod_says(
