@@ -165,6 +165,31 @@ def become_client(
     return write_config(token)
 
 
+@contextlib.contextmanager
+def new_namespace(name: str, labels: dict[str, str] | None = None) -> Iterator[Path]:
+    """Gives the kubeconfig of a client in it. Leaving `with` deletes it, and all that is in it."""
+    api = admin()
+    api.core.create_namespace({"metadata": {"name": name, "labels": labels or {}}})
+    path = become_client(name)
+    wait_until(
+        lambda: [
+            s
+            for s in api.core.list_namespaced_service_account(name).items
+            if s.metadata.name == "default"
+        ],
+        "its service account",
+    )
+    try:
+        yield path
+    finally:
+        path.unlink()
+        api.core.delete_namespace(name)
+        wait_until(
+            lambda: name not in {n.metadata.name for n in api.core.list_namespace().items},
+            "the namespace's end",
+        )
+
+
 def write_config(token: str, host: str | None = None) -> Path:
     """A kubeconfig with this token."""
     import yaml

@@ -160,35 +160,10 @@ def test_a_host_path_that_the_node_has_not_is_named_after_the_limit(
     _error(future, RemoteNeverStartedException, "/nowhere/data is not a directory")
 
 
-@contextlib.contextmanager
-def _namespace(name: str, labels: dict[str, str] | None = None) -> Iterator[Path]:
-    """A namespace of its own with a client in it, whose kubeconfig this is."""
-    api = kube.admin()
-    api.core.create_namespace({"metadata": {"name": name, "labels": labels or {}}})
-    path = kube.become_client(name)
-    wait_until(
-        lambda: [
-            s
-            for s in api.core.list_namespaced_service_account(name).items
-            if s.metadata.name == "default"
-        ],
-        "its service account",
-    )
-    try:
-        yield path
-    finally:
-        path.unlink()
-        api.core.delete_namespace(name)
-        wait_until(
-            lambda: name not in {n.metadata.name for n in api.core.list_namespace().items},
-            "the namespace's end",
-        )
-
-
 def test_a_quota_is_waited_for_and_said(
     new_executor: NewExecutor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with _namespace("cluster-tools-quota") as path:
+    with kube.new_namespace("cluster-tools-quota") as path:
         monkeypatch.setenv("KUBECONFIG", str(path))
         quota = {"metadata": {"name": "q"}, "spec": {"hard": {"pods": "0"}}}
         core = kube.admin().core
@@ -213,7 +188,7 @@ def test_pod_securitys_refusal_is_the_cause_after_the_limit(
         "pod-security.kubernetes.io/enforce": "restricted",
         "pod-security.kubernetes.io/warn": "restricted",
     }
-    with _namespace("cluster-tools-secure", labels) as path:
+    with kube.new_namespace("cluster-tools-secure", labels) as path:
         monkeypatch.setenv("KUBECONFIG", str(path))
         executor = new_executor({"namespace": "cluster-tools-secure", "startup_timeout_s": 2})
         future = executor.submit(jobs.square, 4)
