@@ -495,7 +495,12 @@ def _error(response: urllib3.BaseHTTPResponse, what: str, host: str) -> Schedule
         reason = answer.get("reason") or ""
     except (ValueError, KeyError, TypeError, AttributeError):  # of a proxy, say
         pass
-    message = words if isinstance(words, str) else _who_else(host, response, body)
+    if isinstance(words, str):
+        message = words
+    elif response.headers.get("Content-Type", "").startswith("text/plain"):
+        message = body[:_SHOWN_BYTES].decode(errors="replace").strip()  # so it says that it is busy
+    else:
+        message = _who_else(host, response, body)
     if response.status == 401 or (response.status == 403 and '"system:anonymous"' in message):
         return CredentialsExpired(
             f"{what}: credentials expired ({message}). Log in again; the configuration is read anew."

@@ -14,7 +14,7 @@ import kube
 import pytest
 from waiting import LIMIT_S, wait_until
 
-from cluster_tools.errors import RemoteNeverStartedException
+from cluster_tools.errors import RemoteExitException, RemoteNeverStartedException
 
 pytestmark = pytest.mark.kubernetes
 
@@ -47,3 +47,19 @@ def test_an_element_that_never_begins_is_given_up_after_few_pods_and_no_other_wi
     assert "a set-up line failed" in str(error)
     assert [futures[0].result(LIMIT_S), futures[2].result(LIMIT_S)] == [4, 16]
     assert 1 <= len(seen) <= _MOST_PODS
+
+
+@pytest.mark.timeout(180)
+def test_a_sidecar_that_stays_hides_no_end_and_is_said(
+    new_executor: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that replaces pods would begin the call's index anew for each that is deleted."""
+    mesh = {
+        "name": "mesh",
+        "image": kube.IMAGE,
+        "command": ["/bin/sh", "-c", "trap 'exit 0' TERM; sleep 3600 & wait"],
+    }
+    executor = new_executor({"pod_template": {"spec": {"containers": [mesh]}}})
+    error = executor.submit(jobs.kill_itself).exception(3 * LIMIT_S)
+    assert isinstance(error, RemoteExitException)
+    assert ("they stay" if "EMULATE" in os.environ else "they are deleted") in caplog.text

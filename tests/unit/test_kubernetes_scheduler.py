@@ -674,6 +674,14 @@ def test_json_that_is_no_kubernetes_is_said(
         assert text.decode() in str(caught.value)
 
 
+def test_a_busy_servers_plain_words_are_kubernetes(server: FakeApiServer, api: ApiServer) -> None:
+    body = b"Too many requests, please try again later.\n"
+    headers = {"Content-Type": "text/plain; charset=utf-8"}
+    server.answer("list", "/pods", status=429, body=body, headers=headers)
+    with pytest.raises(Unreachable, match=r"429 Too many requests, please try again later\.$"):
+        api.list(PODS)
+
+
 def test_a_list_from_which_no_watch_can_go_on_is_no_answer(
     server: FakeApiServer, api: ApiServer
 ) -> None:
