@@ -393,15 +393,16 @@ class Watch:
 
     def _read(self, line: bytes) -> tuple[str, dict[str, Any]]:
         try:
-            event: Any = json.loads(line)
+            read: Any = json.loads(line)
         except ValueError:
             if _is_json(self._response):
                 raise
-            event = None
-        kind: Any = event.get("type") if isinstance(event, dict) else None
-        if not isinstance(kind, str) or not _is_object(event.get("object"), or_status=True):
+            read = None
+        event = cast(dict[str, Any], read if isinstance(read, dict) else {})
+        kind: Any = event.get("type")
+        item: Any = event.get("object")
+        if not isinstance(kind, str) or not _is_object(item, or_status=kind == "ERROR"):
             raise Unreachable(f"a watch: {_who_else(self._host, self._response, line)}")
-        item: dict[str, Any] = event["object"]
         if kind == "ERROR":
             error = Gone if item.get("code") == 410 else ApiError
             raise error(item.get("code", 0), item.get("message", "?"))
@@ -452,15 +453,16 @@ def _who_else(host: str, response: urllib3.BaseHTTPResponse, body: bytes = b"") 
     kind = "other JSON" if _is_json(response) else response.headers.get("Content-Type", "no type")
     shown = body[:_SHOWN_BYTES].decode(errors="replace")
     return (
-        f"{host} answers with {kind}, as no API server of Kubernetes does: is it the right address, "
-        f"and is there a proxy or a login page in between?{f' It says: {shown}' if shown else ''}"
+        f"{host} answers with {kind}, as no API server of Kubernetes does: is it the right "
+        "address, and is there a proxy or a login page in between?"
+        f"{f' It says: {shown}' if shown else ''}"
     )
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """For how long a server does not want to be asked; None where it does not say so in a way that is one.
+    """For how long a server does not want to be asked; None where it does not say so.
 
-    Seconds or a date, of its own clock: https://www.rfc-editor.org/rfc/rfc9110#name-retry-after
+    Seconds, or a date by its own clock: https://www.rfc-editor.org/rfc/rfc9110#name-retry-after
     """
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():

@@ -588,11 +588,14 @@ class KubernetesScheduler(Scheduler):
         blocked = some.blocked_beside
         if blocked is None:
             what = f"The container {some.beside[0]!r} goes on"
-            advice = " A native sidecar would end by itself: an init container with restartPolicy Always."
+            advice = (
+                " A native sidecar would end by itself: an init container with restartPolicy "
+                "Always."
+            )
         else:
             words = f"{blocked.reason}: {blocked.message}"
             what, advice = f"The container {blocked.container!r} does not begin ({words})", ""
-        self._tell(f"{what} in pods whose calls have ended; {outcome}.{advice}", about="sidecars")
+        self._tell(f"{what} in pods whose calls have ended; {outcome}.{advice}", about=outcome)
 
     def _look_pause_s(self) -> float:
         return min(_MAX_LOOK_PAUSE_S, max(_ENDING_LOOK_S, _LOOKING_PART * self._look_took_s))

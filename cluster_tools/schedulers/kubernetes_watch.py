@@ -25,10 +25,10 @@ _FIRST_RETRY_S = 0.5
 _MAX_RETRY_S = 30.0
 # A watch that ends sooner is not begun anew without a pause, whatever has ended it.
 _GOOD_WATCH_S = 0.5
-# The same where nothing was said in it. The server says something each minute and before it ends a watch.
+# The same where nothing was said in it; a server says something each minute, and before the end.
 _GOOD_SILENT_WATCH_S = 10.0
-# A watch may end, or break off, when nothing was heard for so long: then what was meanwhile is in a list.
-# With the silence that ends a watch it is less than two minutes, in which deaths are seen.
+# Where nothing was heard for so long when a watch is begun, what was meanwhile is in a list. With
+# the silence that ends a watch it is less than two minutes, in which deaths are seen.
 _UNHEARD_S = 25.0
 # The first list and the opening of the watch, which a submission waits for.
 _START_PATIENCE_S = 60.0
@@ -160,8 +160,8 @@ class JobWatch(threading.Thread):
         if not self._has_said_silent:
             self._has_said_silent = True
             _logger.warning(
-                "Kubernetes takes watches, but %s: does a load balancer hold them back? Jobs are listed after "
-                "each such silence.",
+                "Kubernetes takes watches, but %s: does a load balancer hold them back? Jobs are "
+                "listed after each such silence.",
                 silence,
             )
 
