@@ -115,10 +115,9 @@ def _run_plain(
             result = fn(*args)
             if type(result) not in PLAIN_TYPES:  # the next call may change it
                 result = True, pack_result(fn, result, dumps=dumps)
-            keep(result)
-            del result
         except BaseException as error:
-            keep((False, failure_bytes(error, frames_to_hide=1)))
+            result = False, failure_bytes(error, frames_to_hide=1)
+        keep(result)  # not above: a signal that raises just behind it would give a second outcome
 
 
 def _loaded(packed_fn: bytes) -> Callable[..., Any]:
