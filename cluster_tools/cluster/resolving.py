@@ -223,6 +223,7 @@ class Resolver(threading.Thread):
         elements, self._to_cancel = list(dict.fromkeys(self._to_cancel)), []
         if elements:
             self._session.cancel_elements(elements)
+        self._session.on_cancellations_told()
 
     def end(self) -> None:
         self._ended = True

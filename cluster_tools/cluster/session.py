@@ -128,6 +128,8 @@ class Session:
         self.ending = False
         # Pieces whose logs go as soon as nobody reads any.
         self._unwanted_logs: list[Piece] = []
+        # Of cancelled arrays, of which the scheduler may not have heard yet.
+        self._late_logs: list[Piece] = []
         self._log_followers = 0
         self.resolver = Resolver(self)
         self.submitter = Submitter(self, self._on_submitter_end)
@@ -352,6 +354,11 @@ class Session:
             some = ", ".join(map(str, list(elements)[:10]))
             _logger.warning("Elements %s could not be cancelled and may run: %s", some, exc)
 
+    def on_cancellations_told(self) -> None:
+        """The scheduler knows of all that was cancelled: no more of it starts. In the resolver's thread."""
+        late, self._late_logs = self._late_logs, []
+        self._unwanted_logs += late
+
     # -- what has happened --
 
     def on_replaced(self) -> None:
@@ -425,8 +432,8 @@ class Session:
         if not self._log_followers:
             self._remove_logs()
         if array.cancelled and not self.settings.keep_logs:
-            # One that was about to start when it was cancelled makes its log now.
-            self._unwanted_logs += [*array.pieces, *array.later_pieces]
+            # One that starts before its scheduler hears of that makes its log now.
+            self._late_logs += [*array.pieces, *array.later_pieces]
         return _unlink(array.path)
 
     def let_go(self, piece: Piece) -> None:

@@ -57,6 +57,8 @@ class _Process:
     request: ArrayRequest
     element: Element
     popen: subprocess.Popen[bytes] | None = None
+    # What was to be done where it was cancelled while it was being started is done.
+    is_settled: bool = False
     # What it has ended with.
     code: int | None = None
     cancelled: bool = False
@@ -160,6 +162,9 @@ class LocalScheduler(Scheduler):
             self._end([process])
             if not self._options.keep_logs:  # its executor may have looked for it already
                 _unlink(self.log_path(self._options.log_directory, process.element))
+        with self._queue_changed:
+            process.is_settled = True
+            self._queue_changed.notify_all()
         returncode = popen.wait()
         try:  # as on a cluster, nothing that the job has started outlives it
             os.killpg(popen.pid, signal.SIGKILL)
@@ -292,7 +297,7 @@ class LocalScheduler(Scheduler):
             self._queue_changed.notify_all()
             # Those that were cancelled end by force if need be, and nobody waits for that.
             self._queue_changed.wait_for(
-                lambda: all(p.cancelled and p.popen is not None for p in self._running), _LEAVING_S
+                lambda: all(p.cancelled and p.is_settled for p in self._running), _LEAVING_S
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import jobs
 import pytest
-from clusters import Cluster, element_of, log_of
+from clusters import LOCAL, Cluster, element_of, log_of
 from waiting import LIMIT_S, wait_until
 
 
@@ -157,6 +158,20 @@ def test_without_keep_logs_nothing_at_all_is_left(
     executor.map_to_futures(jobs.run, [jobs.say_nothing, jobs.raise_own_error, jobs.os_exit])
     executor.shutdown()
     wait_until(lambda: not list(tmp_path.iterdir()), "an empty cfut_dir")
+
+
+def test_without_keep_logs_what_starts_while_it_is_cancelled_leaves_none(tmp_path: Path) -> None:
+    """Its scheduler hears of that a little later."""
+    directory = tmp_path / "cfut"
+    with LOCAL.new_executor(directory, max_workers=1, keep_logs=False, linger_s=0) as executor:
+        for gate in (tmp_path / str(i) for i in range(5)):
+            first = executor.submit(jobs.wait_for, gate)
+            wait_until(first.running, "the first call")
+            futures = [executor.submit(jobs.say, "said") for _ in range(3)]
+            assert futures[-1].cluster_jobid
+            assert all(future.cancel() for future in futures)
+            gate.touch()
+    assert os.listdir(directory) == []
 
 
 def test_cfut_dir_may_have_signs_in_its_name(cluster: Cluster, tmp_path: Path) -> None:
