@@ -21,9 +21,9 @@ from multiprocessing.heap import Arena
 from typing import Any, NamedTuple
 
 _SIZE = 64 * 1024  # of one worker's; with small outcomes that is thousands of calls
-_FIELDS = 4
-_NO_CHUNK = 0  # ids of chunks are negative
-_CHUNK_ID, _BEGAN_NS, _GIVEN_COUNT, _IS_TAKEN = range(_FIELDS)
+_FIELDS = 5
+_NO_CHUNK = 0  # ids of chunks are negative, later ones are less
+_CHUNK_ID, _BEGAN_NS, _GIVEN_COUNT, _IS_TAKEN, _REVOKED_ID = range(_FIELDS)
 _OUTCOMES_BEGIN = 8 * _FIELDS
 _END = b"\0"  # no pickle begins with it
 
@@ -71,14 +71,19 @@ class ChunkProgress:
         """The first argument, for so many workers, none of which has a chunk."""
         buffer = Arena(_SIZE * worker_count)  # not of the heap, which would keep its file open
         memoryview(buffer.buffer)[:] = bytes(_SIZE * worker_count)
+        for index in range(worker_count):
+            memoryview(buffer.buffer)[index * _SIZE :][:_OUTCOMES_BEGIN].cast("q")[_REVOKED_ID] = 1
         return buffer
 
     # In the worker
 
-    def begin(self, chunk_id: int, send: Callable[[int, list[Any]], None]) -> Callable[[Any], None]:
+    def begin(
+        self, chunk_id: int, send: Callable[[int, list[Any]], None]
+    ) -> Callable[[Any], None] | None:
         """Begins a chunk and its first call, to which it belongs to load what it needs.
 
-        Returns what takes the outcomes of the calls, one after the other.
+        Returns what takes the outcomes of the calls, one after the other; None where the chunk was
+        revoked.
 
         Arguments:
             chunk_id: Less than 0.
@@ -90,6 +95,8 @@ class ChunkProgress:
         self._position = _OUTCOMES_BEGIN
         self._send = send
         with self._lock:
+            if self._fields[_REVOKED_ID] <= chunk_id:
+                return None
             self._bytes[_OUTCOMES_BEGIN : _OUTCOMES_BEGIN + 1] = _END
             self._fields[_BEGAN_NS] = time.monotonic_ns()
             self._fields[_GIVEN_COUNT] = 0
@@ -132,9 +139,13 @@ class ChunkProgress:
 
     def late_chunk(self, limit_s: float) -> int | None:
         """The id of the chunk that runs for longer than `limit_s`, if no call was taken from it."""
-        chunk_id, began_ns, _, is_taken = self._fields
+        chunk_id, began_ns, _, is_taken, _ = self._fields
         is_late = time.monotonic_ns() - began_ns > limit_s * 1e9
         return chunk_id if chunk_id != _NO_CHUNK and is_late and not is_taken else None
+
+    def revoke(self, last_id: int) -> None:
+        """Has chunks up to this one not begin; one that has begun goes on."""
+        self._fields[_REVOKED_ID] = last_id  # without the lock: written at once
 
     def take(self, chunk_id: int, received_count: int) -> TakenCalls | None:
         """Takes what has not begun, and the outcomes that are here.

@@ -7,7 +7,8 @@
     results <-- outcomes <- _answered <------------------------------------ ChunkAnswer
                 ^
                 watching thread: after 0.1 s, outcomes from the worker's ChunkProgress; calls
-                of the chunk that have not begun are the ChunkedMap's next again
+                of the chunk that have not begun are the ChunkedMap's next again, and before
+                all that is behind them: chunks that have not begun come back, too
 
 A ChunkedMap keeps its place in the queue until its last call was given out, so that calls begin in
 the order in which they were submitted, and the pool holds only what its workers are about to run.
@@ -274,6 +275,7 @@ class WorkQueue:
 
     Arguments:
         pending: The pool's table of work, by id.
+        worker_count: How many workers there can be.
         workers: How far the workers are with their chunks; grows with the pool.
         wake_pool: Has the pool's thread look at this queue.
     """
@@ -281,17 +283,21 @@ class WorkQueue:
     def __init__(
         self,
         pending: dict[int, Any],
+        worker_count: int,
         workers: list[ChunkProgress],
         wake_pool: Callable[[], None],
     ) -> None:
         self._pending = pending
+        self._worker_count = worker_count
         self._workers = workers
         self._wake_pool = wake_pool
         self._chunks: dict[int, _Chunk] = {}
         self._watch = PeriodicLook(self._look_at_chunks, "cluster_tools map")
         self._ids: deque[int] = deque()
         # The pool counts from 0 upwards.
-        self._chunk_ids = itertools.count(-1, -1)
+        self._last_chunk_id = 0
+        # Chunks up to this one do not begin, if they have not.
+        self.revoked_id = 1
         # Reentrant: an iterator that is collected cancels, in any thread at any time.
         self._order_lock = threading.RLock()
         self._waiting_beyond_pending = 0
@@ -313,27 +319,49 @@ class WorkQueue:
     def get(self, block: bool = True) -> int:
         """Never blocks. Raises `queue.Empty` where nothing can be given out now."""
         with self._order_lock:
-            for place, work_id in enumerate(self._ids):
+            for work_id in self._ids:
                 chunked = self._chunked_map(work_id)
                 if chunked is not None and chunked.is_given_out:
                     self._waiting_beyond_pending += 1
                     self._pending[work_id].future.cancel()
-                    chunked = None
-                if chunked is None:
-                    del self._ids[place]
-                    return work_id
-                if (calls := chunked.next_chunk()) is not None:
-                    start, stop = calls
-                    self._waiting_beyond_pending -= stop - start
-                    chunk_id = next(self._chunk_ids)
-                    self._chunks[chunk_id] = _Chunk(chunked, start, stop)
-                    self._expect_answer(chunk_id, *chunked.arguments(chunk_id, start, stop))
-                    if stop - start > 1:  # else there is nothing to take
-                        self._watch.ensure_running()
-                    return chunk_id
-                if chunked.has_only_worker:
+                elif self._must_wait(for_map=chunked is not None):
                     break
+                elif chunked is None:
+                    pass
+                elif (calls := chunked.next_chunk()) is not None:
+                    return self._give_out(chunked, *calls)
+                elif chunked.has_only_worker:
+                    break
+                else:
+                    continue
+                try:
+                    self._ids.remove(work_id)
+                except ValueError:  # cancelled meanwhile by what was collected in this thread
+                    continue
+                return work_id
             raise queue.Empty
+
+    def _give_out(self, chunked: ChunkedMap[Any], start: int, stop: int) -> int:
+        self._waiting_beyond_pending -= stop - start
+        chunk_id = self._last_chunk_id = self._last_chunk_id - 1
+        self._chunks[chunk_id] = _Chunk(chunked, start, stop)
+        self._expect_answer(chunk_id, *chunked.arguments(chunk_id, start, stop))
+        if stop - start > 1:  # else there is nothing to take
+            self._watch.ensure_running()
+        return chunk_id
+
+    def _must_wait(self, *, for_map: bool) -> bool:
+        """Whether to give out more now could let it begin before calls that come back and are first.
+
+        A call that waits for one before it would then wait for ever. A chunk is revoked, so it may
+        lie before a worker that has no time for it; any other work may not, and no chunk while
+        revoked ones are still to come back.
+        """
+        given_out_count = len(self._pending) - len(self._ids)
+        if not self._chunks or given_out_count < self._worker_count:
+            return False
+        oldest_id = next(iter(self._chunks))
+        return not for_map or oldest_id >= self.revoked_id
 
     def note_cancelled(self) -> None:
         """Has to be called for each cancelled future of the pool, so that its work does not stay.
@@ -405,19 +433,24 @@ class WorkQueue:
         # In the pool's thread, which next looks for what it can give out.
         error = future.exception()
         answer = ChunkAnswer(0, [], 0.0, goes_on=False) if error is not None else future.result()
+        given_up = None
         with self._order_lock:
             chunk = self._chunks[chunk_id]
-            if answer.goes_on:
+            if error is None:
                 chunk.received_count = answer.first + len(answer.outcomes)
+            if answer.goes_on:
                 self._expect_answer(chunk_id)
             else:
                 del self._chunks[chunk_id]
                 chunk.calls_of.end_chunk()
+                if error is None:  # what has no outcome has not begun
+                    given_up = self._take_back(chunk, chunk.start + chunk.received_count)
         if error is not None:
             chunk.calls_of.fail(chunk.start + chunk.received_count, chunk.stop, error)
         elif answer.outcomes:
             start = chunk.start + answer.first
             chunk.calls_of.record(start, answer.outcomes, answer.seconds_per_call)
+        _fail_given_up(chunk, given_up)
 
     def close(self) -> None:
         """Waits for the thread that looks at chunks. For a pool that has ended."""
@@ -441,23 +474,43 @@ class WorkQueue:
             chunk = self._chunks.get(chunk_id)
             if chunk is None:  # the pool has broken
                 return False
+            if chunk.stop - chunk.start - chunk.received_count > 1:
+                self.revoked_id = self._last_chunk_id
+                for each in self._workers:  # what has not begun is behind what is taken now
+                    each.revoke(self.revoked_id)
             taken = worker.take(chunk_id, chunk.received_count)
             if taken is None:
                 return False
             chunk.received_count += len(taken.outcomes)
             old_stop = chunk.stop
-            chunk.stop = chunk.start + chunk.received_count + 1  # behind the one that runs
-            if chunk.stop < old_stop:
-                chunk.calls_of.take_back(chunk.stop, old_stop)
-                self._waiting_beyond_pending += old_stop - chunk.stop
-            error = chunk.calls_of.given_up
-            ended = [] if error is None else self._give_up(chunk.calls_of, error)
+            # All behind the one that runs.
+            given_up = self._take_back(chunk, chunk.start + chunk.received_count + 1)
         if taken.outcomes:
             start = chunk.start + taken.first
             chunk.calls_of.record(start, taken.outcomes, taken.seconds_per_call)
-        for start, stop in ended:
-            chunk.calls_of.fail(start, stop, cast("BaseException", error))
-        return chunk.stop < old_stop and error is None
+        _fail_given_up(chunk, given_up)
+        return chunk.stop < old_stop and given_up is None
+
+    def _take_back(self, chunk: _Chunk, start: int) -> _GivenUp | None:
+        """Has the chunk's calls from `start` on wait again, or returns what is to fail of its map."""
+        stop = chunk.stop
+        chunk.stop = start
+        if start < stop:
+            chunk.calls_of.take_back(start, stop)
+            self._waiting_beyond_pending += stop - start
+        error = chunk.calls_of.given_up
+        return None if error is None else (error, self._give_up(chunk.calls_of, error))
+
+
+_GivenUp = tuple[BaseException, list[tuple[int, int]]]
+"""An error, and the ranges of calls of which it is the outcome."""
+
+
+def _fail_given_up(chunk: _Chunk, given_up: _GivenUp | None) -> None:
+    if given_up is not None:
+        error, ranges = given_up
+        for start, stop in ranges:
+            chunk.calls_of.fail(start, stop, error)
 
 
 def _packed_global(fn: Callable[..., Any], columns: list[Any], dumps: Dumps) -> bytes | None:

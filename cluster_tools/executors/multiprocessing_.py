@@ -147,7 +147,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         self._progress_buffer: Arena | None = None
         wake_pool = partial(_wake, pool._shutdown_lock, pool._executor_manager_thread_wakeup)
         self._work_queue = pool._work_ids = WorkQueue(
-            pool._pending_work_items, self._progress, wake_pool
+            pool._pending_work_items, pool._max_workers, self._progress, wake_pool
         )
 
     @property
@@ -381,6 +381,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
                 self._progress_buffer = ChunkProgress.buffer_for(pool._max_workers)
             progress = ChunkProgress(self._progress_buffer, index, pool._mp_context.Lock())
             self._progress[index:] = [progress]
+            progress.revoke(self._work_queue.revoked_id)
             answers, _, *others = pool._initargs
             pool._initargs = (answers, progress, *others)
         super()._spawn_process()  # pyright: ignore

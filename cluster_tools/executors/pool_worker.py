@@ -52,7 +52,7 @@ class ChunkAnswer(NamedTuple):
     `outcomes`: Of the next calls, in their order. One of a plain type is the result itself; any
         other is the pair of `run_packed_call`.
     `seconds_per_call`: So far.
-    `goes_on`: There will be another answer.
+    `goes_on`: There will be another answer. If not, calls without an outcome have not begun.
     """
 
     first: int
@@ -87,6 +87,8 @@ def run_chunk(
         _answers.put(_ResultItem(chunk_id, result=answer(first, outcomes, goes_on=True)))
 
     keep = _progress.begin(chunk_id, send)
+    if keep is None:
+        return answer(0, [], goes_on=False)
     if packed_fn is None:
         _run_packed(calls, dumps, keep)
     else:

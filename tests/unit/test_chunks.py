@@ -190,6 +190,17 @@ def test_a_call_may_wait_for_one_behind_it(
     assert list(executor.map(fn, range(COUNT), chunksize=chunksize)) == list(range(COUNT))
 
 
+def test_a_call_may_wait_for_one_before_it(
+    executor: Any, chunksize: int | None, tmp_path: Path
+) -> None:
+    """That one may be behind a call that takes long, in the same chunk."""
+    fn = partial(workers.touch_after_the_one_before, str(tmp_path), 150)
+    results = executor.map(fn, range(300), timeout=LIMIT_S, chunksize=chunksize)
+    last = executor.submit(fn, 300)
+    assert list(results) == list(range(300))
+    assert last.result(LIMIT_S) == 300
+
+
 def test_a_timeout_costs_nothing_that_is_done(
     executor: Any, chunksize: int | None, tmp_path: Path
 ) -> None:
