@@ -226,12 +226,19 @@ class RunDirectory:
             return _outcome(file, length, record)
 
     def delete_outcome(self, task: int, name: str, *, leave_mark: bool) -> None:
-        """`leave_mark`: until the task is cleared a run of it that begins later sees that there was one."""
+        """`leave_mark`: until the task is cleared a run of it that begins later sees that there was one.
+
+        Raises: OSError; NotOurs.
+        """
         path = os.path.join(self.shard(task), name)
         if not leave_mark:
             os.unlink(path)
         elif name == worker.output_name(task):
-            os.truncate(path, 0)
+            fd = own_files.open_own(path, os.O_WRONLY, owner=self.owner)  # a link is not followed
+            try:
+                os.ftruncate(fd, 0)
+            finally:
+                os.close(fd)
         else:
             self._note_over([task], "already had its output")
 

@@ -13,6 +13,7 @@ from cluster_tools import pickling, worker
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import OutputCutShort, RunDirectory
 from cluster_tools.errors import remote_exception
+from cluster_tools.own_files import NotOurs
 from cluster_tools.packed_exceptions import failure_bytes
 
 MANY = 100_000
@@ -126,6 +127,20 @@ def test_an_output_with_something_lost_in_the_middle_is_none(directory: RunDirec
     path.write_bytes(whole[:20] + whole[30:])
     with pytest.raises(OutputCutShort):
         directory.outcome(5, worker.output_name(5))
+
+
+def test_no_link_in_the_place_of_an_output_is_written_through(
+    directory: RunDirectory, tmp_path: Path
+) -> None:
+    """Whoever may write to `cfut_dir` can put another run directory there, with a link in it."""
+    path = _write_output(directory, 0, pickle.dumps((True, 1)))
+    path.unlink()
+    ours = tmp_path / "ours"
+    ours.write_text("precious")
+    path.symlink_to(ours)
+    with pytest.raises(NotOurs):
+        directory.delete_outcome(0, path.name, leave_mark=True)
+    assert ours.read_text() == "precious"
 
 
 def test_claims_are_in_the_order_of_submissions_and_restarts(directory: RunDirectory) -> None:
