@@ -725,7 +725,9 @@ class Resolver(threading.Thread):
             pending = {p: f for p, f in enumerate(array.futures) if f is not None}
             taken = self._session.withdraw(array, pending)
             for position, future in pending.items():
-                end_quietly(future.start if position in taken else future.cancel_waiting, array.name)
+                end_quietly(
+                    future.start if position in taken else future.cancel_waiting, array.name
+                )
 
     def abandon(self, array: TaskArray) -> None:
         """The session ends at once."""
