@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 from clusters import CLUSTERS, Cluster
+from other_user import group_directory, trace
+
+__all__ = ["group_directory", "trace"]
 
 
 @pytest.fixture(scope="module", params=CLUSTERS)

@@ -1,81 +1,59 @@
 """Promises on directories that others can write to: nothing of theirs is unpickled, sourced or written through.
 
-A second user of the machine acts in a process of his own, with his rights alone.
+A second user of the machine acts in a process of his own, with his rights alone (`other_user`).
 """
 
 from __future__ import annotations
 
-import functools
 import os
 import pickle
-import shutil
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jobs
 import pytest
-from clusters import LOCAL
+from clusters import LOCAL, WITH_CLIENTS_PYTHON, Cluster
+from other_user import (
+    GROUP,
+    OTHER,
+    Poison,
+    as_other,
+    fill_with_poison,
+    only_root_is_two,
+    replace,
+)
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools import pilot, worker
 from cluster_tools.errors import RemoteException
 
-OTHER = 12345
-_GROUP = 12346
+pytestmark = only_root_is_two
 
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
-
-
-class Poison:
-    """Whose unpickling leaves a trace."""
-
-    def __init__(self, trace: Path) -> None:
-        self._trace = trace
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self._trace,)
-
-
-def as_other(act: Callable[[], object]) -> None:
-    """In a forked child with the other user's rights; he is in the group."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.setgroups([_GROUP])
-            os.setgid(OTHER)
-            os.setuid(OTHER)
-            act()
-            status = 0
-        finally:
-            os._exit(status)
-    assert os.waitpid(pid, 0)[1] == 0, "he could not do it"
-
-
-@pytest.fixture
-def shared(tmp_path: Path) -> Iterator[Path]:
-    """A directory of ours that he may write to, as pytest's own are closed to others."""
-    directory = Path("/tmp", f"cluster_tools.{os.getpid()}.{tmp_path.name}")
-    directory.mkdir()
-    os.chown(directory, 0, _GROUP)
-    directory.chmod(0o770)
-    yield directory
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def trace(shared: Path) -> Path:
-    return shared / "trace"
+on_shared_disks = pytest.mark.parametrize("cluster", WITH_CLIENTS_PYTHON, indirect=True)
+# One element after the other.
+_SINGLE: dict[str, dict[str, Any]] = {
+    "local": {"max_workers": 1},
+    "slurm": {"job_resources": {"mem": "100M", "exclusive": True, "nodelist": "c1"}},
+}
 
 
 @pytest.fixture(params=[{}, {"pilot_jobs": 1}], ids=["jobs", "pilots"])
-def executor(request: pytest.FixtureRequest, shared: Path) -> Iterator[Any]:
-    with LOCAL.new_executor(shared, max_workers=1, trust_group=True, **request.param) as executor:
+def executor(
+    request: pytest.FixtureRequest, cluster: Cluster, group_directory: Path
+) -> Iterator[Any]:
+    with _new_executor(cluster, group_directory, **request.param) as executor:
         yield executor
+    wait_until(lambda: not cluster.elements_of(group_directory), "the end of its jobs")
+
+
+def _new_executor(cluster: Cluster, directory: Path, **keywords: Any) -> Any:
+    single = _SINGLE[cluster.environment]
+    return cluster.new_executor(directory, trust_group=True, **single, **keywords)
 
 
 # -- which directories are taken --
@@ -92,7 +70,7 @@ def _has(directory: Path, owner: int, group: int, mode: int) -> Path:
 def test_a_directory_of_ours_that_nobody_else_can_change_is_taken(
     tmp_path: Path, mode: int
 ) -> None:
-    cfut = _has(tmp_path / "cfut", 0, _GROUP, mode)
+    cfut = _has(tmp_path / "cfut", 0, GROUP, mode)
     with LOCAL.new_executor(cfut) as executor:
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
 
@@ -115,7 +93,7 @@ def test_a_new_directory_is_for_its_user_alone(tmp_path: Path) -> None:
 def test_others_directories_are_refused_with_what_mends_it(
     tmp_path: Path, owner: int, mode: int, mended_by: str
 ) -> None:
-    cfut = _has(tmp_path / "cfut", owner, _GROUP, mode)
+    cfut = _has(tmp_path / "cfut", owner, GROUP, mode)
     with pytest.raises(PermissionError) as caught:
         LOCAL.new_executor(cfut)
     assert mended_by in str(caught.value)
@@ -124,7 +102,7 @@ def test_others_directories_are_refused_with_what_mends_it(
 
 
 def test_a_group_that_is_trusted_may_write(tmp_path: Path) -> None:
-    cfut = _has(tmp_path / "cfut", 0, _GROUP, 0o770)
+    cfut = _has(tmp_path / "cfut", 0, GROUP, 0o770)
     with LOCAL.new_executor(cfut, trust_group=True) as executor:
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
     (log,) = cfut.iterdir()
@@ -141,47 +119,21 @@ def test_a_group_of_its_user_alone_is_no_other(tmp_path: Path) -> None:
 # -- what he puts in the place of ours --
 
 
-def _replace(run_directory: Path, fill: Callable[[Path], None]) -> None:
-    """He moves the run directory away and makes one of his own there, open to all."""
-
-    def act() -> None:
-        run_directory.rename(run_directory.with_name("moved"))
-        run_directory.mkdir()
-        fill(run_directory)
-        run_directory.chmod(0o777)
-
-    as_other(act)
-
-
-def _poisoned_array(path: Path, trace: Path) -> None:
-    poison = pickle.dumps(Poison(trace))
-    row = [0, len(poison), 0, len(poison), 0, 0]
-    index = b"".join(number.to_bytes(8, "little") for number in row) * 4
-    footer = worker.pack_numbers(len(poison), 4, len(poison) + len(index), 0) + worker.ARRAY_MAGIC
-    path.write_bytes(poison + index + poison + footer)
-    path.chmod(0o644)
-
-
+@on_shared_disks
 def test_a_job_runs_nothing_of_another_users_run_directory(
-    executor: Any, shared: Path, trace: Path
+    executor: Any, group_directory: Path, trace: Path
 ) -> None:
-    gate = shared / "gate"
+    gate = group_directory / "gate"
     first = executor.submit(jobs.wait_for, gate)
     wait_until(first.running, "the first call")
     waiting = executor.map_to_futures(jobs.square, range(3))
+    (run_directory,) = group_directory.glob("run.*")
     if executor._session.pool is None:
         assert waiting[0].cluster_jobid
-    (run_directory,) = shared.glob("run.*")
-
-    def fill(directory: Path) -> None:
-        for number in range(4):
-            _poisoned_array(directory / f"array.{number}", trace)
-        for name in (pilot.TODO, pilot.HELD, pilot.JOURNALS):
-            (directory / name).mkdir()
-            (directory / name).chmod(0o777)
-        (directory / pilot.REVOKED).write_bytes(b"x\n")
-
-    _replace(run_directory, fill)
+    else:
+        todo = run_directory / pilot.TODO
+        wait_until(lambda: any(map(pilot.read_range, os.listdir(todo))), "what pilots may take")
+    replace(run_directory, partial(fill_with_poison, trace=trace))
     gate.touch()
     for future in waiting:
         error = future.exception(LIMIT_S)
@@ -194,13 +146,14 @@ def test_a_job_runs_nothing_of_another_users_run_directory(
     assert run_directory.is_dir(), "what is another's is not removed"
 
 
+@on_shared_disks
 def test_an_output_of_another_user_is_not_unpickled(
-    executor: Any, shared: Path, trace: Path
+    executor: Any, group_directory: Path, trace: Path
 ) -> None:
     """He has got it into our own directory: so even if he could, it is not read."""
-    future = executor.submit(jobs.wait_for, shared / "gate")
+    future = executor.submit(jobs.wait_for, group_directory / "gate")
     wait_until(future.running, "the call")
-    (run_directory,) = shared.glob("run.*")
+    (run_directory,) = group_directory.glob("run.*")
     poison = pickle.dumps(Poison(trace))
     record = pickle.dumps(Poison(trace))
     task = future.array.first + future.position
@@ -222,44 +175,48 @@ def test_an_output_of_another_user_is_not_unpickled(
     assert isinstance(error, RemoteException)
     assert f"belongs to the user {OTHER}" in str(error)
     assert not trace.exists()
-    (shared / "gate").touch()
+    (group_directory / "gate").touch()
 
 
+@on_shared_disks
 @pytest.mark.parametrize("what", ["array", pilot.REVOKED, worker.INITIALIZER])
-def test_a_pilot_reads_nothing_of_another_user(shared: Path, what: str) -> None:
+def test_a_pilot_reads_nothing_of_another_user(
+    cluster: Cluster, group_directory: Path, what: str
+) -> None:
     """Each by itself: the run directory is ours."""
-    with LOCAL.new_executor(
-        shared, max_workers=1, pilot_jobs=1, trust_group=True, initializer=print
-    ) as executor:
-        (run_directory,) = shared.glob("run.*")
+    with _new_executor(cluster, group_directory, pilot_jobs=1, initializer=print) as executor:
+        (run_directory,) = group_directory.glob("run.*")
         if what == worker.INITIALIZER:
             os.chown(run_directory / what, OTHER, OTHER)
-        first = executor.submit(jobs.wait_for, shared / "gate")
+        first = executor.submit(jobs.wait_for, group_directory / "gate")
         if what != worker.INITIALIZER:
             wait_until(first.running, "the first call")
-            first = executor.submit(jobs.touch, shared / "ran")
+            first = executor.submit(jobs.touch, group_directory / "ran")
             wait_until(lambda: first.array is not None, "its array")
             name = Path(first.array.path).name if what == "array" else what
             os.chown(run_directory / name, OTHER, OTHER)
             if what == pilot.REVOKED:
                 os.utime(run_directory / name, (1, 1))  # it is read again
-        (shared / "gate").touch()
+        (group_directory / "gate").touch()
         error = first.exception(LIMIT_S)
         assert error is not None
-        logs = "".join(log.read_text() for log in shared.glob("local.*"))
+        logs = "".join(log.read_text() for log in group_directory.glob("*.log.stdout"))
         assert f"belongs to the user {OTHER}" in f"{error}{logs}"
-    assert not (shared / "ran").exists()
+    assert not (group_directory / "ran").exists()
 
 
-def test_a_kept_output_of_another_user_is_not_unpickled(shared: Path, trace: Path) -> None:
+@on_shared_disks
+def test_a_kept_output_of_another_user_is_not_unpickled(
+    cluster: Cluster, group_directory: Path, trace: Path
+) -> None:
     """Put there instead of what the call has kept, which its record tells apart."""
-    kept = shared / "kept.pickle"
-    with LOCAL.new_executor(shared, max_workers=1, trust_group=True) as executor:
-        held = executor.submit(jobs.wait_for, shared / "gate")
-        blocked = _hold_up(held, shared / "gate")
+    kept = group_directory / "kept.pickle"
+    with _new_executor(cluster, group_directory) as executor:
+        held = executor.submit(jobs.wait_for, group_directory / "gate")
+        blocked = _hold_up(held, group_directory / "gate")
         future = executor.submit(jobs.square, 3, __cfut_options={"output_key": str(kept)})
         wait_until(kept.exists, "the output")
-        (run_directory,) = shared.glob("run.*")
+        (run_directory,) = group_directory.glob("run.*")
         output = run_directory / "0" / worker.output_name(1)
         wait_until(output.exists, "its record")
 
@@ -291,45 +248,46 @@ def _hold_up(future: Any, gate: Path) -> Callable[[], None]:
     return free.set
 
 
+@on_shared_disks
 def test_a_kept_output_of_a_job_that_died_is_read_from_its_user_alone(
-    shared: Path, trace: Path
+    cluster: Cluster, group_directory: Path, trace: Path
 ) -> None:
     """There is no record of what it should be."""
-    kept = shared / "kept.pickle"
-    with LOCAL.new_executor(shared, max_workers=1, trust_group=True) as executor:
+    kept = group_directory / "kept.pickle"
+    with _new_executor(cluster, group_directory) as executor:
         future = executor.submit(
-            jobs.exit_at, shared / "gate", __cfut_options={"output_key": str(kept)}
+            jobs.exit_at, group_directory / "gate", __cfut_options={"output_key": str(kept)}
         )
         wait_until(future.running, "the call")
         as_other(lambda: kept.write_bytes(pickle.dumps(Poison(trace))))
-        (shared / "gate").touch()
+        (group_directory / "gate").touch()
         assert isinstance(future.exception(LIMIT_S), RemoteException)
     assert not trace.exists()
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo"])
 def test_a_log_is_not_written_through_what_lies_there(
-    shared: Path, tmp_path: Path, kind: str
+    group_directory: Path, tmp_path: Path, kind: str
 ) -> None:
     target = tmp_path / "target"
     target.touch()
-    with LOCAL.new_executor(shared, max_workers=1, trust_group=True) as executor:
-        first = executor.submit(jobs.wait_for, shared / "gate")
+    with LOCAL.new_executor(group_directory, max_workers=1, trust_group=True) as executor:
+        first = executor.submit(jobs.wait_for, group_directory / "gate")
         waiting = executor.submit(jobs.say, "word")
-        log = shared / f"local.{waiting.cluster_jobid}.log.stdout"
+        log = group_directory / f"local.{waiting.cluster_jobid}.log.stdout"
         as_other(lambda: log.symlink_to(target) if kind == "link" else os.mkfifo(log))
-        (shared / "gate").touch()
+        (group_directory / "gate").touch()
         first.result(LIMIT_S)
         assert "File exists" in str(waiting.exception(LIMIT_S))
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
     assert target.read_bytes() == b""
 
 
-def test_a_heartbeat_is_not_written_through_a_link(shared: Path, tmp_path: Path) -> None:
+def test_a_heartbeat_is_not_written_through_a_link(group_directory: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.touch()
-    with LOCAL.new_executor(shared, trust_group=True) as executor:
-        (run_directory,) = shared.glob("run.*")
+    with LOCAL.new_executor(group_directory, trust_group=True) as executor:
+        (run_directory,) = group_directory.glob("run.*")
         (run_directory / worker.HEARTBEAT).unlink()
         (run_directory / worker.HEARTBEAT).symlink_to(target)
         with pytest.raises(Exception, match="is a link"):
@@ -337,15 +295,15 @@ def test_a_heartbeat_is_not_written_through_a_link(shared: Path, tmp_path: Path)
     assert target.read_bytes() == b""
 
 
-def test_set_up_lines_are_in_no_word_of_a_process(shared: Path) -> None:
+@on_shared_disks
+def test_set_up_lines_are_in_no_word_of_a_process(cluster: Cluster, group_directory: Path) -> None:
+    ps = ["ps", "-ww", "-eo", "args"]
     lines = ["export TOKEN=verysecret"]
-    with LOCAL.new_executor(shared, trust_group=True, additional_setup_lines=lines) as executor:
-        future = executor.submit(functools.partial(jobs.wait_for, shared / "gate"))
-        wait_until(future.running, "the call")
-        words = subprocess.run(["ps", "-ww", "-eo", "args"], capture_output=True, check=True).stdout
-        assert b"verysecret" not in words
-        (shared / "gate").touch()
-        future.result(LIMIT_S)
+    with _new_executor(cluster, group_directory, additional_setup_lines=lines) as executor:
+        future = executor.submit(subprocess.check_output, ps)
+        on_node = future.result(LIMIT_S)
+        assert b"worker.py" in on_node
+        assert b"verysecret" not in on_node + subprocess.check_output(ps)
         assert executor.submit(jobs.environment, "TOKEN").result(LIMIT_S) == "verysecret"
 
 

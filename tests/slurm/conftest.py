@@ -8,9 +8,10 @@ from typing import Any
 import jobs
 import pytest
 from clusters import SLURM, command
+from other_user import group_directory, trace
 from slurm_fixtures import executor, new_executor, shared_directory
 
-__all__ = ["executor", "new_executor", "shared_directory"]
+__all__ = ["executor", "group_directory", "new_executor", "shared_directory", "trace"]
 
 
 @pytest.fixture(scope="session")
