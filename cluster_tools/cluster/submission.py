@@ -360,11 +360,17 @@ class Submitter(threading.Thread):
             runs_pilots=piece.array.runs_pilots,
             at_a_time=piece.at_a_time,
         )
+
+        def submit() -> str:
+            if session.directory.is_replaced():  # what the scheduler would read there is not ours
+                raise session.directory.replaced()
+            return session.scheduler.submit(request)
+
         uncertain = 0
         while True:
             self._check()
             try:
-                return self._reach(lambda: session.scheduler.submit(request))
+                return self._reach(submit)
             except Uncertain as exc:
                 uncertain += 1
                 _logger.warning("Whether %s was submitted is not certain: %s", request.name, exc)

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 import containers
 import pytest
 from clusters import command, queue
+from other_user import group_directory
 from slurm_fixtures import executor, new_executor, shared_directory
 from waiting import wait_until
 
-__all__ = ["executor", "new_executor", "shared_directory"]
+__all__ = ["executor", "group_directory", "new_executor", "shared_directory"]
 
 NODES = ("c1", "c2")
 _READY_LIMIT_S = 100  # `ready` has a limit of its own

@@ -16,6 +16,7 @@ import controller
 import jobs
 import pytest
 from clusters import SLURM, element_of
+from other_user import only_root_is_two, replace
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteExitException
@@ -139,3 +140,29 @@ def test_an_array_that_was_submitted_twice_runs_once(tmp_path: Path, wrap: Wrap)
         assert again.exists()
         (tmp_path / "gate").touch()
         assert [future.result(LIMIT_S) for future in futures] == [1] * _COUNT
+
+
+@only_root_is_two
+def test_a_script_in_another_users_directory_is_not_submitted(
+    group_directory: Path, tmp_path: Path, wrap: Wrap
+) -> None:
+    """He has put it in the place of the run directory while slurmctld could not be reached."""
+    asked, gate, again = tmp_path / "asked", tmp_path / "gate", tmp_path / "again"
+    wrap(
+        "sbatch",
+        f"""\
+[ ! -e {asked} ] || touch {again}
+touch {asked}
+until [ -e {gate} ]; do sleep 0.1; done
+echo "sbatch: error: Unable to contact slurm controller (connect failure)" >&2
+exit 1""",
+    )
+    with SLURM.new_executor(group_directory, trust_group=True) as executor:
+        future = executor.submit(jobs.square, 3)
+        wait_until(asked.exists, "sbatch")
+        (run_directory,) = group_directory.glob("run.*")
+        replace(run_directory, lambda _: None)
+        gate.touch()
+        for one in (future, executor.submit(jobs.square, 4)):
+            assert "in the place of the run directory" in str(one.exception(LIMIT_S))
+    assert not again.exists()
