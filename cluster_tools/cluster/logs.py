@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from cluster_tools import own_files
 
+NOT_A_LOG = (
+    "Nothing was run, since its log is a link or no regular file: somebody has put it there."
+)
 _TAIL_BYTES = 4_000
 _TAIL_LINES = 15
 _FIRST_INTERVAL_S = 0.02

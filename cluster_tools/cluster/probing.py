@@ -20,6 +20,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cluster_tools import worker
+from cluster_tools.cluster import logs
 from cluster_tools.cluster.tasks import Piece
 from cluster_tools.schedulers.base import (
     Cause,
@@ -132,7 +133,7 @@ class Docket:
     def _hopeless(
         self, piece: Piece, position: int, element: Element, report: Report, *, own: bool
     ) -> Ending | None:
-        """Why a pending element is given up; None while it may still run.
+        """Why an element that has not begun is given up; None while it may still run.
 
         `own`: the report is on this element alone, not on all the rest of its array.
         """
@@ -141,6 +142,9 @@ class Docket:
         if has_started or (own and report.state is not State.PENDING):
             self._pending_since.pop(element, None)
         if report.state is not State.PENDING:
+            # Slurm waits for ever for somebody who reads a FIFO in the place of a log.
+            if not has_started and logs.is_something_else(self._session.log_path(element)):
+                return Ending(Cause.NEVER_STARTED, logs.NOT_A_LOG)
             return None
         details = f": {report.details}" if report.details else ""
         reason = f"The job waits ({report.word}, reason {report.reason}{details})"

@@ -596,7 +596,7 @@ class Resolver(threading.Thread):
         elif own_message is not None:  # what the job itself says is no guess
             words = own_message
         elif ending.exit_code == worker.EXIT_REFUSED and logs.is_something_else(path):
-            words = "Nothing was run, since its log is a link or no regular file: somebody has put it there."
+            words = logs.NOT_A_LOG
         elif not claims and ending.exit_code == worker.EXIT_NO_WORKING_DIRECTORY:
             words = "The working directory does not exist on the node."
         elif claims and ending.exit_code in _NOT_WRITTEN:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,7 @@ class _Session:
         self.dead: list[tuple[Element, Ending]] = []
         self.cancelled: list[Element] = []
         self.seen: list[str] = []
+        self.logs: dict[Element, str] = {}
 
     def look_again(self, tasks: Iterable[int]) -> tuple[dict[int, list[str]], dict[int, OSError]]:
         return {task: self.outputs[task] for task in tasks if task in self.outputs}, {}
@@ -40,6 +43,9 @@ class _Session:
     ) -> Mapping[Element, Ending]:
         assert set(jobs) == {JOB}
         return {element: Ending(Cause.EXIT, "it ended") for element in ended}
+
+    def log_path(self, element: Element) -> str:
+        return self.logs.get(element, "/no/log")
 
     def on_dead(self, piece: Piece, element: Element, ending: Ending) -> None:
         assert piece.element(piece.position(element)) == element
@@ -199,3 +205,17 @@ def test_only_its_own_report_says_that_an_element_waits_no_more() -> None:
 def _dead_after(docket: Docket, piece: Piece, session: _Session) -> bool:
     docket.judge([piece], {Element(JOB): RUNNING, Element(JOB, 1): PENDING})
     return bool(session.dead)
+
+
+def test_an_element_that_a_fifo_in_the_place_of_its_log_holds_up_is_given_up(
+    tmp_path: Path,
+) -> None:
+    session, piece = _Session(), _piece(3)
+    for element in _elements(0, 1):
+        session.logs[element] = str(tmp_path / str(element))
+        os.mkfifo(session.logs[element])
+    piece.array.futures[1].started = True  # type: ignore[union-attr]
+    _docket(session).judge([piece], dict.fromkeys(_elements(0, 1, 2), RUNNING))
+    ((element, ending),) = session.dead
+    assert [element] == session.cancelled == _elements(0)
+    assert "no regular file" in ending.message
