@@ -17,6 +17,7 @@ import itertools
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,7 +41,7 @@ from cluster_tools.schedulers.base import Element, Ending, Scheduler, SchedulerE
 # How late a file of another machine may be seen: an NFS client may show an old listing for 60 s.
 _LATE_FILES_LOCALLY_S = 1.0
 _LATE_FILES_REMOTELY_S = 120.0
-# After an abort nobody waits longer than this for threads that may hang in a command.
+# From an abort on nobody waits longer than this, in all, for threads that may hang in a command.
 _ABORT_PATIENCE_S = 10.0
 # How soon who waits for the end of all calls notices an abort.
 _ABORT_INTERVAL_S = 1.0
@@ -111,6 +112,8 @@ class Session:
         self.pid = os.getpid()
         pickling.main_module()  # looked at now: at the end of a script it is not what it was
         self.aborted = False
+        # Until when threads are waited for, once it is aborted.
+        self._patient_until = 0.0
         # It was aborted, and its jobs go on without this client: they need their files.
         self.leaves_jobs = False
         # Calls that are not submitted yet are to be cancelled.
@@ -506,6 +509,7 @@ class Session:
             return
         self._closed = True
         self.leaves_jobs = self.settings.keep_jobs_on_exit and self.has_open_calls()
+        self._patient_until = time.monotonic() + _ABORT_PATIENCE_S
         self.aborted = True
         # Before the resolver forgets them; whatever job comes later is stopped where it is told.
         job_ids = {piece.job_id for piece in list(self._pieces) if piece.job_id is not None}
@@ -525,7 +529,7 @@ class Session:
 
     def join(self) -> None:
         """After `abort`: waits for the threads, but not for a command that hangs."""
-        self.resolver.join(_ABORT_PATIENCE_S)
+        self.resolver.join(max(0.0, self._patient_until - time.monotonic()))
 
     def begin_end(self) -> None:
         if not self.ending:

@@ -155,17 +155,25 @@ def start_helper(
     """
 
     def start(starts: int) -> None:
-        done = _start(module, arguments, stdin, entries, helper_environment(changed))
+        done, is_late = _start(module, arguments, stdin, entries, helper_environment(changed))
         try:  # no `threading`: this may be called after a signal, while any lock is held
-            _thread.start_new_thread(_watch, (done, module, start, starts))
+            _thread.start_new_thread(_watch, (done, is_late, module, start, starts))
         except RuntimeError:  # the interpreter ends, and nobody will be there to notice
             os.close(done)
 
     start(1)
 
 
-def _watch(done: int, module: str, start: Callable[[int], None], starts: int) -> None:
+def _watch(
+    done: int, is_late: bool, module: str, start: Callable[[int], None], starts: int
+) -> None:
     """Waits for the helper's end. In a thread of its own."""
+    if is_late:
+        _logger.warning(
+            "%s has no answer after %.0f s: it goes on by itself, whatever becomes of this process",
+            module,
+            _BEGIN_LIMIT_S,
+        )
     with open(done, "rb") as file:
         words = file.read()
     if words == _DONE:
@@ -186,13 +194,13 @@ def _start(
     stdin: str,
     entries: Sequence[str],
     environment: Mapping[str, str],
-) -> int:
-    """Returns: what to read its last word from. Raises: OSError."""
+) -> tuple[int, bool]:
+    """Returns: what to read its last word from; whether it was not waited for any longer. Raises: OSError."""
     global _impatient_until
     done, end = os.pipe()
     its_end = fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _ABOVE_THE_SHELLS)
     os.close(end)
-    hurries = time.monotonic() < _impatient_until
+    hurries, is_late = time.monotonic() < _impatient_until, False
     command = helper_command(module, arguments, entries, hurries=hurries, done_fd=its_end)
     try:
         shell = subprocess.run(
@@ -216,7 +224,7 @@ def _start(
                 f"{module} is a process of its own, and has not begun within {exc.timeout:.0f} s"
             ) from None
         # It goes on trying, also when we have ended.
-        _impatient_until = time.monotonic() + _IMPATIENT_S
+        _impatient_until, is_late = time.monotonic() + _IMPATIENT_S, True
     except BaseException:
         os.close(done)
         raise
@@ -226,4 +234,4 @@ def _start(
         os.close(done)
         quoted = words.decode(errors="replace").strip()[-_MAX_QUOTE:] or "it said nothing"
         raise OSError(f"{module} is a process of its own, and could not start: {quoted}")
-    return done
+    return done, is_late

@@ -55,6 +55,17 @@ def stopped() -> Iterator[None]:
         start()
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """While slurmctld is there, takes connections and answers nothing."""
+    _run("pkill", "--signal", "STOP", "-x", PROCESS)
+    try:
+        yield
+    finally:
+        _run("pkill", "--signal", "CONT", "-x", PROCESS)
+        _run("ready")
+
+
 def lose_state() -> None:
     """Takes away all that slurmctld has saved, while it is down."""
     for path in _STATE.iterdir():

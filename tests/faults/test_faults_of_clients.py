@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from pathlib import Path
 
+import controller
 import pytest
-from clusters import SLURM
-from programs import executor_program
+from clusters import SLURM, command
+from programs import Program, executor_program
 from waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 
 # After which workers take the client for gone.
 _TIMEOUT_S = 3
+# In which a client ends that was interrupted, whatever slurmctld does: README.md says so.
+_END_LIMIT_S = 15
 
 # The first call runs until there is a gate, the others wait behind it.
 _FOUR_CALLS = f"""\
@@ -158,3 +162,55 @@ def test_a_client_that_ends_with_futures_pending_waits_for_them(tmp_path: Path) 
         output = program.succeed()
     assert sorted(output.split()) == ["0", "1", "4", "done", "done", "done"]
     wait_until(lambda: not SLURM.elements_of(tmp_path), "an empty queue")
+
+
+def _processes(word: str) -> list[str]:
+    return [line for line in command("ps", "-A", "-ww", "-o", "args=") if word in line]
+
+
+def _end_in_silence(program: Program, signum: signal.Signals) -> None:
+    """Interrupts the client, which ends; what cancels its jobs stays."""
+    began = time.monotonic()
+    program.send(signum)
+    assert program.exit_status() == -signum
+    assert time.monotonic() - began < _END_LIMIT_S
+    assert _processes("slurm_stop")
+
+
+def _all_is_cancelled(tmp_path: Path) -> None:
+    wait_until(lambda: not SLURM.elements_of(tmp_path), "an empty queue")
+    wait_until(lambda: not _processes("slurm_stop"), "the end of what cancels")
+    assert not SLURM.elements_of(tmp_path)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_client_that_is_interrupted_while_slurmctld_is_silent_ends_and_its_jobs_later(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    with executor_program(SLURM, tmp_path, f"keywords = {{}}\n{_FOUR_CALLS}") as program:
+        program.wait_for("waiting")
+        with controller.silent():
+            _end_in_silence(program, signum)
+            assert "goes on by itself" in program.stderr
+        _all_is_cancelled(tmp_path)
+    assert _started(tmp_path) == 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_silent_slurmctld_was_given_before_the_interrupt_is_cancelled_later(
+    tmp_path: Path, signum: signal.Signals
+) -> None:
+    body = """\
+    with new_executor() as executor:
+        print("ready")
+        wait_until((directory / "go").exists)
+        start(executor)[0].result()
+    """
+    with executor_program(SLURM, tmp_path, body) as program:
+        program.wait_for("ready")
+        with controller.silent():
+            (tmp_path / "go").touch()
+            wait_until(lambda: _processes("sbatch --parsable --job-name=wait_long"), "sbatch")
+            _end_in_silence(program, signum)
+        _all_is_cancelled(tmp_path)
+    assert _started(tmp_path) == 0
