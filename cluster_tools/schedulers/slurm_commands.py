@@ -125,7 +125,7 @@ def run(
 
 
 def query(*command: str) -> str:
-    """`run` for a command that changes nothing. Raises: Unreachable, CommandFailed."""
+    """`run` for a command that may be given again. Raises: Unreachable, CommandFailed."""
     try:
         return run(command)
     except CommandFailed as exc:

@@ -19,7 +19,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from cluster_tools.schedulers.base import SchedulerError
-from cluster_tools.schedulers.slurm_commands import CommandFailed, is_of, queue, run, script_of
+from cluster_tools.schedulers.slurm_commands import (
+    CommandFailed,
+    is_of,
+    query,
+    queue,
+    run,
+    script_of,
+)
 
 # How long to wait in all for a slurmctld that does not answer.
 _PATIENCE_S = 600.0
@@ -64,11 +71,10 @@ def _scancel(
         some = ordered[start : start + _MAX_IDS_PER_COMMAND]
         while True:
             try:
-                run(["scancel", *cluster_options, *options, *some])
+                query("scancel", *cluster_options, *options, *some)  # may be said twice
                 break
-            except CommandFailed as exc:  # also said of a job that has ended meanwhile
-                if "contact" not in str(exc) or time.monotonic() > deadline:
-                    break
+            except CommandFailed:  # also said of a job that has ended meanwhile
+                break
             except SchedulerError:
                 if time.monotonic() > deadline:
                     break

@@ -15,7 +15,7 @@ from typing import Any
 import controller
 import jobs
 import pytest
-from clusters import SLURM, element_of
+from clusters import SLURM, element_of, queue
 from other_user import only_root_is_two, replace
 from waiting import LIMIT_S, wait_until
 
@@ -166,3 +166,26 @@ exit 1""",
         for one in (future, executor.submit(jobs.square, 4)):
             assert "in the place of the run directory" in str(one.exception(LIMIT_S))
     assert not again.exists()
+
+
+def test_a_cancellation_that_slurmctld_does_not_answer_is_repeated(
+    tmp_path: Path, wrap: Wrap
+) -> None:
+    asked, gate, unanswered = tmp_path / "asked", tmp_path / "gate", tmp_path / "unanswered"
+    wrap(
+        "scancel",
+        f"""\
+touch {asked}
+until [ -e {gate} ]; do sleep 0.1; done
+real "$@" || {{ touch {unanswered}; exit 1; }}""",
+    )
+    later = {"mem": "50M", "begin": "now+1hour"}
+    with SLURM.new_executor(tmp_path / "cfut", job_resources=later) as executor:
+        future = executor.submit(jobs.square, 3)
+        assert future.cluster_jobid
+        assert future.cancel()
+        wait_until(asked.exists, "scancel")
+        with controller.silent():
+            gate.touch()
+            wait_until(unanswered.exists, "the end of its patience")
+        wait_until(lambda: not queue("%i", f"--jobs={future.cluster_jobid}"), "an empty queue")
