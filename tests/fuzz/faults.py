@@ -125,7 +125,9 @@ class Faults:
             row.split("|")
             for row in _command("squeue", "--me", "--noheader", "--array", "--format=%i|%o|%T")
         ]
-        elements = [row[0] for row in rows if len(row) == 3 and log in row[1]]
+        ours = [row for row in rows if len(row) == 3 and log in row[1]]
+        # Of a waiting array a signal to one element cancels all, with Slurm 22.05.
+        elements = [element for element, _, state in ours if not options or state == "RUNNING"]
         if not elements:
             return None
         element = self._dice.choice(elements)
