@@ -55,6 +55,7 @@ class Program:
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)  # so that its jobs are cancelled
+            self.process.send_signal(signal.SIGCONT)  # where the test has stopped it
             try:
                 self.process.wait(10)
             except subprocess.TimeoutExpired:

@@ -66,12 +66,13 @@ def _has(directory: Path, owner: int, group: int, mode: int) -> Path:
     return directory
 
 
+@on_shared_disks
 @pytest.mark.parametrize("mode", [0o700, 0o755, 0o1777, 0o3770])
 def test_a_directory_of_ours_that_nobody_else_can_change_is_taken(
-    tmp_path: Path, mode: int
+    cluster: Cluster, tmp_path: Path, mode: int
 ) -> None:
     cfut = _has(tmp_path / "cfut", 0, GROUP, mode)
-    with LOCAL.new_executor(cfut) as executor:
+    with cluster.new_executor(cfut) as executor:
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
 
 
@@ -80,6 +81,7 @@ def test_a_new_directory_is_for_its_user_alone(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "new" / "cfut").stat().st_mode) == 0o700
 
 
+@on_shared_disks
 @pytest.mark.parametrize(
     ("owner", "mode", "mended_by"),
     [
@@ -91,11 +93,11 @@ def test_a_new_directory_is_for_its_user_alone(tmp_path: Path) -> None:
     ],
 )
 def test_others_directories_are_refused_with_what_mends_it(
-    tmp_path: Path, owner: int, mode: int, mended_by: str
+    cluster: Cluster, tmp_path: Path, owner: int, mode: int, mended_by: str
 ) -> None:
     cfut = _has(tmp_path / "cfut", owner, GROUP, mode)
     with pytest.raises(PermissionError) as caught:
-        LOCAL.new_executor(cfut)
+        cluster.new_executor(cfut)
     assert mended_by in str(caught.value)
     assert str(cfut) in str(caught.value)
     assert os.listdir(cfut) == []
@@ -139,11 +141,25 @@ def test_a_job_runs_nothing_of_another_users_run_directory(
         error = future.exception(LIMIT_S)
         assert isinstance(error, RemoteException)
         assert str(run_directory) in str(error)
-    with pytest.raises(RemoteException, match="place of the run directory"):
-        executor.submit(jobs.square, 3).result(LIMIT_S)
     assert not trace.exists()
     executor.shutdown()
     assert run_directory.is_dir(), "what is another's is not removed"
+
+
+@on_shared_disks
+def test_the_client_sees_that_its_run_directory_is_another(
+    executor: Any, group_directory: Path
+) -> None:
+    """While no job looks at it."""
+    gate = group_directory / "gate"
+    first = executor.submit(jobs.wait_for, gate)
+    wait_until(first.running, "the first call")
+    (run_directory,) = group_directory.glob("run.*")
+    replace(run_directory, lambda _: None)
+    assert "in the place of the run directory" in str(first.exception(LIMIT_S))
+    later = executor.submit(jobs.square, 3)
+    assert "in the place of the run directory" in str(later.exception(LIMIT_S))
+    gate.touch()
 
 
 @on_shared_disks

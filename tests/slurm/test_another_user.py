@@ -30,7 +30,7 @@ for future in futures:
 """
 _LATER_JOBS = """\
 futures = executor.map_to_futures(jobs.touch, [directory / f"ran{i}" for i in range(3)])
-print("ready", futures[0].cluster_jobid)
+print(f"ready {futures[0].cluster_jobid}")
 """
 _BUSY_PILOT = """\
 futures = [executor.submit(jobs.touch_and_wait, (directory / "started", directory / "gate"))]
