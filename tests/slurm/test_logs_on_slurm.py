@@ -12,7 +12,7 @@ import jobs
 import pytest
 from clusters import SLURM, command, log_of
 from other_user import as_other, only_root_is_two
-from waiting import LIMIT_S
+from waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("one_minute_job")]
 
@@ -76,5 +76,8 @@ def test_nothing_is_run_or_written_through_what_lies_in_the_place_of_a_log(
         assert "its log is a link or no regular file" in error
         assert str(log) in error
         assert another.submit(jobs.square, 3).result(LIMIT_S) == 9
+    reader = os.open(log, os.O_RDONLY | os.O_NONBLOCK)  # else slurmstepd stays on its node
+    wait_until(lambda: not SLURM.elements_of(group_directory), "the end of the job")
+    os.close(reader)
     assert target.read_bytes() == b""
     assert not (group_directory / "ran").exists()
