@@ -1,4 +1,4 @@
-"""Promises on jobs that begin when another user has put a run directory of his own in the place of theirs.
+"""Promises on jobs that begin when another user has put his run directory in the place of theirs.
 
 The client does not help, as it is stopped: each job has to see for itself.
 """

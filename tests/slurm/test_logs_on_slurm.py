@@ -1,4 +1,4 @@
-"""Promises on who may read a log, and on what lies in its place: Slurm opens it before our script begins."""
+"""Promises on who may read a log, and on what lies in its place: Slurm opens it, not we."""
 
 from __future__ import annotations
 
