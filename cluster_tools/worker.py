@@ -606,7 +606,9 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
 
 
 def _untold(task: int, exc: OSError) -> Stop:
-    return Stop(EXIT_REFUSED, f"whether task {task} is over can't be told: {exc}")
+    return Stop(
+        EXIT_REFUSED, f"task {task} is not begun, as the disk does not tell if it is over: {exc}"
+    )
 
 
 def _check_not_over(shard: str, task: int) -> None:

@@ -38,20 +38,21 @@ def check(cfut_dir: str, owner: int, *, trust_group: bool) -> None:
     is_sticky = bool(status.st_mode & stat.S_ISVTX)
     if status.st_uid != owner and not (status.st_uid == _ROOT and is_sticky):
         raise UnsafeDirectory(
-            f"cfut_dir {cfut_dir} belongs to {_user_name(status.st_uid)}, who could have code run as you: "
-            "give a directory of your own as cfut_dir, or a new one"
+            f"cfut_dir {cfut_dir} belongs to {_user_name(status.st_uid)}, who could have code run as "
+            "you: give a directory of your own as cfut_dir, or one that does not exist yet"
         )
     if is_sticky:
         return
     if status.st_mode & stat.S_IWOTH:
         raise UnsafeDirectory(
-            f"everybody may write to cfut_dir {cfut_dir}, and so could have code run as you: "
-            f"chmod o-w {quoted}"
+            f"everybody may write to cfut_dir {cfut_dir}, and so could have code run as you. To forbid "
+            f"it: chmod o-w {quoted}"
         )
     if status.st_mode & stat.S_IWGRP and not (trust_group or _is_only_ours(status.st_gid, owner)):
         raise UnsafeDirectory(
-            f"the group {_group_name(status.st_gid)} may write to cfut_dir {cfut_dir}, and so could have "
-            f"code run as you: chmod g-w {quoted}, or trust_group=True where you trust all of them"
+            f"the group {_group_name(status.st_gid)} may write to cfut_dir {cfut_dir}, and so could "
+            f"have code run as you. To forbid it: chmod g-w {quoted}; or, if you trust everybody in "
+            "that group, say trust_group=True"
         )
 
 

@@ -823,7 +823,10 @@ class PilotPool:
         for task in sorted(missing & known):
             place = self._place(task)
             if place is not None:
-                text = f"{place[0].describe(place[1])} was lost with the pilot that was about to run it."
+                text = (
+                    f"{place[0].describe(place[1])} was lost with the pilot that was about to run it: "
+                    "submit it again if its work is not done."
+                )
                 self._session.resolver.fail(*place, RemoteException(text, ""))
 
     def _fail_unreadable(self, error: OSError | own_files.NotOurs) -> None:
@@ -831,8 +834,8 @@ class PilotPool:
         self._ended.clear()
         for array, position in self._open():
             text = (
-                f"{array.describe(position)} is lost: a pilot has ended, and what it was doing can't be "
-                f"read: {error}"
+                f"{array.describe(position)} is lost: a pilot has ended, and the records of what it was "
+                f"doing can't be read: {error}"
             )
             exception = RemoteException(text, "")
             exception.__cause__ = error

@@ -530,7 +530,7 @@ class Resolver(threading.Thread):
         position = piece.position(element)
 
         def give_up(error: BaseException) -> None:  # it is not told of this element again
-            text = f"{ending.message} What became of it could not be found out: {exception_text(error)}"
+            text = f"{ending.message} How the call has ended can't be told: {exception_text(error)}"
             self._resolve(
                 piece.array, position, None, self._unusable(piece.array, position, text, error)
             )

@@ -150,8 +150,8 @@ class RunDirectory:
 
     def replaced(self) -> own_files.NotOurs:
         return own_files.NotOurs(
-            f"somebody has put something else in the place of the run directory {self.path}: nothing in it "
-            "is read. Who may write to cfut_dir can do that"
+            f"somebody has put something else in the place of the run directory {self.path}: nothing "
+            "in it is read. Whoever may write to cfut_dir can do that: see who may, with ls -ld"
         )
 
     def beat(self) -> None:
@@ -379,7 +379,7 @@ class RunDirectory:
             shutil.rmtree(self.path, ignore_errors=True)
             if own_files.is_gone(self.path):
                 return
-        _logger.warning("%s could not be removed, and is yours to delete", self.path)
+        _logger.warning("%s could not be removed: delete it yourself", self.path)
 
 
 def _boot_id() -> str:

@@ -42,7 +42,9 @@ class PeriodicLook:
                 thread.start()
             except RuntimeError as error:
                 _logger.warning(
-                    "%s: no thread can be started, a call may delay others: %s", self._name, error
+                    "%s: no thread can be started, so a long call may delay others: %s",
+                    self._name,
+                    error,
                 )
             else:
                 self._thread = thread
@@ -71,4 +73,4 @@ class PeriodicLook:
             try:
                 goes_on = self._look()
             except Exception:
-                _logger.exception("%s: an error, looking again", self._name)
+                _logger.exception("%s goes on after an unexpected error", self._name)

@@ -179,13 +179,22 @@ def _watch(
     if words == _DONE:
         return
     if starts == _MAX_STARTS:
-        _logger.warning("%s has ended %d times before its work was done", module, starts)
+        _logger.warning(
+            "%s has ended %d times before its work was done, and is not started again: jobs that it "
+            "was to cancel may go on",
+            module,
+            starts,
+        )
         return
     _logger.warning("%s has ended before its work was done, and is started again", module)
     try:
         start(starts + 1)
     except OSError as exc:
-        _logger.warning("%s could not be started again: %s", module, exc)
+        _logger.warning(
+            "%s could not be started again, and jobs that it was to cancel may go on: %s",
+            module,
+            exc,
+        )
 
 
 def _start(
