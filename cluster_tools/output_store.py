@@ -95,7 +95,7 @@ class FileOutputStore(OutputStore):
             raise
 
     def poll(self, keys: "Iterable[str]") -> set[str]:
-        """As of any store. Raises `OSError` where the disk does not tell."""
+        """See `OutputStore.poll`. Raises `OSError` where the disk does not answer."""
         is_there = own_files.is_there
         return {key for key in keys if is_there(key) or is_there(self._failure_path(key))}
 
@@ -103,7 +103,7 @@ class FileOutputStore(OutputStore):
         return self._read(key, None)
 
     def read_own(self, key: str, owners: "Collection[int]") -> bytes:
-        """As `read`, of a file that belongs to one of these uids; raises `NotOurs` of another's."""
+        """Like `read`; raises `NotOurs` if the file does not belong to one of these uids."""
         return self._read(key, owners)
 
     def _read(self, key: str, owners: "Collection[int] | None") -> bytes:

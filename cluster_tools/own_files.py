@@ -1,10 +1,11 @@
-"""Files that only our user may have made, as the client and its jobs open and look for them.
+"""Opens and looks for files that have to be our user's, for the client and its jobs.
 
-Whoever may write to `cfut_dir` may put something else in the place of a run directory. So what is read
-there is asked, once it is open, whose it is; no link is followed, and nothing that could block is opened.
+Whoever may write to `cfut_dir` can put something else in the place of a run directory. So each file
+that is read there is opened first and then asked who owns it. No link is followed, and nothing that
+could block is opened.
 
-An error is no answer: what can't be listed or found raises, and only what the file system says is missing
-is missing. Standard library only: jobs import this first.
+Functions here tell "missing" from "can't be told": only what the file system says is missing is
+missing, other errors are raised. Standard library only: jobs import this first.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from __future__ import annotations
 import os
 import stat
 
-# A FIFO in a file's place would hold up whoever opens it; of a regular file the flag changes nothing.
+# Without O_NONBLOCK a FIFO in a file's place would block; for regular files it changes nothing.
 _SAFE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 
 
 class NotOurs(Exception):
-    """Something lies there that our user has not made; nothing was read of it."""
+    """Something lies there that is not our user's file; nothing of it was read."""
 
 
 def open_own(path: str, flags: int = os.O_RDONLY, *, owner: int | None) -> int:
     """Opens a regular file and returns its descriptor; what it makes is 0600.
 
-    `owner`: the uid that its directory had when we made it (not `getuid()`: a file server may give our
-    files to another); None, where whoever has made it is found out by what is opened.
+    `owner`: the uid that the file has to have. It is the one that the run directory had when we
+    made it, not `getuid()`, since a file server may give our files to another user. None: any,
+    where the caller checks it later or trusts nothing in the file.
     Raises: NotOurs; OSError.
     """
     try:
@@ -51,7 +53,7 @@ def check_own(fd: int, path: str, owner: int | None) -> None:
 
 
 def listed(directory: str) -> list[str]:
-    """Its entries; none where there is no such directory. Raises: OSError, where there is no telling."""
+    """Its entries; none where there is no such directory. Raises: OSError, of any other kind."""
     try:
         return os.listdir(directory)
     except FileNotFoundError:
@@ -59,7 +61,7 @@ def listed(directory: str) -> list[str]:
 
 
 def is_there(path: str) -> bool:
-    """Raises: OSError, where there is no telling."""
+    """Whether it exists, also as a link. Raises: OSError, where that can't be told."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -68,7 +70,7 @@ def is_there(path: str) -> bool:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """What a path leads to, to be compared with what it has led to before; None where there is no telling."""
+    """Device and inode, by which a directory is known again; None where they can't be told."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -77,7 +79,7 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def is_gone(path: str) -> bool:
-    """Whether it is known not to be there."""
+    """Whether it is known not to exist. False where that can't be told."""
     try:
         return not is_there(path)
     except OSError:

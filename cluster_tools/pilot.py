@@ -10,15 +10,17 @@
                 |  rename by the client, when the pilot has ended: NEXT to END is to do again
     client <--- journals/PILOT,PART: what began, what came of it; the client removes what it has read
 
-A range of tasks is one file at any time, and each change of it is a rename, which one process alone can
-win: so no task begins twice, however late or silent a pilot is. A task that has begun is in a file too: the
-last of its pilot's held range, or of what others have left of that, until the journal tells of it.
+A range of tasks is one file at any time, and each change of it is a rename, which one process alone
+can win: so no task begins twice, however late or silent a pilot is. Until the journal tells of a
+task that has begun, a file names it: as the last one before NEXT in its pilot's range, or in the
+file that an idle pilot has made of that.
 
-A cancelled task is revoked: the client first says so in a file, and then looks whether a pilot has taken the
-task; a pilot first takes it, and then looks whether it is revoked. So at least one of them sees the other.
+A cancelled task is revoked: the client first writes so into a file, and then looks whether a pilot
+has taken the task; a pilot first takes it, and then looks whether it is revoked. So at least one of
+them sees what the other has done.
 
-What the files are called and what is in a journal is defined here; `cluster_tools.cluster.pilots` is the
-client's side of them. Like the worker this knows no scheduler.
+This defines the names of the files and the format of a journal; `cluster_tools.cluster.pilots` is
+the client's side of them. Like the worker it knows no scheduler.
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ class Range(NamedTuple):
     end: int
     # "" where nobody holds it.
     pilot: str = ""
-    # The pilot that was about to take over what had not begun: this says what had.
+    # The pilot that was about to take over the rest: then this file says what had begun.
     taker: str = ""
 
     def todo_name(self) -> str:
@@ -150,7 +152,7 @@ class Ended(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """It was taken, and then seen to be revoked: it has not begun and will not."""
+    """A pilot took the task and then saw that it is revoked: it has not begun and will not."""
 
     task: int
 
@@ -235,7 +237,7 @@ _HELD_PART = 6
 _MAX_MISSES = 8
 # A holder that has not begun its next task for so long does not need it as much as an idle pilot.
 _STEAL_AFTER_S = 0.1
-# A disk that fails now may answer later: after so long the pilot leaves.
+# A disk that fails may answer later; after so long without an answer the pilot leaves.
 _DISK_PATIENCE_S = 60.0
 _DISK_INTERVAL_S = 0.5
 # Between looks whether anybody waits.
@@ -344,7 +346,10 @@ class Claimer:
         return None
 
     def _take_over(self, held: Range) -> Range | None:
-        """What its pilot has not begun. What it has stays in a file: its journal may not tell of it yet."""
+        """Takes what its pilot has not begun; None where another was faster.
+
+        A file names what that pilot has begun, as its journal may not tell of it yet.
+        """
         if held.next == held.begin:
             return self._claim(held)
         begun = self._path(held._replace(end=held.next, taker=self._name))
@@ -355,7 +360,7 @@ class Claimer:
         return ours
 
     def forget_begun(self) -> None:
-        """What others have left of our ranges is in our journal now."""
+        """Removes the files on what we had begun of ranges that others took: the journal has it."""
         for name in _names(self._held):
             begun = read_range(name)
             if begun is not None and begun.taker and begun.pilot == self._name:
@@ -403,7 +408,7 @@ class Claimer:
 
 
 def _rename_again(source: str, path: str) -> bool:
-    """Where the one before may have been done, though it has failed."""
+    """Renames again where it has failed; it may have been done all the same, as on NFS."""
     try:
         os.rename(source, path)
     except FileNotFoundError:
@@ -532,7 +537,7 @@ class _Pilot:
             self._wait(self._claimer.alive / _LOOKS_PER_S * random.uniform(0.8, 1.2))
 
     def _find(self) -> Range | None:
-        """Something to do. Raises: OSError, where the disk has failed for `_DISK_PATIENCE_S`; _Leave."""
+        """Something to do. Raises: OSError, after `_DISK_PATIENCE_S` of failures; _Leave."""
         try:
             held = self._claimer.take() or self._steal()
         except OSError:
@@ -547,7 +552,7 @@ class _Pilot:
         return held
 
     def _forget_done(self) -> None:
-        """Keeps no file that is gone, and none of what it held."""
+        """Closes the array files that were deleted, and forgets what was read of them."""
         for number, tasks in list(self._arrays.items()):
             if own_files.is_gone(tasks.path):
                 tasks.close()

@@ -178,7 +178,7 @@ def unpack_numbers(data: bytes) -> list[int]:
 
 
 def digest(output: bytes) -> bytes:
-    """By which a call's kept output is known again: nobody can make another that has the same."""
+    """By this a kept output is known to be the one that the call wrote: no other has the same."""
     try:
         from _blake2 import blake2b  # the part of hashlib that is needed, in a tenth of the time
     except ImportError:
@@ -206,7 +206,7 @@ class Running:
         self.job_id = ""
         # How often the scheduler has started it again.
         self.restart = 0
-        # The uid that what is ours in the run directory has.
+        # The uid that files in the run directory have to have.
         self.owner: int | None = None
         # How long it may stay for what its call has left behind.
         self.linger_s = 10.0
@@ -413,7 +413,7 @@ def _was_told_to_end(exc: BaseException | None) -> bool:
 class ArrayFile:
     """An open array file: its manifest, and what there is of the task that was chosen.
 
-    `owner`: the uid that it must have; None, where that is found out later (`check_owner`).
+    `owner`: the uid that it has to have; None where the caller checks that later (`check_owner`).
     """
 
     def __init__(self, path: str, owner: int | None):
@@ -942,7 +942,7 @@ class OutputFile:
         *,
         stored: bytes | None = None,
     ) -> None:
-        """`stored`: the digest of the output that is in the output store; this file only says so."""
+        """`stored`: the digest of an output that is in the store; then this file holds none."""
         path = os.path.join(self._shard, name)
         temporary = f"{path}.{node_name()}.{os.getpid()}.tmp"
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -1138,7 +1138,7 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
         args, kwargs = main.unpickle_from(array.call())
         if interruption.received() is not None:  # and an import has made nothing of it
             raise interruption.told() if interruption.told_to_end else KeyboardInterrupt
-        _check_not_over(shard, task)  # again: to import what a call needs may take long
+        _check_not_over(shard, task)  # again: imports may have taken long
         result = function(*args, **kwargs)
         interruption.ignore()
         end_forked_copy(pid, 0)

@@ -1,7 +1,8 @@
 """Makes `cfut_dir`, or says why what lies there is not safe.
 
-Who can rename entries of a directory can put something else in the place of a run directory or a log. What
-is read is checked all the same (`cluster_tools.own_files`); here the user is told before anything is run.
+Whoever may write to a directory can rename what is in it, and so can put something else in the
+place of a run directory or a log. Each file that is read is checked as well
+(`cluster_tools.own_files`); here the user hears of it before anything is run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ _ROOT = 0
 
 
 class UnsafeDirectory(PermissionError):
-    """Others can put files of theirs in the place of ours there."""
+    """Others could put files of theirs in the place of ours in this directory."""
 
 
 def make(cfut_dir: str) -> None:
@@ -38,21 +39,21 @@ def check(cfut_dir: str, owner: int, *, trust_group: bool) -> None:
     is_sticky = bool(status.st_mode & stat.S_ISVTX)
     if status.st_uid != owner and not (status.st_uid == _ROOT and is_sticky):
         raise UnsafeDirectory(
-            f"cfut_dir {cfut_dir} belongs to {_user_name(status.st_uid)}, who could have code run as "
-            "you: give a directory of your own as cfut_dir, or one that does not exist yet"
+            f"cfut_dir {cfut_dir} belongs to {_user_name(status.st_uid)}, who could have code run "
+            "as you: give a directory of your own as cfut_dir, or one that does not exist yet"
         )
     if is_sticky:
         return
     if status.st_mode & stat.S_IWOTH:
         raise UnsafeDirectory(
-            f"everybody may write to cfut_dir {cfut_dir}, and so could have code run as you. To forbid "
-            f"it: chmod o-w {quoted}"
+            f"everybody may write to cfut_dir {cfut_dir}, and so could have code run as you. "
+            f"To forbid it: chmod o-w {quoted}"
         )
     if status.st_mode & stat.S_IWGRP and not (trust_group or _is_only_ours(status.st_gid, owner)):
         raise UnsafeDirectory(
-            f"the group {_group_name(status.st_gid)} may write to cfut_dir {cfut_dir}, and so could "
-            f"have code run as you. To forbid it: chmod g-w {quoted}; or, if you trust everybody in "
-            "that group, say trust_group=True"
+            f"the group {_group_name(status.st_gid)} may write to cfut_dir {cfut_dir}, and so "
+            f"could have code run as you. To forbid it: chmod g-w {quoted}; or, if you trust "
+            "everybody in that group, say trust_group=True"
         )
 
 

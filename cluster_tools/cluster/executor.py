@@ -85,9 +85,9 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             the script and logging set up. Where it fails, that is the exception of the calls that would
             have run there; where it fails on two pilots in a row, of all calls that are left.
         initargs: The arguments of `initializer`.
-        trust_group: `cfut_dir` may be one to which its group may write; logs are made by this process's
-            umask. Everybody in that group can then have code run as you. Without it such a directory is
-            refused, and logs are for you alone.
+        trust_group: The group of `cfut_dir` may write to it, and logs get the mode that this
+            process's umask gives. Everybody in that group could then have code run as you. Without
+            it such a directory is refused, and logs have mode 0600.
         keep_jobs_on_exit: Where this process ends by an exception or a signal, its jobs are not
             cancelled, and go on without it. For calls whose outputs are kept.
 
@@ -96,8 +96,8 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         TypeError: `initializer` can't be called.
         pickle.PicklingError: `initializer` or `initargs` can't be pickled.
         OSError: `cfut_dir` can't be written.
-        PermissionError: `cfut_dir` belongs to somebody else, or others may write to it. Directories with
-            the sticky bit, as /tmp is, may be root's and anybody's to write to.
+        PermissionError: `cfut_dir` belongs to somebody else, or others may write to it. One with
+            the sticky bit, as /tmp has, may belong to root, and others may write to it.
     """
 
     def __init__(
@@ -531,7 +531,10 @@ def _submission_error(task: str, error: Exception) -> Exception:
 
 
 def _make_text_of_frames(error: BaseException) -> None:
-    """Frames hold the executor: who kept the future would keep it from ending when it is dropped."""
+    """Drops tracebacks, as their frames refer to the executor. Notes keep the user's lines as text.
+
+    Whoever keeps such a future would otherwise keep the executor, which ends when it is dropped.
+    """
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     seen: set[int] = set()
     part: BaseException | None = error

@@ -51,16 +51,16 @@ def end_quietly(end: Callable[[], object], name: str) -> None:
 
 
 class _Condition:
-    """A `threading.Condition` of which most is made when somebody waits.
+    """A lock that becomes a whole `threading.Condition` once somebody waits.
 
-    `as_completed` and `wait` only take its lock, of each of their futures, and a whole one has 1,500 bytes.
+    A condition takes 1,500 bytes, and of most futures `as_completed` and `wait` need only the lock.
     """
 
     __slots__ = ("_lock", "_waited_for")
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        # Made and used by who holds the lock.
+        # Only touched while the lock is held.
         self._waited_for: threading.Condition | None = None
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
@@ -171,8 +171,9 @@ class ClusterFuture(RaisingFuture[_T]):
     ) -> bool:
         """Returns: whether this has ended it.
 
-        `tell` is called first: what follows may be cut short, by Ctrl-C or at the end of the stack, and
-        whoever is told waits in `was_cancelled` for what comes of it.
+        `tell` is called first, since Ctrl-C or a RecursionError may cut short what follows. Whoever
+        is told calls `was_cancelled`, which waits until it is clear whether the future was
+        cancelled.
         """
         with _unwatched_lock:
             unwatched = self._own_condition is None
@@ -194,7 +195,7 @@ class ClusterFuture(RaisingFuture[_T]):
         return True
 
     def was_cancelled(self) -> bool:
-        """Waits for a thread that is about to cancel it."""
+        """Whether it is cancelled. Waits for a thread that is just about to cancel it."""
         with _unwatched_lock:
             if self._own_condition is None:
                 return self._state == _CANCELLED_AND_NOTIFIED

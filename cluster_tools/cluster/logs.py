@@ -71,7 +71,7 @@ def follow(
 ) -> None:
     """Writes what is added to the log to stdout until the call is done.
 
-    Each piece is behind `prefix`, but for one that goes on in the middle of a line.
+    Each piece has `prefix` before it, unless it goes on in the middle of a line.
 
     `late_s`: how long after that the last of it may come through an NFS client's cache. `part`: what of the
     log is the call's.

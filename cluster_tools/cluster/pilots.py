@@ -92,7 +92,7 @@ class _Incarnation:
     running: pilot.Began | None = None
     began: bool = False
     done: int = 0
-    # Once it is over: those of its tasks that were seen to.
+    # Once it is over: tasks that it had begun and that were dealt with, which is done once.
     ended_tasks: set[int] = field(default_factory=set[int])
     # When the last of them was seen, or that it runs none.
     seen_at: float = field(default_factory=time.monotonic)
@@ -151,11 +151,12 @@ class PilotPool:
         self._revoked = os.path.join(path, pilot.REVOKED)
         # Reentrant: a future may be cancelled in the middle of anything.
         self._revoked_lock = threading.RLock()
-        # Cancelled tasks, by their arrays that are not done, and how many lines of others are in the file.
-        # In the order of their lines: each is a set that keeps it.
+        # Cancelled tasks, by the numbers of their arrays that are not done; a dict is a set that
+        # keeps the order of the file's lines. And how many lines there are of arrays that are done.
         self._revoked_tasks: dict[int, dict[int, None]] = {}
         self._stale_lines = 0
-        # Tasks that waited when it was last looked for that, and the file that says so while it is there.
+        # Tasks that no pilot had taken at the last look, each range with the file that proves it as
+        # long as that exists.
         self._waiting: list[tuple[range, str]] = []
         # There from the beginning: that is looked at before each task, and what is missing costs more.
         self._write_revoked()
@@ -180,7 +181,7 @@ class PilotPool:
         self._is_staffing = False
         # Pilots that have ended since the last task was begun.
         self._failures = 0
-        # What was in no file at the last look; None where it is to be looked for anew.
+        # Open tasks that no file named at the last look; None: before the first of two looks.
         self._missing: set[int] | None = None
         # Tasks that a pilot's time limit has ended once.
         self._second_chances: set[int] = set()
@@ -262,29 +263,29 @@ class PilotPool:
             self._published.discard(array.number)
 
     def revoke(self, array: TaskArray, positions: Iterable[int]) -> None:
-        """Whoever takes one of these tasks from now on does not begin it. In any thread. Raises: OSError."""
+        """A pilot that takes one of these from now on skips it. In any thread. Raises: OSError."""
         with self._revoked_lock:
             known = self._revoked_tasks.get(array.number, {})
             tasks = [t for p in positions if (t := array.first + p) not in known]
             if not tasks:
                 return
             self._append_revoked(tasks)
-            if array.open:  # else the line makes pilots see that the array is gone
+            if array.open:  # else the line only makes pilots see that the array is gone
                 noted = self._revoked_tasks.setdefault(array.number, {})
                 noted.update(dict.fromkeys(tasks))
 
     def withdraw(self, array: TaskArray, positions: Collection[int]) -> set[int]:
         """Revokes these tasks. In any thread.
 
-        Returns: the positions of those that a pilot has taken, or may have: it may not have seen that they
-        are revoked.
+        Returns: the positions of those that a pilot has taken, or may have taken, before it could
+        see that they are revoked.
         Raises: OSError.
         """
         self.revoke(array, positions)
         is_published = array.number in self._published
         tasks = [task for p in positions if not self._waits(task := array.first + p)]
         begun: list[range] = []
-        for _ in range(2):  # what moves meanwhile may be missing in one look
+        for _ in range(2):  # one listing may miss a file that is being renamed
             if not tasks:
                 break
             waiting: list[tuple[range, str]] = []
@@ -303,7 +304,7 @@ class PilotPool:
         }
 
     def _waits(self, task: int) -> bool:
-        """Whether nobody has taken this task since the last look, at which it waited. Raises: OSError."""
+        """Whether this task waited at the last look, and still does. Raises: OSError."""
         return any(task in some and own_files.is_there(path) for some, path in self._waiting)
 
     def _append_revoked(self, tasks: Iterable[int]) -> None:
@@ -731,11 +732,11 @@ class PilotPool:
         incarnation.is_over = True
         self._read_now(incarnation)
         self._session.directory.probe(self._held)
-        # Twice: what another pilot takes from it meanwhile may be in neither place of one listing.
+        # Twice: one listing may miss a file that another pilot is renaming.
         names = {*own_files.listed(self._held), *own_files.listed(self._held)}
         ranges = [held for name in names if (held := pilot.read_range(name)) is not None]
         its = [held for held in ranges if held.pilot == incarnation.journal.pilot]
-        # Of which its journal may not tell.
+        # Tasks that its journal may not tell of.
         begun = {held.next - 1 for held in its if held.next > held.begin}
         if incarnation.running is not None:
             begun.add(incarnation.running.task)
@@ -778,10 +779,10 @@ class PilotPool:
         return True
 
     def _look_for_lost(self) -> None:
-        """Soon: whether all that is open is to be done, or is being done.
+        """Checks soon that each open task is in a file, as waiting or as being run.
 
-        With the pilot that has ended went nothing that is not in a file, as far as we know. Something that
-        no file tells of would never be done.
+        We know of no way in which a task gets lost with its pilot. But the future of one that no
+        file names would never be done, so it is looked for all the same.
         """
         self._missing = None
         self._session.resolver.later(self._look_for_missing)
@@ -790,7 +791,10 @@ class PilotPool:
         self._patiently(self._fail_missing)
 
     def _fail_missing(self) -> None:
-        """Two looks a second apart, each by two listings: what moves may be missing in one. Raises: OSError."""
+        """Fails the tasks that are in no file at two looks, a second apart. Raises: OSError.
+
+        Each look lists twice, as one listing may miss a file that is being renamed.
+        """
         names = {
             name
             for _ in range(2)
@@ -824,8 +828,8 @@ class PilotPool:
             place = self._place(task)
             if place is not None:
                 text = (
-                    f"{place[0].describe(place[1])} was lost with the pilot that was about to run it: "
-                    "submit it again if its work is not done."
+                    f"{place[0].describe(place[1])} was lost with the pilot that was about to run "
+                    "it: submit it again if its work is not done."
                 )
                 self._session.resolver.fail(*place, RemoteException(text, ""))
 
@@ -834,8 +838,8 @@ class PilotPool:
         self._ended.clear()
         for array, position in self._open():
             text = (
-                f"{array.describe(position)} is lost: a pilot has ended, and the records of what it was "
-                f"doing can't be read: {error}"
+                f"{array.describe(position)} is lost: a pilot has ended, and the records of what "
+                f"it was doing can't be read: {error}"
             )
             exception = RemoteException(text, "")
             exception.__cause__ = error

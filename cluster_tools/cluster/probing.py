@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 # An ending is noticed at most this part of its waiting time late.
 _INTERVAL_PART = 0.1
-# Asking takes at most this part of a processor, however many elements there are, and most often this one.
+# The part of a processor that asking may take, however many elements there are: never more than the
+# first, and mostly the second.
 _MAX_LOAD = 0.02
 _LOAD = 0.005
 # Between looks at an element that has ended, until its output is there or given up: at least, and as a
@@ -47,7 +48,7 @@ _RECHECK_PART = 0.1
 _UNKNOWN_PATIENCE_S = 60.0
 # The same where it mentions others of the array: that is no silence.
 _UNMENTIONED_PATIENCE_S = 5.0
-# For so long nothing is concluded from a run directory that can't be read.
+# For so long no call is given up because the run directory can't be read.
 _UNREADABLE_PATIENCE_S = 120.0
 # Between losing a node or being preempted and being requeued, a scheduler may say "ended".
 _REQUEUE_PATIENCE_S = 6.0
@@ -74,7 +75,7 @@ class Docket:
         self._told: set[tuple[str, str]] = set()
         # Since when an element waits in the queue without a break; kept only where that is limited.
         self._pending_since: dict[Element, float] = {}
-        # Outputs could not be opened at the last look, for another reason than that there are none.
+        # At the last look outputs could not be opened, though they may exist.
         self._is_unreadable = False
         # The session has been told how they ended; it may be slow to act on it.
         self._given_up: set[Element] = set()
@@ -220,7 +221,7 @@ class _Round:
     def __init__(self) -> None:
         self.last_news = time.monotonic()
         self.due = 0.0
-        # Not before this, whatever has been submitted.
+        # Not asked before this time, even where something new was submitted.
         self.rests_until = 0.0
         self.unreachable = False
 
@@ -266,7 +267,7 @@ class Prober(threading.Thread):
                 time.sleep(_MIN_RECHECK_S)
 
     def _wait(self, timeout: float | None) -> set[Session]:
-        """Until then, or until something was submitted. Returns: where; all that wait for it at once."""
+        """Waits so long, or until something is submitted. Returns: the sessions that did that."""
         woken: set[Session] = set()
         while not self._ended:
             try:

@@ -74,7 +74,7 @@ _NEVER_BEGAN = (worker.EXIT_REFUSED, worker.EXIT_NO_ARRAY)
 # Python ends with 120 where it can't write the last of its stderr: the log is on the same full disk.
 # https://docs.python.org/3/c-api/init.html#c.Py_FinalizeEx
 _NOT_WRITTEN = (worker.EXIT_OUTPUT_NOT_WRITTEN, 120)
-# What a shell's exit code of a command that a signal has ended begins at.
+# A shell's exit code is this plus the signal's number, where a signal has ended the command.
 _SIGNALLED = 128
 # A file that was listed may take so long to be readable through an NFS client's cache.
 _UNREADABLE_PATIENCE_S = 120.0
@@ -93,7 +93,7 @@ _logger = logging.getLogger("cluster_tools")
 
 
 def _was_killed(ending: Ending) -> bool:
-    """By a signal, as far as the scheduler tells: shells add it to 128, and Slurm has a 0 beside it."""
+    """Whether a signal has ended it, as far as is known. Slurm has exit code 0 beside a signal."""
     return ending.exit_code in (None, 0) or ending.exit_code > _SIGNALLED
 
 
@@ -103,7 +103,7 @@ class _StoreError(Exception):
 
 @dataclass
 class _Question:
-    """`act` raises OSError until the disk answers; after `give_up_at`, `give_up` is told of the last one."""
+    """`act` raises OSError until the disk answers; after `give_up_at`, `give_up` gets the last."""
 
     act: Callable[[], None]
     give_up: Callable[[OSError], None]
@@ -130,7 +130,7 @@ class Resolver(threading.Thread):
         self._over_shards: list[int] = []
         # Shard -> how many of its tasks are of arrays that are done.
         self._done_counts: dict[int, int] = {}
-        # What the disk has not told yet, and that this was said.
+        # What is asked again since the disk did not answer, and whether a warning has said so.
         self._unanswered: list[_Question] = []
         self._is_unreadable = False
         # What others want to be called then.
@@ -178,9 +178,9 @@ class Resolver(threading.Thread):
         self._later[method] = None
 
     def patiently(self, act: Callable[[], None], give_up: Callable[[OSError], None]) -> None:
-        """Does what asks the disk, now, and again for minutes while that raises OSError.
+        """Calls `act` now, and again while it raises OSError; after two minutes calls `give_up`.
 
-        An error is no answer: nothing is concluded from one before that time is over. In this thread.
+        A disk that fails for a moment says nothing about a call. In this thread.
         """
         self._ask(_Question(act, give_up, time.monotonic() + _UNREADABLE_PATIENCE_S))
 
@@ -693,9 +693,9 @@ class Resolver(threading.Thread):
             self._resolve(array, position, None, exception)
 
     def cancelled(self, future: ClusterFuture[Any]) -> None:
-        """The future is being cancelled by its owner."""
+        """A thread of the user's is cancelling this future."""
         if not future.was_cancelled():
-            return  # he was interrupted before
+            return  # it was interrupted before that
         array, position = future.array, future.position
         if array is None:  # `expect` will see to it, if it comes to that
             self.end_if_done()
@@ -711,7 +711,7 @@ class Resolver(threading.Thread):
         self._close(array, position)
 
     def end_cancelled(self, array: TaskArray, position: int) -> None:
-        """Its owner has cancelled it, and was told that it may run; it does not."""
+        """`cancel` has returned False, as the call might have begun. It has not, and will not."""
         future = array.futures[position]
         assert future is not None
         array.failures.note(None, "")

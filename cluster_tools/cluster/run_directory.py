@@ -39,9 +39,10 @@ from cluster_tools.cluster import cfut_directory
 from cluster_tools.packed_exceptions import rows_of
 
 _WRITE_BUFFER_BYTES = 1 << 20
-# A job that is being cancelled may write meanwhile, and this process may be out of descriptors.
+# How often removing is tried: a job that is being cancelled may still write, and this process may
+# have too many files open.
 _REMOVALS = 8
-_REMOVAL_INTERVAL_S = 0.2  # and longer from one to the next
+_REMOVAL_INTERVAL_S = 0.2  # before the second try; each next pause is longer by that
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -113,7 +114,7 @@ class RunDirectory:
 
     `client_timeout_s`: workers that start so long after the last `beat` don't begin; None: they always do.
     `trust_group`: the group of `cfut_dir` may write to it.
-    Raises: OSError, where it can't be written; UnsafeDirectory, where others could replace what is in it.
+    Raises: OSError, where it can't be written; UnsafeDirectory, where others could replace files.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class RunDirectory:
         self.path = os.path.join(cfut_dir, f"run.{self.token}")
         os.mkdir(self.path, 0o700)
         os.chmod(self.path, 0o700)
-        # Whose all files in it are.
+        # The uid that all files in it have to have.
         self.owner = os.lstat(self.path).st_uid
         self._identity = own_files.identity(self.path)
         try:
@@ -145,13 +146,14 @@ class RunDirectory:
         self._next_task = 0
 
     def is_replaced(self) -> bool:
-        """Whether something else is known to be in its place."""
+        """Whether it is known that something else is in its place."""
         return own_files.identity(self.path) not in (self._identity, None)
 
     def replaced(self) -> own_files.NotOurs:
         return own_files.NotOurs(
-            f"somebody has put something else in the place of the run directory {self.path}: nothing "
-            "in it is read. Whoever may write to cfut_dir can do that: see who may, with ls -ld"
+            f"somebody has put something else in the place of the run directory {self.path}: "
+            "nothing in it is read. Whoever may write to cfut_dir can do that: see who may, with "
+            "ls -ld"
         )
 
     def beat(self) -> None:
@@ -333,9 +335,9 @@ class RunDirectory:
             pass
 
     def look_again(self, tasks: Iterable[int]) -> tuple[dict[int, list[str]], dict[int, OSError]]:
-        """The names of these tasks' outputs, asked of the file server and not of an NFS client's cache.
+        """Names of these tasks' outputs, from the file server and not from an NFS client's cache.
 
-        Second: tasks of which there is no telling, and why.
+        Second: tasks whose outputs could not be looked for, and why.
         """
         found: dict[int, list[str]] = {}
         unknown: dict[int, OSError] = {}
@@ -394,7 +396,7 @@ _open_writers: weakref.WeakSet[ArrayWriter] = weakref.WeakSet()
 
 
 def _leave_files_to_the_parent() -> None:
-    """What a forked child's copy of a file has in its buffer would be written into the parent's file."""
+    """Keeps a forked child from writing its copies of buffers into the files of its parent."""
     for writer in list(_open_writers):
         writer.leave_to_parent()
 
@@ -443,7 +445,10 @@ class ArrayWriter:
         self._rows.extend(row + ((0, 0) if key is None else self._blob(worker.encode_key(key))))
 
     def finish(self, manifest: dict[str, Any]) -> int:
-        """Puts the file in its place and returns the number of its first task. Raises: OSError; RuntimeError."""
+        """Puts the file in its place and returns the number of its first task.
+
+        Raises: OSError; RuntimeError, in a forked child.
+        """
         if self._is_parents:
             raise RuntimeError("this process was forked while the array was being written")
         count = len(self._rows) // worker.ROW_NUMBERS

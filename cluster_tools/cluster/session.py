@@ -6,9 +6,9 @@
        futures <------- resolver <---names--- watcher <-- run directory
                            ^----endings---- prober
 
-The threads know each other through this class. `state_lock` guards whether it is open; nothing that takes
-time happens under it. Nobody counts what is not done: a call is in the gatherer's queue or in an array of the
-resolver's, who are asked.
+The threads know each other through this class. `state_lock` guards whether it is open; nothing that
+takes time happens under it. Open calls are not counted: each is in the gatherer's queue or in an
+array of the resolver, and these two are asked.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ _LATE_FILES_LOCALLY_S = 1.0
 _LATE_FILES_REMOTELY_S = 120.0
 # From an abort on nobody waits longer than this, in all, for threads that may hang in a command.
 _ABORT_PATIENCE_S = 10.0
-# How soon who waits for the end of all calls notices an abort.
+# How soon `shutdown`, which waits for all calls, notices an abort.
 _ABORT_INTERVAL_S = 1.0
-# What a dictionary does not have.
+# Returned by `dict.pop` for a key that is missing.
 _IS_GONE = object()
 
 _logger = logging.getLogger("cluster_tools")
@@ -171,7 +171,7 @@ class Session:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def take(self, item: Call | TaskArray) -> None:
-        """From here on these calls are the session's. It is one step: whatever interrupts it, they are or not.
+        """Takes over these calls, in one step: after an interrupt they are taken, or they are not.
 
         Raises: RuntimeError, where it takes none any more.
         """
@@ -375,7 +375,7 @@ class Session:
         self.resolver.post(self.resolver.bury, piece, element, ending)
 
     def on_cancelled(self, future: ClusterFuture[Any]) -> None:
-        """Its owner is about to cancel it."""
+        """A thread of the user's is about to cancel it."""
         self.resolver.post(self.resolver.cancelled, future)
 
     def is_taken(self, future: ClusterFuture[Any]) -> bool:
@@ -384,16 +384,19 @@ class Session:
         return array is not None and bool(self.withdraw(array, [future.position]))
 
     def withdraw(self, array: TaskArray, positions: Collection[int]) -> set[int]:
-        """Has no pilot begin these tasks. Returns: those that one may have taken before. In any thread."""
+        """Keeps pilots from these tasks, in any thread. Returns: those that one may have taken."""
         if self.pool is None or not array.on_pilots or self.pid != os.getpid():
             return set()
         try:
             return self.pool.withdraw(array, positions)
-        except (OSError, NotOurs):  # it is tried again once they are cancelled
+        except (OSError, NotOurs):  # `after_cancelling` tries it again
             return set()
 
     def after_cancelling(self, future: ClusterFuture[Any]) -> None:
-        """In the thread that has cancelled it: who is told so may rely on it. In a forked child it is the parent's."""
+        """Revokes the task, in the thread that cancels: once `cancel` returns, nothing begins it.
+
+        In a forked child it does nothing: the call is the parent's.
+        """
         if future.array is not None and self.pid == os.getpid():
             self.revoke(future.array, future.position)
 

@@ -86,7 +86,7 @@ class Span:
 
 
 def _futures(item: Call | TaskArray | Span | None) -> Iterator[ClusterFuture[Any]]:
-    """Those of new calls: the array of a Span is the resolver's."""
+    """The futures of new calls; those of a Span are in the resolver's arrays already."""
     if isinstance(item, Call):
         yield item.future
     elif isinstance(item, TaskArray):
@@ -102,7 +102,7 @@ class Submitter(threading.Thread):
         super().__init__(name="cluster_tools-submitter", daemon=True)
         self._session = session
         self._on_end = on_end
-        # What is not submitted yet, that on which the thread works included. None ends the thread.
+        # What is not submitted yet, with what the thread works on. None ends the thread.
         self._items: deque[Call | TaskArray | Span | None] = deque()
         self._arrivals: queue.SimpleQueue[None] = queue.SimpleQueue()
         # Wakes the thread when there may be room in the scheduler's queue, or the session ends. No Event:

@@ -37,8 +37,8 @@ class Watched:
     """A run directory to be looked at.
 
     `open_tasks`: shard -> number of its tasks that are waited for; kept by the resolver.
-    `post`: takes the names that were not there at the last look. `on_replaced`: called once, where another
-    directory has taken its place.
+    `post`: takes the names that were not there at the last look. `on_replaced`: called once, when
+    another directory has taken its place.
     """
 
     min_interval_s = _MIN_INTERVAL_S
@@ -87,7 +87,7 @@ class Watched:
         self.next_look = now + max(self.min_interval_s, interval, (now - began) / _MAX_LOAD)
 
     def _news(self) -> list[str]:
-        """What is new. Raises: OSError, where there is no telling; then the next look finds it."""
+        """What is new. Raises: OSError, where it can't be listed; then the next look finds it."""
         news: list[str] = []
         error: OSError | None = None
         shards = list(self.open_tasks)

@@ -34,7 +34,7 @@ class Options:
     max_workers: int | None = None
     # So many elements are pilots, which may wait for other things than a processor; None: there are none.
     pilot_jobs: int | None = None
-    # The group of the log directory is trusted: logs are made by our umask, and not for us alone.
+    # The group of the log directory is trusted: our umask decides on the mode of logs, else 0600.
     trust_group: bool = False
 
 
@@ -123,7 +123,7 @@ class Ending:
     advice: str = ""
     # What its process ended with, where that is known.
     exit_code: int | None = None
-    # What it has printed last, as far as the scheduler keeps that: for where there is no log.
+    # What it printed last, as far as the scheduler keeps that. Shown where there is no log.
     last_words: str = ""
     # It was not its own doing: where its call has not begun, it may go in again.
     may_go_in_again: bool = False

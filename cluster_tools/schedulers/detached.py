@@ -5,10 +5,13 @@
        +---------------- goes on after a time at the latest <------------ "begun" <---------------+
        +---------------- starts it again, where it has ended before <----- "done" <----------------+
 
-What must not be lost with the client is done before `begun`: where a client is the first process of a
-container, or of a unit that is killed as a whole, its helpers end with it. A helper is a Python process that runs a module of this package and imports nothing of the user's: not from
-his working directory, his script's folder, his PYTHON* variables, `.pth` files or `sitecustomize`. Of what
-lies beside this package it sees nothing; entries that it needs all the same come behind the standard library.
+A helper does before `begun` what must not be lost with the client: where the client is the first
+process of a container, or of a unit that is killed as a whole, its helpers are killed with it.
+
+A helper is a Python process that runs a module of this package and imports nothing of the user's:
+not from the working directory, the script's folder, PYTHON* variables, `.pth` files or
+`sitecustomize`. It sees nothing of what lies beside this package; entries of `sys.path` that it
+needs all the same come behind the standard library.
 """
 
 from __future__ import annotations
@@ -53,11 +56,11 @@ _READY = b"ready\n"
 _DONE = b"done\n"
 # An interpreter on a slow disk; what has not said anything by then is spoken of as failed.
 _START_LIMIT_S = 15.0
-# So long who starts one waits for what it does first; where that was too long for one, not for the next ones:
-# executors that end together wait once.
+# So long the client waits for a helper's `begun`, and so long after one that took longer it does not
+# wait for others: executors that end together wait once.
 _BEGIN_LIMIT_S = 8.0
 _IMPATIENT_S = 30.0
-# How often one that was killed is started again.
+# How often a helper is started, at most, where it is killed before its work is done.
 _MAX_STARTS = 3
 # A shell's redirections have numbers of one digit.
 _ABOVE_THE_SHELLS = 10
@@ -90,8 +93,8 @@ def helper_command(
 ) -> list[str]:
     """What runs `main(arguments, begun)` of a module of this package as a helper.
 
-    `entries`: of the client's `sys.path`, those that the module needs for others' packages. `hurries`: nobody
-    waits for what it does first. `done_fd`: where it says that it has done all.
+    `entries`: those of the client's `sys.path` that the module needs for packages of others.
+    `hurries`: nobody waits for `begun`. `done_fd`: where it writes that its work is done.
     """
     parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = _HELPER.format(
@@ -147,7 +150,7 @@ def start_helper(
     entries: Sequence[str] = (),
     changed: Mapping[str, str] | None = None,
 ) -> None:
-    """Starts a helper in a session of its own, and returns once it has begun, or after `_BEGIN_LIMIT_S`.
+    """Starts a helper in a session of its own; returns at its `begun`, or after `_BEGIN_LIMIT_S`.
 
     While this process lives, one that ends before its work is done is started again.
     `changed`: variables of its environment that are to be other than the client's.
@@ -180,8 +183,8 @@ def _watch(
         return
     if starts == _MAX_STARTS:
         _logger.warning(
-            "%s has ended %d times before its work was done, and is not started again: jobs that it "
-            "was to cancel may go on",
+            "%s has ended %d times before its work was done, and is not started again: jobs that "
+            "it was to cancel may go on",
             module,
             starts,
         )

@@ -37,10 +37,12 @@ CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 30.0
 # A watched server sends a bookmark each minute: after so long without a word the connection is dead.
 WATCH_SILENCE_S = 90.0
-# A server that is asked too much names a time; so long whoever asks waits for it, and longer ones he tries later.
+# A busy server names a time before which it wants no request (Retry-After). A request waits for it
+# up to the first; where more is left, it fails at once and is tried again later. No time counts as
+# more than the second.
 _MAX_WAIT_S = 5.0
 _MAX_RETRY_AFTER_S = 300
-# Of what is no answer of Kubernetes as much is shown.
+# How much an error message quotes of an answer that is not Kubernetes's.
 _SHOWN_BYTES = 500
 # Objects of one page of a list. https://kubernetes.io/docs/reference/using-api/api-concepts/
 _PAGE = 500
@@ -75,7 +77,7 @@ class CredentialsExpired(Unreachable):
 
 
 class Silent(Unreachable):
-    """A watch was accepted, and nothing came, not even the server's bookmarks: something between holds it back."""
+    """A watch was accepted, but brought nothing, not even bookmarks: something holds it back."""
 
 
 class Gone(ApiError):
@@ -303,7 +305,7 @@ class ApiServer:
         return _error(response, what, self._configuration.host)
 
     def _wait_as_told(self, what: str) -> None:
-        """The server has named a time before which it wants no other request. Raises: Unreachable."""
+        """Waits for the time that the server has named. Raises: Unreachable, if it is too long."""
         left_s = self._not_before - time.monotonic()
         if left_s > _MAX_WAIT_S:
             raise Unreachable(f"{what}: the server has asked to wait for {left_s:.0f} s more")
@@ -500,14 +502,14 @@ def _error(response: urllib3.BaseHTTPResponse, what: str, host: str) -> Schedule
     if isinstance(words, str):
         message = words
     elif response.headers.get("Content-Type", "").startswith("text/plain"):
-        message = body[:_SHOWN_BYTES].decode(errors="replace").strip()  # so it says that it is busy
+        message = body[:_SHOWN_BYTES].decode(errors="replace").strip()  # as of a busy server
     else:
         message = _who_else(host, response, body)
     if response.status == 401 or (response.status == 403 and '"system:anonymous"' in message):
         return CredentialsExpired(
             f"{what}: credentials expired ({message}). Log in again; the configuration is read anew."
         )
-    # Something else was changed at the same time, as a quota is: the same request may go well the next time.
+    # Something else was changed at the same time, such as a quota: the request may go well later.
     is_conflict = response.status == 409 and reason != "AlreadyExists"
     if response.status in _PASSING_CODES or is_conflict:
         return Unreachable(f"{what}: {response.status} {message}")

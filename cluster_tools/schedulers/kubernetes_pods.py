@@ -50,12 +50,13 @@ _NEEDS_HELP = {
     "RunContainerError",
     "SignatureValidationFailed",
 }
-# Of an eviction: the pod's own doing, and not its node's want. (pkg/kubelet/eviction)
+# What the kubelet says where it evicts a pod for what the pod itself has written, and not because
+# the node runs out of something (pkg/kubelet/eviction).
 _OWN_STORAGE = re.compile(
     r"exceeded its local ephemeral storage limit|ephemeral local storage usage exceeds"
     r"|Usage of EmptyDir volume .* exceeds the limit"
 )
-# Ours, of a container before `worker` that goes on.
+# A reason of our own: a container that `worker` waits for still runs.
 RUNS_ON = "InitContainerRunsOn"
 _CANNOT_START = {"StartError", "ContainerCannotRun"}
 
@@ -95,9 +96,9 @@ class Pod:
     failed_init: str
     # Such a container, or `worker`, that does not begin.
     blocked: Blocked | None
-    # Of the container `worker`, as the server has made it; "" where it has none.
+    # The limit of the container `worker`, as the server has set it; "" where there is none.
     memory_limit: str
-    # Containers beside `worker` that have not ended, and why one does not begin.
+    # Containers beside `worker` that have not ended, and one of them that can't begin.
     beside: tuple[str, ...]
     blocked_beside: Blocked | None
     # When its node has written its state last, by the server's clock.
@@ -336,10 +337,11 @@ def ending(pod: Pod, resources: Resources) -> Ending:
     if pod.reason == "Evicted" and _OWN_STORAGE.search(pod.message):
         return Ending(
             Cause.EXIT,
-            f"{who} was evicted{on_node}, since the call has written more to the pod's own disk than it may: "
-            f"{pod.message}",
-            "Write to a mount, or raise the limit that is named: ephemeral-storage in resources.limits of the "
-            'container worker, or sizeLimit of the volume, both by the key "pod_template" of job_resources.',
+            f"{who} was evicted{on_node}, since the call has written more to the pod's own disk "
+            f"than it may: {pod.message}",
+            "Write to a mount, or raise the limit that is named: ephemeral-storage in "
+            "resources.limits of the container worker, or sizeLimit of the volume, both by the key "
+            '"pod_template" of job_resources.',
         )
     if pod.reason in ("NodeLost", "NodeShutdown", "Shutdown", "Terminated"):
         return Ending(Cause.NODE_FAILURE, f"{who} was lost{on_node}: {pod.message or pod.reason}.")

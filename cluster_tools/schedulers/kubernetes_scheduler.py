@@ -145,9 +145,9 @@ class _Job:
     waiting: dict[int, Waiting] = field(default_factory=dict[int, Waiting])
     # What of the Job's status the last look at its pods has explained.
     explained: object = _NOTHING_TO_EXPLAIN
-    # How many pods its status has counted as ready or over, at the most.
+    # The largest number of pods that its status has counted as ready or over.
     counted: int = 0
-    # Pods that were deleted since a sidecar goes on in them.
+    # The uids of pods that we have deleted since a sidecar went on in them.
     ended_by_us: set[str] = field(default_factory=set[str])
 
     def element(self, index: int) -> Element:
@@ -545,7 +545,10 @@ class KubernetesScheduler(Scheduler):
         return ending or (waits and now >= self._look_at)
 
     def _has_fewer(self, job: _Job) -> bool:
-        """Whether a pod is not ready any more that the Job does not count as over: a sidecar goes on in it."""
+        """Whether the Job counts fewer pods as ready or over than before.
+
+        Then the call of some pod has ended: it is not ready any more, and a sidecar goes on in it.
+        """
         counted = self._counted(job)
         job.counted = max(job.counted, counted)
         return counted < job.counted
@@ -559,7 +562,7 @@ class KubernetesScheduler(Scheduler):
         return sum(numbers) + sum(map(len, uncounted.values()))
 
     def _end_sidecars(self, job: _Job) -> None:
-        """They hold the places of elements that have not begun, and nobody waits for them.
+        """Deletes pods in which only sidecars go on: they hold the places of elements that wait.
 
         Raises: SchedulerError, where they may be ended later.
         """
@@ -688,7 +691,7 @@ class KubernetesScheduler(Scheduler):
             gone = {
                 uid: replace(pod, is_gone=True) for uid, pod in known.items() if uid not in seen
             }
-            # How a call has ended does not change by what is done to its pod later.
+            # How the call has ended stays as it was, whatever is done to its pod later.
             ended = {uid: pod for uid, pod in known.items() if uid in seen and pod.outlives_worker}
             pods = {**gone, **seen, **ended}
             if pods:
@@ -943,7 +946,7 @@ class KubernetesScheduler(Scheduler):
         self._server.close()
 
     def _tell(self, message: str, *, about: str = "") -> None:
-        """Warns, once; `about`: of what, where the words may be others the next time."""
+        """Warns once; `about`: what it is about, where its words may differ the next time."""
         if (about or message) not in self._told:
             self._told.add(about or message)
             _logger.warning("%s", message)
@@ -955,7 +958,7 @@ def _now() -> float:
 
 
 def _write_shell(run_directory: str, text: bytes) -> tuple[str, int]:
-    """A file that only we can read, for what may hold secrets. Returns: its path, and the uid that it has."""
+    """Writes a file that only we can read, as it may hold secrets. Returns: its path and uid."""
     path = os.path.join(run_directory, f"shell.{hashlib.sha256(text).hexdigest()[:16]}")
     temporary = f"{path}.tmp"
     fd = own_files.open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, owner=None)

@@ -30,13 +30,13 @@ except ImportError as exc:
 sys.path.insert(0, "")
 sys.exit(main(sys.argv[1:]))"""
 
-# The argument: the shell of the element's script, which is given index, job and log. What is run is a file that
-# is open by then, and belongs to our user: who may write to `cfut_dir` could put others there. Only this
-# shell hears the SIGTERM of a pod that ends, which may come before the element is known, and hands it on once:
-# a Python that ends by it has no handler for a second. `wait` ends at each
-# trapped signal, and the element may have ended by then, so it is called until no signal came meanwhile; what
-# it has told once, it may not tell again (127). A tail without --pid (busybox) fails at once;
-# then all is copied at the end. The log is there before tail looks for it.
+# The argument: the shell of the element's script, which is given index, job and log. The script is
+# opened first, and run only if the open file is our user's: whoever may write to `cfut_dir` could
+# put another there. Only this shell hears the SIGTERM of a pod that ends, which may come before the
+# element is known, and hands it on once: a Python that ends by it has no handler for a second.
+# `wait` ends at each trapped signal, and the element may have ended by then, so it is called until
+# no signal came meanwhile; what it has told once, it may not tell again (127). A tail without --pid
+# (busybox) fails at once; then all is copied at the end. The log is there before tail looks for it.
 _CONTAINER = """\
 if [ ! -d {directory} ]; then
     echo "cluster_tools: run directory not visible in the pod: "{directory}" is not there. Client and" \
@@ -114,9 +114,10 @@ def container_command(
 
     `job`, `log`: shell text for the element's name, where `$cluster_tools_index` is its index, and for its
     log, where `$cluster_tools_job` is its name.
-    `environment`, `script`: the paths of files of `environment_script` and `element_script`; `owner`: the uid
-    that they have. `shell`: what the script is for. `logs_for_all`: logs are made by the image's umask, as they
-    are by `umask` where it is given, and not for the user alone.
+    `environment`, `script`: the paths of files of `environment_script` and `element_script`;
+    `owner`: the uid that they have. `shell`: the shell that runs the script. `umask`: of the call
+    and its log; None: the image's, and a log with mode 0600, unless `logs_for_all` leaves it to
+    that umask too.
     """
     around = _CONTAINER.format(
         directory=shlex.quote(request.run_directory),
@@ -134,7 +135,10 @@ def container_command(
 
 
 def element_script(request: ArrayRequest, setup_lines: Sequence[str]) -> tuple[str, bytes]:
-    """The shell of the element's script, and the script. In a file: set-up lines may hold secrets."""
+    """The shell of the element's script, and the text of the script.
+
+    It goes into a file, and not into the manifest, as set-up lines may hold secrets.
+    """
     script = job_script(
         request.command,
         '"$cluster_tools_index" 0 "$cluster_tools_job" "$cluster_tools_log"',

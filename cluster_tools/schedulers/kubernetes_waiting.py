@@ -83,7 +83,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Event:
-    """What somebody has said of an object, as often as he has, at last `at` (by his own clock)."""
+    """What a part of Kubernetes says of an object, how often, and when last (by its own clock)."""
 
     reason: str
     message: str
@@ -140,8 +140,8 @@ def waits_for(pod: Pod, events: Collection[Event] = ()) -> Waiting | None:
         return _waits_for_image(pod.node, blocked, pulling, ours)
     if blocked.reason in (RUNS_ON, "CrashLoopBackOff"):
         advice = (
-            f"the container {blocked.container} has to let the call begin; where it only takes long, raise the key "
-            f"startup_timeout_s of {_KEYS}"
+            f"the container {blocked.container} has to let the call begin; if it only takes long, "
+            f"raise the key startup_timeout_s of {_KEYS}"
         )
         notable = blocked.reason != RUNS_ON  # most of them end soon
         return Waiting(blocked.reason, blocked.message, True, advice, notable=notable)

@@ -2,8 +2,9 @@
 
     API server --events--> watch thread --> jobs, deleted, trouble --> whoever asks for states
 
-The thread lists once, then watches from there on; it lists again only when the server has forgotten where
-it was, or where watches end in which nothing was said: something between may hold it back.
+The thread lists once, then watches from there on. It lists again only where the server has
+forgotten the point from which to watch, or where a watch brought nothing: something in between may
+hold events back.
 https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
 """
 
@@ -25,14 +26,14 @@ _FIRST_RETRY_S = 0.5
 _MAX_RETRY_S = 30.0
 # A watch that ends sooner is not begun anew without a pause, whatever has ended it.
 _GOOD_WATCH_S = 0.5
-# The same where nothing was said in it; a server says something each minute, and before the end.
+# The same for a watch that brought nothing: a server sends bookmarks, each minute and at the end.
 _GOOD_SILENT_WATCH_S = 10.0
-# Where nothing was heard for so long when a watch is begun, what was meanwhile is in a list. With
-# the silence that ends a watch it is less than two minutes, in which deaths are seen.
+# Where nothing was heard for so long when a watch begins, it begins with a list, which has what was
+# missed. With the silence that ends a watch, an end of a Job is seen within two minutes.
 _UNHEARD_S = 25.0
 # The first list and the opening of the watch, which a submission waits for.
 _START_PATIENCE_S = 60.0
-# The latter alone: a server answers at once, but what lies between may hold that back.
+# The opening alone: a server answers at once, but a load balancer may hold that back.
 _OPENING_PATIENCE_S = 10.0
 
 _logger = logging.getLogger("cluster_tools")
@@ -58,9 +59,9 @@ class JobWatch(threading.Thread):
         self._expected: set[str] = set()
         # From where to watch on; "": list first.
         self._version = ""
-        # When the server has said something last, in a list or in a watch.
+        # When something last came from the server, in a list or in a watch.
         self._heard_at: float | None = None
-        # When the present watch was, or the last one; None where it could not be.
+        # When this watch, or the last one, was opened; None where it could not be opened.
         self._opened_at: float | None = None
         self._watching = threading.Event()
         self._watch: Watch | None = None
@@ -154,7 +155,7 @@ class JobWatch(threading.Thread):
             retry_s = min(_MAX_RETRY_S, retry_s * 2)
 
     def _on_silence(self, silence: Silent) -> None:
-        self._version = ""  # what was meanwhile is in a list
+        self._version = ""  # the next list has what was missed
         self.trouble = None
         self._watching.set()
         if not self._has_said_silent:
@@ -166,7 +167,7 @@ class JobWatch(threading.Thread):
             )
 
     def _has_spoken(self) -> bool:
-        """Whether something came in the watch that has just ended."""
+        """Whether the watch that has just ended brought anything."""
         opened_at, heard_at = self._opened_at, self._heard_at
         return opened_at is not None and heard_at is not None and heard_at > opened_at
 

@@ -44,7 +44,7 @@ _SCRIPT = "script."
 
 # After its executor was left, a process has a second for what it does at its exit; they are waited for.
 _LEAVING_S = 2.0
-# What hinders a start and may pass.
+# Errors of a start that may pass: too many open files, no memory or process left.
 _PASSING = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
 _START_PATIENCE_S = 30.0
 _START_INTERVAL_S = 0.5
@@ -96,10 +96,10 @@ class LocalScheduler(Scheduler):
         self._waiting: deque[_Process] = deque()
         self._queue_changed = threading.Condition()
         self._closed = False
-        # Those that run, or are being started, also where their calls are done. Of both dictionaries only
-        # whole-dict operations are used.
+        # Processes that run or are being started, even if their calls are done. On this dictionary
+        # and the next only operations are used that need no lock.
         self._running: dict[_Process, None] = {}
-        # All that have not ended, also where their jobs are forgotten.
+        # All processes that have not ended, even if their jobs are forgotten.
         self._alive: dict[Element, _Process] = {}
         # Now, since an interpreter that is about to exit starts no threads, and calls may be submitted then.
         for _ in range(self._slots):
@@ -176,7 +176,7 @@ class LocalScheduler(Scheduler):
         status.close()
 
     def _start_patiently(self, process: _Process) -> ExitStatus:
-        """This process may have too many files open, or the machine no memory, for a moment. Raises: OSError."""
+        """Tries again for a while where files or memory run short for a moment. Raises: OSError."""
         deadline = time.monotonic() + _START_PATIENCE_S
         while True:
             try:

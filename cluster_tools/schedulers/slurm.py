@@ -119,11 +119,11 @@ _SUBMIT_AGAIN = "Look at its log, and submit the call again if its work is not d
 
 _logger = logging.getLogger("cluster_tools")
 
-# In one word for scancel: the kernel limits its length.
+# At most so many indexes in one argument of scancel: the kernel limits an argument's length.
 _MAX_INDEXES = 5_000
 # Logs may hold secrets.
 _LOG_UMASK = 0o077
-# Slurm has opened it by then; whose file a link leads to, nobody knows.
+# Slurm has opened the log by then. If it is a link, it leads to a file that may be anybody's.
 _CHECK_LOG = f"""\
 if [ -L "$cluster_tools_log" ] || {{ [ -e "$cluster_tools_log" ] && [ ! -f "$cluster_tools_log" ]; }}; then
     exit {EXIT_REFUSED}
@@ -154,7 +154,7 @@ class SlurmScheduler(Scheduler):
         self.destination = self._requested.destination
         self._cluster_arguments = self.destination.arguments
         self._has_submitted = False
-        # What calls are to have; jobs, and so their logs, have another. None: the same.
+        # The umask of calls; the job itself, and so its log, has `_LOG_UMASK`. None: both have ours.
         self._umask = None if options.trust_group else _own_umask()
         # (job id, token) of jobs that only their scripts tell to be ours.
         self._known_by_script: set[tuple[str, str]] = set()
@@ -474,7 +474,7 @@ class SlurmScheduler(Scheduler):
 
 
 def _own_umask() -> int | None:
-    """None, where only a change would tell: other threads may be making files."""
+    """This process's umask; None where only setting it tells, which other threads would notice."""
     try:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))

@@ -91,7 +91,7 @@ def run(
 ) -> str:
     """Runs one of Slurm's commands and returns what it prints to stdout.
 
-    `timeout_s`: None for that of a query. `variables`: more of its environment. `umask`: -1 for ours.
+    `timeout_s`: None: that of a query. `variables`: added to its environment. `umask`: -1: ours.
     Raises: Unreachable, where it is ended before it answers; CommandFailed with its own words.
     """
     if timeout_s is None:

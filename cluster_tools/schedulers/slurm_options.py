@@ -78,7 +78,7 @@ class Requested:
     # The words for sbatch, without those of the name and the cluster.
     arguments: Sequence[str]
     job_name: str | None
-    # Options as sbatch reads them from its environment: what may hold secrets is in no command's words.
+    # Options that sbatch reads from its environment: what may hold secrets is in no command line.
     variables: Mapping[str, str]
     # Of all jobs of this name and user one is to run at a time.
     is_singleton: bool
