@@ -291,7 +291,7 @@ def refuse_to_load() -> None:
 
 
 class SlowToLoad:
-    """An argument whose unpickling touches one file and waits for another, as imports take their time."""
+    """An argument whose unpickling touches one file and waits for another, as slow imports do."""
 
     def __init__(self, started: Path, gate: Path) -> None:
         self._paths = started, gate

@@ -1,4 +1,4 @@
-"""Promises on threads that are cut short while they submit or cancel: the executor ends all the same."""
+"""Promises on threads that are cut short while they submit or cancel: the executor still ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Promises on calls that are between two files, on a disk that fails for a moment, and on early cancels."""
+"""Promises on calls between two files, on a disk that fails for a moment, and on early cancels."""
 
 from __future__ import annotations
 

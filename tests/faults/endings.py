@@ -12,7 +12,7 @@ from cluster_tools.errors import RemoteException
 
 
 def assert_says(error: BaseException | None, kind: type[RemoteException], future: Any) -> str:
-    """That the error is of this kind and names task, job, and its log where there is one; returns its text."""
+    """Asserts that the error is of this kind and names task, job and log; returns its text."""
     assert isinstance(error, kind), repr(error)
     text = str(error)
     element = element_of(future)

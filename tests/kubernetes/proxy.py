@@ -1,4 +1,4 @@
-"""A proxy in front of the API server, which does what load balancers, quotas and busy servers do."""
+"""A proxy before the API server, which does what load balancers, quotas and busy servers do."""
 
 from __future__ import annotations
 

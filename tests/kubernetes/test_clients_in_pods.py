@@ -1,4 +1,4 @@
-"""Promises on a client in a pod whose service account has the Role of the README, and nothing else."""
+"""Promises on a client in a pod whose service account has only the Role of the README."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from cluster_tools.schedulers.base import Element, Report
 
 
 class _Busy:
-    """A session whose scheduler is asked once, and then takes its time; it counts looks at its jobs."""
+    """A session whose scheduler answers late after the first time; it counts looks at its jobs."""
 
     def __init__(self) -> None:
         self.looks = 0
