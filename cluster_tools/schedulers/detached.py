@@ -56,8 +56,8 @@ _READY = b"ready\n"
 _DONE = b"done\n"
 # An interpreter on a slow disk; what has not said anything by then is spoken of as failed.
 _START_LIMIT_S = 15.0
-# So long the client waits for a helper's `begun`, and so long after one that took longer it does not
-# wait for others: executors that end together wait once.
+# So long the client waits for a helper's `begun`. After one that took longer it waits for no other,
+# for so long as the second says: executors that end together wait once.
 _BEGIN_LIMIT_S = 8.0
 _IMPATIENT_S = 30.0
 # How often a helper is started, at most, where it is killed before its work is done.

@@ -154,7 +154,7 @@ class SlurmScheduler(Scheduler):
         self.destination = self._requested.destination
         self._cluster_arguments = self.destination.arguments
         self._has_submitted = False
-        # The umask of calls; the job itself, and so its log, has `_LOG_UMASK`. None: both have ours.
+        # The umask of calls; the job, and so its log, has `_LOG_UMASK`. None: both have ours.
         self._umask = None if options.trust_group else _own_umask()
         # (job id, token) of jobs that only their scripts tell to be ours.
         self._known_by_script: set[tuple[str, str]] = set()
