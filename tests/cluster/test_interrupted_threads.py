@@ -157,7 +157,7 @@ def test_a_forked_child_changes_nothing_of_its_parents(local: Any, tmp_path: Pat
 def test_a_child_that_is_forked_by_a_maps_iterable_changes_nothing(
     local: Any, ends_by: str
 ) -> None:
-    """It has a copy of the half-written array, and of what is not written of it yet."""
+    """The child has a copy of the half-written array, with buffers that are not written yet."""
 
     def numbers() -> Iterator[int]:
         yield from range(20)
@@ -180,7 +180,7 @@ def test_a_child_that_is_forked_by_a_maps_iterable_changes_nothing(
 
 
 def test_what_is_cancelled_while_it_is_written_does_not_begin(local: Any, tmp_path: Path) -> None:
-    """With pilots: no element is there that could be cancelled."""
+    """With pilots no element belongs to the call, so none can be cancelled for it."""
     written, gate = threading.Event(), threading.Event()
     finish_array = local._session.finish_array
 

@@ -30,7 +30,11 @@ def _pool_directory(cfut: Path, name: str) -> Path:
 # -- what has begun is in a file --
 
 
-def test_what_has_begun_stays_in_a_file_when_another_takes_the_rest(tmp_path: Path) -> None:
+def _one_has_begun(tmp_path: Path) -> tuple[Path, Claimer, pilot.Range, Claimer]:
+    """A pilot begins the first of ten tasks.
+
+    Returns: the directory of held ranges, that pilot, the range that it holds, and a second pilot.
+    """
     todo, held = tmp_path / "todo", tmp_path / "held"
     todo.mkdir()
     held.mkdir()
@@ -40,6 +44,20 @@ def test_what_has_begun_stays_in_a_file_when_another_takes_the_rest(tmp_path: Pa
     assert taken is not None
     begun = first.advance(taken)
     assert begun is not None
+    return held, first, begun, second
+
+
+def _two_busy_pilots(executor: Any, tmp_path: Path) -> tuple[Any, Any]:
+    """The futures of two calls that run: one waits to be killed, the other for the file `gate`."""
+    first = executor.submit(jobs.note_pid_and_wait_long, tmp_path / "pid")
+    wait_until((tmp_path / "pid").exists, "the first pilot")
+    second = executor.submit(jobs.wait_for, tmp_path / "gate")
+    wait_until(second.running, "the second pilot")
+    return first, second
+
+
+def test_what_has_begun_stays_in_a_file_when_another_takes_the_rest(tmp_path: Path) -> None:
+    held, first, begun, second = _one_has_begun(tmp_path)
     rest = second.steal(0)
     assert rest is not None
     assert (rest.next, rest.end) == (1, 10)
@@ -51,19 +69,11 @@ def test_what_has_begun_stays_in_a_file_when_another_takes_the_rest(tmp_path: Pa
 
 
 def test_who_comes_too_late_leaves_nothing(tmp_path: Path) -> None:
-    todo, held = tmp_path / "todo", tmp_path / "held"
-    todo.mkdir()
-    held.mkdir()
-    (todo / "0.0-10").touch()
-    first, second = Claimer(str(todo), str(held), "first"), Claimer(str(todo), str(held), "second")
-    taken = first.take()
-    assert taken is not None
-    begun = first.advance(taken)
-    assert begun is not None
-    assert second.steal(LIMIT_S) is None  # it has seen it
+    held, first, begun, second = _one_has_begun(tmp_path)
+    assert second.steal(LIMIT_S) is None  # now it knows the range by this name
     further = first.advance(begun)
     assert further is not None
-    second.steal(0)  # by a name that is not there any more, or anew
+    second.steal(0)  # by the old name, or by the new one
     assert all(
         tasks is not None and tasks.next == 2
         for tasks in map(read_range, os.listdir(held))
@@ -74,12 +84,9 @@ def test_who_comes_too_late_leaves_nothing(tmp_path: Path) -> None:
 def test_a_pilot_that_dies_between_its_rename_and_its_record_fails_that_call(
     tmp_path: Path,
 ) -> None:
-    """Its files as they are then: the rest is another's, its journal does not tell of the call."""
+    """Its files are made by hand: another pilot has the rest, no journal tells of the call."""
     with LOCAL.new_executor(tmp_path / "cfut", max_workers=2, pilot_jobs=2) as executor:
-        first = executor.submit(jobs.note_pid_and_wait_long, tmp_path / "pid")
-        wait_until((tmp_path / "pid").exists, "the first pilot")
-        second = executor.submit(jobs.wait_for, tmp_path / "gate")
-        wait_until(second.running, "the second pilot")
+        first, _ = _two_busy_pilots(executor, tmp_path)
         futures = executor.map_to_futures(jobs.square, range(2))
         todo = _pool_directory(tmp_path / "cfut", pilot.TODO)
         held = _pool_directory(tmp_path / "cfut", pilot.HELD)
@@ -107,10 +114,7 @@ def _tasks(directory: Path) -> list[int]:
 
 def test_a_call_that_no_file_tells_of_has_an_end(tmp_path: Path) -> None:
     with LOCAL.new_executor(tmp_path / "cfut", max_workers=2, pilot_jobs=2) as executor:
-        first = executor.submit(jobs.note_pid_and_wait_long, tmp_path / "pid")
-        wait_until((tmp_path / "pid").exists, "the first pilot")
-        second = executor.submit(jobs.wait_for, tmp_path / "gate")
-        wait_until(second.running, "the second pilot")
+        first, second = _two_busy_pilots(executor, tmp_path)
         futures = executor.map_to_futures(jobs.square, range(4))
         todo = _pool_directory(tmp_path / "cfut", pilot.TODO)
         wait_until(lambda: len(_tasks(todo)) == len(futures), "the ranges")
@@ -149,7 +153,7 @@ def test_an_idle_pilot_keeps_no_array_that_is_done(tmp_path: Path) -> None:
 def test_running_out_of_descriptors_for_a_moment_loses_no_call(
     options: dict[str, int], tmp_path: Path
 ) -> None:
-    """While the job of a running call is killed, in this very moment."""
+    """In that moment the job of a running call is killed, too."""
     text = """
         import resource
         with new_executor(max_workers=1, **OPTIONS) as executor:
@@ -177,7 +181,7 @@ def test_running_out_of_descriptors_for_a_moment_loses_no_call(
 def test_what_waits_and_is_cancelled_does_not_begin(
     options: dict[str, int], tmp_path: Path
 ) -> None:
-    """Whatever holds up the thread that has to hear of it."""
+    """Even while a callback holds up the thread that ends futures."""
     gate, begun = tmp_path / "gate", tmp_path / "begun"
     begun.mkdir()
     with LOCAL.new_executor(
@@ -186,7 +190,8 @@ def test_what_waits_and_is_cancelled_does_not_begin(
         first = executor.submit(jobs.wait_for, gate)
         wait_until(first.running, "the first call")
         futures = executor.map_to_futures(jobs.touch, [begun / str(i) for i in range(50)])
-        assert futures[0].cluster_jobid if not options else True
+        if not options:
+            assert futures[0].cluster_jobid
         held_up, free = threading.Event(), threading.Event()
 
         def hold_up(_: Any) -> None:
@@ -206,17 +211,17 @@ def test_what_waits_and_is_cancelled_does_not_begin(
 
 
 def test_what_has_just_begun_and_is_cancelled_is_ended(tmp_path: Path) -> None:
-    """Though its array is done with it, and the only process is free for the next call."""
+    """Else it would keep the only process from the next call."""
     with LOCAL.new_executor(tmp_path / "cfut", max_workers=1) as executor:
         future = executor.submit(jobs.wait_long, tmp_path / "begun")
-        future.start = lambda: None  # nobody has seen that yet
+        future.start = lambda: None  # as if the client had not seen yet that it runs
         wait_until((tmp_path / "begun").exists, "the call")
         assert future.cancel()
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
 
 
 def test_what_a_pilot_has_taken_is_not_cancelled(tmp_path: Path) -> None:
-    """It loads the call, and nobody has seen that."""
+    """The pilot is loading the call, and the client has not seen that yet."""
     started, gate, ran = tmp_path / "started", tmp_path / "gate", tmp_path / "ran"
     with LOCAL.new_executor(tmp_path / "cfut", max_workers=1, pilot_jobs=1) as executor:
         assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
@@ -230,12 +235,12 @@ def test_what_a_pilot_has_taken_is_not_cancelled(tmp_path: Path) -> None:
 
 
 def test_a_log_that_cannot_be_written_holds_up_nobody(tmp_path: Path) -> None:
-    """A FIFO that nobody reads, in the place of the next log."""
+    """In the place of the next log lies a FIFO that nobody reads."""
     cfut = tmp_path / "cfut"
     with LOCAL.new_executor(cfut, max_workers=1) as executor:
         first = executor.submit(jobs.wait_for, tmp_path / "gate")
         waiting = executor.submit(jobs.square, 2)
-        os.mkfifo(cfut / f"slurmpy.{waiting.cluster_jobid}.log.stdout".replace("slurmpy", "local"))
+        os.mkfifo(cfut / f"{LOCAL.log_prefix}.{waiting.cluster_jobid}.log.stdout")
         (tmp_path / "gate").touch()
         first.result(LIMIT_S)
         assert "File exists" in str(waiting.exception(LIMIT_S))
@@ -252,11 +257,13 @@ def test_a_hundred_thousand_futures_are_small(tmp_path: Path) -> None:
             executor.submit(jobs.square, 1).result()
 
             def resident():
-                return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                return pages * os.sysconf("SC_PAGESIZE")
 
             before = resident()
             futures = executor.map_to_futures(jobs.square, range(100_000))
-            peak = max(resident() for number, _ in enumerate(as_completed(futures)) if not number % 1000)
+            done = enumerate(as_completed(futures))
+            peak = max(resident() for number, _ in done if not number % 1000)
         print((peak - before) / 100_000)
         """
     with executor_program(LOCAL, tmp_path, body) as program:
@@ -264,7 +271,7 @@ def test_a_hundred_thousand_futures_are_small(tmp_path: Path) -> None:
 
 
 def test_a_pilot_that_is_killed_while_it_starts_costs_no_call(tmp_path: Path) -> None:
-    """Others come; only what can't be started ends the rest."""
+    """Another pilot comes in its place."""
     lines = [f"[ -e {tmp_path}/first ] || {{ touch {tmp_path}/first; kill -9 $$; }}"]
     with LOCAL.new_executor(
         tmp_path / "cfut", max_workers=1, pilot_jobs=1, additional_setup_lines=lines
@@ -293,7 +300,7 @@ def test_the_run_directory_goes_though_descriptors_are_short(tmp_path: Path) -> 
 def test_a_future_of_a_call_that_was_not_submitted_does_not_keep_its_executor(
     tmp_path: Path,
 ) -> None:
-    """Which ends when nobody has it any more. The cause still tells where it was raised."""
+    """It ends when nobody refers to it any more. The error still tells where it was raised."""
     executor = LOCAL.new_executor(tmp_path / "cfut")
     futures = [
         executor.submit(jobs.square, _Unsendable()),

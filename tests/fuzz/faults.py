@@ -1,7 +1,7 @@
-"""Faults from outside, by random, in a thread of their own: of jobs' processes and of the client.
+"""Random faults from outside, in a thread of their own: of jobs' processes and of the client.
 
-Each is noted in the ledger before it is made, with the element that it hits: what it explains, and
-no more.
+Each is noted in the ledger before it is made, with the element that it hits, so that the ledger
+accepts what it explains, and nothing else.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from fuzz.ledger import Hit, Ledger, Window
 from fuzz.program import Handle, Program
 
-# A forked child has one thread, and the locks of all: what it does may hang, and is ended then.
+# A forked child has one thread, but the locks of all: it may hang, and is ended after so long.
 _CHILD_LIMIT_S = 20
 # How long a fault waits for a job that begins.
 _NEW_LIMIT_S = 2.0
@@ -77,7 +77,7 @@ class Faults:
             _send(victim.pid, signal.SIGKILL)
 
     def kill_at_its_start(self) -> None:
-        """One that is importing, or has just begun its first call."""
+        """Kills a process that is importing, or has just begun its first call."""
         known = {victim.pid for victim in self._victims()}
         deadline = time.monotonic() + _NEW_LIMIT_S
         while time.monotonic() < deadline:
@@ -93,17 +93,18 @@ class Faults:
         victim = self._victim()
         if victim is not None:
             self._ledger.hits.append(victim)
-            _send(victim.pid, signal.SIGSTOP)
-            time.sleep(self._dice.uniform(0.1, 1.5))
-            _send(victim.pid, signal.SIGKILL)
+            self._stop_for_a_while(victim, signal.SIGKILL)
 
     def stop_and_go(self) -> None:
         victim = self._victim()
         if victim is not None:
             self._ledger.stopped.append(victim)
-            _send(victim.pid, signal.SIGSTOP)
-            time.sleep(self._dice.uniform(0.1, 1.5))
-            _send(victim.pid, signal.SIGCONT)
+            self._stop_for_a_while(victim, signal.SIGCONT)
+
+    def _stop_for_a_while(self, victim: Hit, then: signal.Signals) -> None:
+        _send(victim.pid, signal.SIGSTOP)
+        time.sleep(self._dice.uniform(0.1, 1.5))
+        _send(victim.pid, then)
 
     # -- of jobs on Slurm --
 
@@ -138,7 +139,7 @@ class Faults:
     # -- of the client --
 
     def fork(self) -> None:
-        """A child that ends its copies of what its parent goes on with."""
+        """Forks a child that ends its copies of what its parent goes on with."""
         pid = os.fork()
         if pid == 0:
             try:
@@ -164,7 +165,7 @@ class Faults:
         gc.collect()
 
     def no_descriptors(self) -> None:
-        """What is open stays so, and nothing else can be opened."""
+        """For a while this process can open nothing more."""
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         lowest = os.open("/dev/null", os.O_RDONLY)
         os.close(lowest)
@@ -178,7 +179,7 @@ class Faults:
             window.ended = time.monotonic()
 
     def no_descriptors_and_kill(self) -> None:
-        """As `no_descriptors`, while a job ends."""
+        """Like `no_descriptors`, and meanwhile a job is killed."""
         victim = self._victim()
         if victim is not None:
             self._ledger.hits.append(victim)

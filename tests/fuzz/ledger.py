@@ -30,12 +30,12 @@ from fuzz import calls
 from fuzz.calls import Call
 from fuzz.report import Report
 
-# From the rename by which a call begins to its note: it is loaded in between, on a busy machine.
+# At most so long from a call's beginning to its note, on a busy machine: it is loaded in between.
 _LOADING_S = 1.0
 # After so many pilots in a row that have begun nothing, the rest is given up (cluster/pilots.py).
 _HOPELESS_PILOTS = 4
 
-# What a call of a kind ends with by itself; any other returns its value.
+# What calls of these kinds raise by themselves; calls of other kinds return their value.
 _OWN_ERRORS: dict[str, type[BaseException]] = {
     "argument that can't be pickled": pickle.PicklingError,
     "argument that can't be unpickled": RemoteException,
@@ -95,7 +95,7 @@ class Entry:
 class Note:
     at: float
     pid: int
-    # What its process may open.
+    # How many descriptors its process may have.
     descriptors: int
 
 
@@ -109,7 +109,7 @@ class Hit:
 
 @dataclass
 class Window:
-    """A time in which the client could open nothing; `limit`: what its children may open."""
+    """A time in which the client could open nothing; `limit`: of descriptors, also for children."""
 
     began: float
     limit: int
@@ -164,7 +164,7 @@ class Ledger(Report):
         return found
 
     def complaints(self) -> list[str]:
-        """After the end: what is not right."""
+        """Call it after the end. Returns: a line for each call that did not end as it may."""
         began, ended = self.notes("began"), self.notes("ended")
         found = self.troubles + self._failed_together()
         for entry in self.entries:

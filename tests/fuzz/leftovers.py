@@ -16,7 +16,7 @@ def threads() -> list[str]:
 
 
 def descriptors() -> dict[int, str]:
-    """What each of them is."""
+    """The open descriptors of this process, and what each leads to."""
     found: dict[int, str] = {}
     for name in os.listdir("/proc/self/fd"):
         try:
@@ -31,7 +31,7 @@ def new_descriptors(before: dict[int, str]) -> list[tuple[int, str]]:
 
 
 def children() -> list[str]:
-    """Processes of this one, those that nobody has waited for among them."""
+    """Child processes of this one, also those that have ended and were not waited for."""
     found: list[str] = []
     for thread in os.listdir("/proc/self/task"):
         try:
@@ -43,7 +43,7 @@ def children() -> list[str]:
 
 
 def processes(token: str) -> dict[int, str]:
-    """The words of all processes of the round, but not of this one."""
+    """The command lines of all processes of the round but this one, by pid."""
     mark = f"{TOKEN}={token}".encode()
     found: dict[int, str] = {}
     for name in os.listdir("/proc"):
@@ -65,7 +65,7 @@ def _words(pid: int) -> str:
 
 
 def files(directory: Path, keeps_logs: bool) -> list[str]:
-    """What is in an executor's directory, but logs that it may leave."""
+    """The files in an executor's directory, without logs that it may leave."""
     if not directory.exists():
         return []
     return [

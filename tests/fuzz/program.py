@@ -45,7 +45,7 @@ class Interrupts:
         self._dice = dice
         self._rate = rate
         self._is_on = False
-        # So often something was cut short.
+        # How often a submission was interrupted.
         self.count = 0
         signal.signal(signal.SIGALRM, self._handle)
 
@@ -63,10 +63,10 @@ class Interrupts:
             try:
                 if self._dice.random() < self._rate:
                     self._is_on = True
-                    # Of a submission's length, or of that of a part of it.
+                    # 10 us to 10 ms: within a submission, or behind it.
                     signal.setitimer(signal.ITIMER_REAL, 10 ** self._dice.uniform(-5, -2))
                 result = submit()
-            finally:  # where it may still come
+            finally:  # a signal may still come in this block
                 self._is_on = False
         except KeyboardInterrupt:
             self.count += 1
@@ -92,7 +92,7 @@ class Program:
         # Set by whoever shuts down while programs run: then no more calls are taken.
         self._closed = closed
         self._widest = widest
-        # Iterators that somebody else drops, too: a forked child.
+        # Iterators of `map` that a forked child closes in its copy.
         self.iterators: list[Iterator[Any]] = []
 
     def run(self, actions: int) -> None:

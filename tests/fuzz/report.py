@@ -33,7 +33,7 @@ class Report:
         self.troubles.append(text)
 
     def touch(self) -> None:
-        """Something has happened that gives all that is open time again."""
+        """Something has happened: from here on the time until a standstill counts anew."""
         self._last_event = time.monotonic()
 
     def complaints(self) -> list[str]:
@@ -41,7 +41,7 @@ class Report:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Meanwhile the round goes on; afterwards its complaints are written."""
+        """Watches the round in the block, and writes its complaints afterwards."""
         threading.excepthook = self._note_thread
         sys.unraisablehook = self._note_unraisable
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
@@ -50,7 +50,7 @@ class Report:
         self._write(self.complaints())
 
     def look_for(self, looks: Mapping[str, Callable[[], object]]) -> None:
-        """Each look has to see nothing in the end."""
+        """Complains of each look that still returns something after a while."""
         for name, look in looks.items():
             self.touch()
             try:

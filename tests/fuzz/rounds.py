@@ -42,7 +42,7 @@ def failures(
 
 
 def play(strategy: str, seed: str, number: int, directory: Path | None = None) -> str | None:
-    """One round. Returns: as `failures`. What it leaves is removed where it went well."""
+    """Plays one round. Returns: what `failures` yields, or None. Its files stay if it fails."""
     place = Path(tempfile.mkdtemp(prefix=f"fuzz.{strategy}.{seed}.{number}.", dir=directory))
     began = time.monotonic()
     complaints = _run(strategy, seed, number, place)

@@ -84,7 +84,7 @@ PARTS = {
 
 
 class _Refusals(logging.Handler):
-    """Warnings on what the client may not do, most of which it does without."""
+    """Collects warnings of what the client is not allowed to do."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

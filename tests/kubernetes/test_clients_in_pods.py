@@ -23,7 +23,7 @@ def namespace() -> Iterator[str]:
 
 
 class _Client:
-    """A pod that runs `client_in_pod`. It is none of the package's, as users have them."""
+    """A pod that runs `client_in_pod`. It was made by hand, as users do, and not by the package."""
 
     def __init__(self, namespace: str, directory: Path, *parts: str):
         mounts = [Path(path) for path in kube.RESOURCES["mounts"]]
@@ -77,7 +77,7 @@ def test_the_readmes_role_is_enough_for_a_client_in_a_pod(namespace: str, tmp_pa
 def test_a_client_in_a_pod_that_is_told_to_end_cancels_its_calls(
     namespace: str, tmp_path: Path
 ) -> None:
-    """It is the first process of its container: with it all others end."""
+    """The client is the first process of its container: all others are killed when it ends."""
     client = _Client(namespace, tmp_path, "waiting")
     client.wait_for("started")
     client.delete()

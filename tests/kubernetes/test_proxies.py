@@ -80,7 +80,7 @@ def test_a_watch_whose_answer_is_held_back_hides_no_death_and_holds_up_no_call(
 
 
 def test_a_conflict_is_tried_again(between: proxy.Proxy, new_executor: NewExecutor) -> None:
-    """As a quota says that is changed by several at once."""
+    """The words are those for a quota that several change at once."""
     words = "Operation cannot be fulfilled on resourcequotas: please apply your changes"
     conflicts = iter(range(2))
 
@@ -95,9 +95,10 @@ def test_a_conflict_is_tried_again(between: proxy.Proxy, new_executor: NewExecut
     assert sum(method == "POST" for method, _ in between.seen) == 3
 
 
-def test_a_server_that_names_a_time_is_not_asked_before(
-    between: proxy.Proxy, new_executor: NewExecutor
-) -> None:
+def _pause_after_a_refusal(
+    between: proxy.Proxy, new_executor: NewExecutor, refuse: Callable[[], proxy.Answer]
+) -> float:
+    """Refuses a call's first Job. Returns: seconds from then to the next request of any kind."""
     refused_at: list[float] = []
     asked_at: list[float] = []
 
@@ -106,42 +107,41 @@ def test_a_server_that_names_a_time_is_not_asked_before(
             asked_at.append(time.monotonic())
         elif method == "POST" and path.endswith("/jobs"):
             refused_at.append(time.monotonic())
-            return 429, {**_JSON, "Retry-After": "7"}, proxy.status(429, "TooManyRequests", "busy")
+            return refuse()
         return None
 
     between.interfere = interfere
     with new_executor() as executor:
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
-    assert asked_at[0] - refused_at[0] >= 7
+    return asked_at[0] - refused_at[0]
+
+
+def test_a_server_that_names_a_time_is_not_asked_before(
+    between: proxy.Proxy, new_executor: NewExecutor
+) -> None:
+    def refuse() -> proxy.Answer:
+        return 429, {**_JSON, "Retry-After": "7"}, proxy.status(429, "TooManyRequests", "busy")
+
+    assert _pause_after_a_refusal(between, new_executor, refuse) >= 7
 
 
 def test_a_date_before_which_to_ask_nothing_is_kept_to(
     between: proxy.Proxy, new_executor: NewExecutor
 ) -> None:
-    refused_at: list[float] = []
-    asked_at: list[float] = []
+    def refuse() -> proxy.Answer:
+        until = datetime.now(timezone.utc) + timedelta(seconds=8)
+        headers = {**_JSON, "Retry-After": format_datetime(until, usegmt=True)}
+        return 503, headers, proxy.status(503, "ServiceUnavailable", "busy")
 
-    def interfere(method: str, path: str) -> proxy.Answer:
-        if refused_at:
-            asked_at.append(time.monotonic())
-        elif method == "POST" and path.endswith("/jobs"):
-            refused_at.append(time.monotonic())
-            until = datetime.now(timezone.utc) + timedelta(seconds=8)
-            headers = {**_JSON, "Retry-After": format_datetime(until, usegmt=True)}
-            return 503, headers, proxy.status(503, "ServiceUnavailable", "busy")
-        return None
-
-    between.interfere = interfere
-    with new_executor() as executor:
-        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
-    assert asked_at[0] - refused_at[0] >= 6  # the date has no parts of seconds
+    # The date has no parts of seconds.
+    assert _pause_after_a_refusal(between, new_executor, refuse) >= 6
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b'{"items": null}'])
 def test_json_that_is_no_kubernetes_passes(
     between: proxy.Proxy, new_executor: NewExecutor, caplog: pytest.LogCaptureFixture, body: bytes
 ) -> None:
-    """As of a proxy that wants a login: what was asked is asked again."""
+    """It may come from a proxy that wants a login. The request is made again."""
     strange = {"POST": 1, "GET": 2}
 
     def interfere(method: str, path: str) -> proxy.Answer:

@@ -78,7 +78,7 @@ def test_a_sidecar_hides_no_end_and_holds_no_place(
     sidecar: dict[str, Any],
     words: str,
 ) -> None:
-    """Two pods at a time: the last begins only where those before it have gone."""
+    """Two pods run at a time, so the last begins only if those before it have gone."""
     with (
         caplog.at_level(logging.WARNING),
         new_executor({**sidecar, "parallelism": 2}) as executor,
@@ -149,7 +149,7 @@ _PROBE = {"startupProbe": {"exec": {"command": ["false"]}, "failureThreshold": 1
 
 @pytest.mark.timeout(240)
 def test_what_keeps_a_pod_from_beginning_is_named_and_ends_it(new_executor: NewExecutor) -> None:
-    """All at once, as each takes its time."""
+    """All cases run at the same time, as each takes long."""
     crashes = _before(stays=True, command="echo no license; exit 7")
     never_ready = _before(stays=True, command="sleep 3600", **_PROBE)
     never_ends = _before(stays=False, command="sleep 3600")
@@ -172,7 +172,7 @@ def test_what_keeps_a_pod_from_beginning_is_named_and_ends_it(new_executor: NewE
 
 
 def test_a_start_that_fails_is_in_the_pods_words(new_executor: NewExecutor) -> None:
-    """There is no log then, and none is named."""
+    """No log was made, so the error names none."""
     worker = {"name": "worker", "env": [{"name": "LONG", "value": "x" * 200_000}]}
     executor = new_executor({"pod_template": {"spec": {"containers": [worker]}}})
     error = executor.submit(jobs.square, 3).exception(3 * LIMIT_S)

@@ -659,7 +659,7 @@ def test_the_page_of_a_proxy_is_no_end(server: FakeApiServer, api: ApiServer) ->
 def test_json_that_is_no_kubernetes_is_said(
     server: FakeApiServer, api: ApiServer, body: object
 ) -> None:
-    """As of a login page or a proxy."""
+    """It may come from a login page or a proxy."""
     text = json.dumps(body).encode()
     for verb in ("list", "get", "create", "delete"):
         server.answer(verb, "", body=text)
@@ -1160,7 +1160,7 @@ def test_a_call_has_ended_though_a_container_stays_beside_it(
     assert deleted.query["labelSelector"] == f"job-name={JOB},{INDEX} in (1)"
     assert caplog.text.count(words) == 1
     assert "they are deleted" in caplog.text
-    # Its end is not that of the pod, which is killed now.
+    # The call has ended as it did, although now its pod is killed.
     server.pods = [_pod(1, status=_failed(1))]
     server.set_status(active=2, failed=1, failedIndexes="1")
     _wait_for_state(scheduler, Element(JOB, 1), State.ENDED)
@@ -1200,7 +1200,7 @@ def test_that_pods_stay_in_which_calls_have_ended_is_said_once(
     caplog: pytest.LogCaptureFixture,
     is_old: bool,
 ) -> None:
-    """The Role does not let them be deleted, or an old server would make others."""
+    """Either the Role forbids to delete them, or an old server would replace them."""
     server.drops_new_fields = is_old
     refusal = 'User "me" cannot deletecollection resource "pods"'
     server.fail("deletecollection", "/pods", 403, refusal, times=None)
@@ -1577,7 +1577,7 @@ def test_pauses_grow_only_while_nothing_gets_better(
 
 
 def _forget_what_was_said(server: FakeApiServer) -> None:
-    """No watch says it any more, as where a load balancer holds watches back."""
+    """No watch brings what was said so far, as if a load balancer held watches back."""
     with server.changed:
         server._log.clear()
 
@@ -1648,7 +1648,7 @@ def test_a_watch_whose_answer_does_not_begin_is_said_once_and_followed_by_lists(
 def test_a_server_that_lets_each_request_wait_is_unreachable(
     server: FakeApiServer, make: Make, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As behind a firewall that drops what is sent."""
+    """It is as behind a firewall that drops packets."""
     scheduler = make()
     scheduler.submit(request_of())
     monkeypatch.setattr(kubernetes_api, "CONNECT_TIMEOUT_S", 0.7)
