@@ -14,7 +14,10 @@ import os
 import stat
 
 # Without O_NONBLOCK a FIFO in a file's place would block; for regular files it changes nothing.
-_SAFE_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
+# Windows has O_BINARY alone.
+_SAFE_FLAGS = sum(
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_BINARY")
+)
 
 
 class NotOurs(Exception):

@@ -6,8 +6,10 @@ import concurrent.futures
 import importlib
 import subprocess
 import sys
+import textwrap
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +128,29 @@ def test_a_keyword_that_no_strategy_knows_warns_where_it_was_given() -> None:
     with pytest.warns(UserWarning, match="job_resource") as warned:
         cluster_tools.get_executor("sequential", job_resource={})
     assert warned[0].filename == __file__
+
+
+def test_three_strategies_need_nothing_that_windows_lacks(tmp_path: Path) -> None:
+    """Not Windows itself: its lacks alone, of which more may be missing here."""
+    program = """
+        import os
+        import sys
+
+        if __name__ == "__main__":
+            for name in ("fcntl", "grp", "pwd", "resource", "termios"):
+                sys.modules[name] = None
+            for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "getuid", "geteuid", "fchmod", "mkfifo"):
+                delattr(os, name)
+            import cluster_tools
+
+            for name in ("sequential", "multiprocessing"):
+                for keywords in ({}, {"batch_size": 2}):
+                    if keywords:
+                        keywords["executor"] = {"name": name}
+                        name = "batching"
+                    with cluster_tools.get_executor(name, **keywords) as executor:
+                        print(*executor.map(abs, [-1, 2]))
+        """
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(program))
+    assert subprocess.check_output([sys.executable, script], text=True) == "1 2\n" * 4
