@@ -13,6 +13,7 @@ import os
 import shlex
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from collections.abc import Collection, Hashable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
+from typing import BinaryIO, cast
 
 from cluster_tools.cluster.executor import ClusterExecutor
 from cluster_tools.schedulers.base import (
@@ -38,9 +40,6 @@ from cluster_tools.schedulers.exit_status import ExitStatus
 from cluster_tools.schedulers.script import encoded, job_script
 
 _job_ids = count(1)
-
-# In the run directory, with the element's name behind it: what its shell runs.
-_SCRIPT = "script."
 
 # After its executor was left, a process has a second for what it does at its exit; they are waited for.
 _LEAVING_S = 2.0
@@ -170,8 +169,6 @@ class LocalScheduler(Scheduler):
             os.killpg(popen.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
-        request = process.request
-        _unlink(os.path.join(request.run_directory, f"{_SCRIPT}{process.element}"))
         process.code = status.read(returncode)
         status.close()
 
@@ -195,21 +192,21 @@ class LocalScheduler(Scheduler):
             request.working_directory,
             self._options.setup_lines,
         )
-        shell = script.partition("\n")[0].removeprefix("#!")
-        # Set-up lines may hold secrets, and everybody sees the words of a process.
-        script_path = os.path.join(request.run_directory, f"{_SCRIPT}{element}")
-        with open(_make(script_path, 0o600), "wb") as file:
-            file.write(encoded(script))
-        # Whatever lies there is not ours: nothing is written through a link, or into what blocks.
+        first_line, _, rest = script.partition("\n")
+        shell = first_line.removeprefix("#!")
         status: ExitStatus | None = None
         fd = -1
+        file = _nameless_file(
+            request.run_directory, encoded(f"{first_line}\nexec </dev/null\n{rest}")
+        )
         try:
+            # Whatever lies there is not ours: nothing is written through a link, or into what blocks.
             fd = _make(log, 0o666 if self._options.trust_group else 0o600)
-            status = ExitStatus([*shlex.split(shell), encoded(script_path)])
+            status = ExitStatus([*shlex.split(shell), "/dev/stdin"])
             process.popen = subprocess.Popen(
                 status.words,
                 pass_fds=status.pass_fds,
-                stdin=subprocess.DEVNULL,
+                stdin=file,
                 stdout=fd,
                 stderr=fd,
                 start_new_session=True,
@@ -219,9 +216,9 @@ class LocalScheduler(Scheduler):
                 status.close()
             if fd >= 0:
                 os.unlink(log)
-            _unlink(script_path)
             raise
         finally:
+            file.close()
             if fd >= 0:
                 os.close(fd)
         return status
@@ -304,6 +301,21 @@ class LocalScheduler(Scheduler):
 def _make(path: str, mode: int) -> int:
     """A new file, for appending. Raises: OSError."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, mode)
+
+
+def _nameless_file(directory: str, content: bytes) -> BinaryIO:
+    """A file to be read from its start. Set-up lines may hold secrets, and everybody sees the words of a process.
+
+    A name in the run directory may lead to somebody else's script by the time the shell opens it.
+    """
+    file = cast(BinaryIO, tempfile.TemporaryFile(dir=directory))  # noqa: SIM115
+    try:
+        file.write(content)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _unlink(path: str) -> None:

@@ -311,6 +311,19 @@ def test_a_heartbeat_is_not_written_through_a_link(group_directory: Path, tmp_pa
     assert target.read_bytes() == b""
 
 
+def test_what_the_shell_of_a_local_job_runs_has_no_name(
+    group_directory: Path, tmp_path: Path
+) -> None:
+    """He could put a script of his under it before the shell opens it."""
+    found = tmp_path / "found"
+    line = f"grep --recursive --files-with-matches 'has no name' {group_directory} >{found} || true"
+    with LOCAL.new_executor(
+        group_directory, trust_group=True, additional_setup_lines=[line]
+    ) as executor:
+        assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
+    assert found.read_text() == ""
+
+
 @on_shared_disks
 def test_set_up_lines_are_in_no_word_of_a_process(cluster: Cluster, group_directory: Path) -> None:
     ps = ["ps", "-ww", "-eo", "args"]
