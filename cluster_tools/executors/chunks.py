@@ -310,11 +310,18 @@ class WorkQueue:
 
     def put(self, work_id: int) -> None:
         with self._order_lock:
-            self._ids.append(work_id)
             if (chunked := self._chunked_map(work_id)) is not None:
+                self._watch.ensure_running()  # here, as a program that ends starts no thread
                 count = chunked.waiting_count - 1  # itself is in the table
                 self._waiting_beyond_pending += count
-                self._watch.ensure_running()  # here, as a program that ends starts no thread
+            self._ids.append(work_id)  # last: Ctrl-C may come before it
+
+    def drop(self, work_id: int) -> None:
+        """Takes work out of the pool's table that was not put here, as `put` was interrupted."""
+        with self._order_lock:
+            work_item = self._pending.get(work_id)
+            if work_item is not None and work_id not in self._ids and work_item.future.cancel():
+                self._pending.pop(work_id, None)
 
     def get(self, block: bool = True) -> int:
         """Never blocks. Raises `queue.Empty` where nothing can be given out now."""

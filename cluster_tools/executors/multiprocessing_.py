@@ -351,6 +351,11 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         except BrokenProcessPool as error:
             name_cause(error, pool._executor_manager_thread)
             raise
+        except BaseException:  # Ctrl-C: the next call would get the same id, and the pool die of it
+            with pool._shutdown_lock:
+                self._work_queue.drop(pool._queue_count)
+                pool._queue_count += 1
+            raise
         pool_future.__class__ = PoolFuture
         thread = pool._executor_manager_thread
         if pool_future.done() and not pool_future.cancelled():

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
+import itertools
+import linecache
 import logging
 import multiprocessing
+import os
 import pickle
 import subprocess
 import sys
@@ -14,6 +17,7 @@ import threading
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -397,3 +401,56 @@ def test_an_exceptions_cause_is_its_traceback_in_the_worker(
     assert isinstance(error, AttributeError)
     assert "in wait_for" in str(error.__cause__)
     assert "run_packed_call" not in str(error.__cause__)
+
+
+class _InterruptAt:
+    """Raises KeyboardInterrupt before a line of a function, as a signal's handler could."""
+
+    def __init__(self, file: str, name: str, line: int) -> None:
+        self._file = file
+        self._name = name
+        self._line = line
+        self._pid = os.getpid()
+        self.is_raised = False
+
+    def __enter__(self) -> _InterruptAt:
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(None)
+
+    def _trace(self, frame: Any, event: str, _: object) -> Any:
+        code = frame.f_code
+        return (
+            self._count
+            if code.co_filename.endswith(self._file) and code.co_name == self._name
+            else None
+        )
+
+    def _count(self, frame: Any, event: str, _: object) -> Any:
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        # The end of a `with` is a line event, too, of which no signal can make use.
+        if event == "line" and os.getpid() == self._pid and not text.startswith("with "):
+            self._line -= 1
+            if self._line < 0:
+                sys.settrace(None)
+                self.is_raised = True
+                raise KeyboardInterrupt
+        return self._count
+
+
+@pytest.mark.parametrize("how", ["submit", "map"])
+def test_ctrl_c_while_a_call_is_queued_costs_no_later_call(how: str) -> None:
+    is_raised = True
+    for line in itertools.count():
+        if not is_raised:
+            break
+        executor = MultiprocessingExecutor(1)
+        with _InterruptAt("chunks.py", "put", line) as interrupt, suppress(KeyboardInterrupt):
+            executor.submit(abs, -1) if how == "submit" else executor.map(abs, range(20))
+        is_raised = interrupt.is_raised
+        assert list(executor.map(abs, range(20), timeout=LIMIT_S)) == list(range(20))
+        assert executor.submit(abs, -2).result(LIMIT_S) == 2
+        executor.shutdown()
+    assert line > 2
