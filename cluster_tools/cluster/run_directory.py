@@ -253,12 +253,19 @@ class RunDirectory:
         if leave_marks:
             self._note_over(tasks, "is over")
             self.probe(shard)
-        for name in own_files.listed(shard):
-            if worker.task_of(name) in tasks:
-                try:
-                    os.unlink(os.path.join(shard, name))
-                except FileNotFoundError:
-                    pass
+        try:  # no link is followed: it might lead to a directory of ours with such names
+            fd = os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return
+        try:
+            for name in os.listdir(fd):
+                if worker.task_of(name) in tasks:
+                    try:
+                        os.unlink(name, dir_fd=fd)
+                    except FileNotFoundError:
+                        pass
+        finally:
+            os.close(fd)
 
     def remove_shard(self, number: int) -> None:
         """After the end of all its tasks' arrays."""

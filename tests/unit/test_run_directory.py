@@ -143,6 +143,16 @@ def test_no_link_in_the_place_of_an_output_is_written_through(
     assert ours.read_text() == "precious"
 
 
+def test_nothing_is_removed_through_a_link(directory: RunDirectory, tmp_path: Path) -> None:
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    (ours / worker.output_name(0)).touch()
+    Path(directory.shard(0)).symlink_to(ours)
+    with pytest.raises(OSError, match="0"):
+        directory.clear({0}, leave_marks=False)
+    assert os.listdir(ours) == [worker.output_name(0)]
+
+
 def test_claims_are_in_the_order_of_submissions_and_restarts(directory: RunDirectory) -> None:
     shard = Path(directory.shard(7))
     assert directory.claims(7) == []
