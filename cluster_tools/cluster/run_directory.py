@@ -28,8 +28,8 @@ import threading
 import time
 import weakref
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
@@ -232,10 +232,12 @@ class RunDirectory:
 
         Raises: OSError; NotOurs.
         """
-        path = os.path.join(self.shard(task), name)
+        shard = self.shard(task)
         if not leave_mark:
-            os.unlink(path)
+            with _opened_directory(shard) as fd:
+                os.unlink(name, dir_fd=fd)
         elif name == worker.output_name(task):
+            path = os.path.join(shard, name)
             fd = own_files.open_own(path, os.O_WRONLY, owner=self.owner)  # a link is not followed
             try:
                 os.ftruncate(fd, 0)
@@ -253,19 +255,11 @@ class RunDirectory:
         if leave_marks:
             self._note_over(tasks, "is over")
             self.probe(shard)
-        try:  # no link is followed: it might lead to a directory of ours with such names
-            fd = os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return
-        try:
+        with suppress(FileNotFoundError), _opened_directory(shard) as fd:
             for name in os.listdir(fd):
                 if worker.task_of(name) in tasks:
-                    try:
+                    with suppress(FileNotFoundError):
                         os.unlink(name, dir_fd=fd)
-                    except FileNotFoundError:
-                        pass
-        finally:
-            os.close(fd)
 
     def remove_shard(self, number: int) -> None:
         """After the end of all its tasks' arrays."""
@@ -406,6 +400,19 @@ def _leave_files_to_the_parent() -> None:
     """Keeps a forked child from writing its copies of buffers into the files of its parent."""
     for writer in list(_open_writers):
         writer.leave_to_parent()
+
+
+@contextmanager
+def _opened_directory(path: str) -> Generator[int]:
+    """A descriptor of it, for names in it. Raises: OSError, also where it is a link.
+
+    So nothing is removed where a link in its place leads to.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 if hasattr(os, "register_at_fork"):

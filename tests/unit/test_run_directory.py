@@ -150,6 +150,8 @@ def test_nothing_is_removed_through_a_link(directory: RunDirectory, tmp_path: Pa
     Path(directory.shard(0)).symlink_to(ours)
     with pytest.raises(OSError, match="0"):
         directory.clear({0}, leave_marks=False)
+    with pytest.raises(OSError, match="0"):
+        directory.delete_outcome(0, worker.output_name(0), leave_mark=False)
     assert os.listdir(ours) == [worker.output_name(0)]
 
 
