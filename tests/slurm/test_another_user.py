@@ -16,11 +16,7 @@ from other_user import OTHER, fill_with_poison, only_root_is_two, replace
 from programs import Program, executor_program
 from waiting import wait_until
 
-pytestmark = [
-    pytest.mark.slurm,
-    pytest.mark.usefixtures("one_minute_job"),
-    only_root_is_two,
-]
+pytestmark = [pytest.mark.slurm, only_root_is_two]
 
 _PROGRAM = """\
 executor = new_executor(cfut_dir=str(directory), trust_group=True, **{keywords!r})
