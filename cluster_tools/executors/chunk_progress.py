@@ -171,7 +171,7 @@ class ChunkProgress:
                 outcomes.append(pickle.load(records))
             fields[_IS_TAKEN] = True
             fields[_GIVEN_COUNT] = received_count + len(outcomes)
+            seconds = (time.monotonic_ns() - fields[_BEGAN_NS]) / 1e9
         finally:
             self._lock.release()
-        seconds = (time.monotonic_ns() - fields[_BEGAN_NS]) / 1e9
         return TakenCalls(received_count, outcomes, seconds / (received_count + len(outcomes) + 1))

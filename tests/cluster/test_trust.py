@@ -10,6 +10,7 @@ import pickle
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -250,8 +251,6 @@ def test_a_kept_output_of_another_user_is_not_unpickled(
 
 def _hold_up(future: Any, gate: Path) -> Callable[[], None]:
     """Keeps the executor from reading outputs until the returned function is called."""
-    import threading
-
     held_up, free = threading.Event(), threading.Event()
 
     def hold_up(_: Any) -> None:
