@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,16 @@ class NoLicence(Exception):
 def _remember(setting: Any, directory: Path | None = None) -> None:
     _settings.append((setting, logging.getLogger().level))
     if directory is not None:
-        (directory / str(os.getpid())).open("a").write("begun\n")
+        (directory / _process()).open("a").write("begun\n")
 
 
 def _remembered(_: object) -> list[Any]:
     return _settings
 
 
-def _pid(_: object) -> int:
-    return os.getpid()
+def _process(_: object = None) -> str:
+    """Pods may have the same process numbers."""
+    return f"{socket.gethostname()}.{os.getpid()}"
 
 
 def _refuse(_: object) -> None:
@@ -79,11 +80,10 @@ def test_the_initializer_runs_once_in_a_pilot(new_executor: NewExecutor, tmp_pat
     begun = tmp_path / "begun"
     begun.mkdir()
     with new_executor(initializer=_remember, initargs=(1, begun), pilot_jobs=2) as executor:
-        pids = Counter(map(str, executor.map(_pid, range(200))))
-        executor.submit(_pid, 0).result(LIMIT_S)
+        processes = set(executor.map(_process, range(200)))
+        executor.submit(_process, 0).result(LIMIT_S)
     told = {path.name: path.read_text() for path in begun.iterdir()}
-    assert pids.keys() <= told.keys()
-    assert set(told.values()) == {"begun\n"}
+    assert {told[process] for process in processes} == {"begun\n"}
 
 
 def test_the_initializer_may_be_a_closure(new_executor: NewExecutor) -> None:
@@ -97,7 +97,7 @@ def test_an_initializer_that_fails_is_the_exception_of_the_calls(
     new_executor: NewExecutor, kind: dict[str, Any]
 ) -> None:
     executor = new_executor(initializer=_refuse, initargs=(0,), **kind)
-    futures = [*executor.map_to_futures(_pid, range(3)), executor.submit(_pid, 3)]
+    futures = [*executor.map_to_futures(_process, range(3)), executor.submit(_process, 3)]
     errors = [future.exception(LIMIT_S) for future in futures]
     for error in errors:
         assert isinstance(error, NoLicence)
@@ -106,13 +106,15 @@ def test_an_initializer_that_fails_is_the_exception_of_the_calls(
         assert "initializer" in error.error
         assert "_refuse" in error.error
     assert len(set(map(id, errors))) == 4
-    assert executor.submit(_pid, 4).exception(LIMIT_S) is not None
+    assert executor.submit(_process, 4).exception(LIMIT_S) is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_initializer_that_exits_is_said(new_executor: NewExecutor, kind: dict[str, Any]) -> None:
     error = (
-        new_executor(initializer=_exit, initargs=(0,), **kind).submit(_pid, 0).exception(LIMIT_S)
+        new_executor(initializer=_exit, initargs=(0,), **kind)
+        .submit(_process, 0)
+        .exception(LIMIT_S)
     )
     assert type(error) is RemoteException
     assert "no such data" in str(error)
@@ -124,7 +126,7 @@ def test_a_failed_initializer_is_a_kept_output_like_any_failure(
 ) -> None:
     options = {"output_key": str(tmp_path / "kept")}
     executor = new_executor(initializer=_refuse, initargs=(0,))
-    assert executor.submit(_pid, 0, __cfut_options=options).exception(LIMIT_S) is not None
+    assert executor.submit(_process, 0, __cfut_options=options).exception(LIMIT_S) is not None
     assert (tmp_path / "kept.preliminary").exists()
 
 
@@ -153,7 +155,7 @@ def test_cancelled_calls_hold_no_place_of_others(new_executor: NewExecutor, tmp_
     first = executor.map_to_futures(_width_while_it_runs, [running] * 20)
     for future in first[1:]:
         future.cancel()
-    assert executor.submit(_pid, 0).result(LIMIT_S)
+    assert executor.submit(_process, 0).result(LIMIT_S)
 
 
 def test_the_width_is_always_a_number(cluster: Cluster, new_executor: NewExecutor) -> None:
