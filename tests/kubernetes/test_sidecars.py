@@ -150,7 +150,8 @@ _PROBE = {"startupProbe": {"exec": {"command": ["false"]}, "failureThreshold": 1
 @pytest.mark.timeout(240)
 def test_what_keeps_a_pod_from_beginning_is_named_and_ends_it(new_executor: NewExecutor) -> None:
     """All cases run at the same time, as each takes long."""
-    crashes = _before(stays=True, command="echo no license; exit 7")
+    # Without a probe, one that is seen in its short life has begun, and the call begins too.
+    crashes = _before(stays=True, command="echo no license; exit 7", **_PROBE)
     never_ready = _before(stays=True, command="sleep 3600", **_PROBE)
     never_ends = _before(stays=False, command="sleep 3600")
     futures = [
