@@ -66,6 +66,7 @@ class Cluster:
         narrow: Further keywords with which at most `narrow_width` elements run at a time.
         nesting: Further keywords where calls make executors themselves.
         other_python: A Python of another minor version, as jobs find it; None: look for one here.
+        for_other_python: Further keywords with which it has the memory that it needs.
     """
 
     environment: str
@@ -76,6 +77,7 @@ class Cluster:
     narrow_width: int = 1
     nesting: dict[str, Any] = field(default_factory=dict)
     other_python: str | None = None
+    for_other_python: dict[str, Any] = field(default_factory=dict)
 
     def new_executor(self, directory: Path, **keywords: Any) -> Any:
         """`directory`: its jobs see it, too; becomes `cfut_dir`."""
@@ -98,6 +100,7 @@ SLURM = Cluster(
     {"job_resources": {"mem": "100M"}},
     narrow={"job_resources": {"mem": "100M", "exclusive": True}},
     narrow_width=2,  # of the two nodes of dockered-slurm
+    for_other_python={"job_resources": {"mem": "300M"}},  # a bare PyPy has 60 to 70 MB
 )
 KUBERNETES = Cluster(
     "kubernetes",

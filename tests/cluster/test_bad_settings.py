@@ -47,7 +47,8 @@ def test_another_python_in_the_job_is_refused_by_name(
     other = cluster.other_python or _other_python()
     if other is None:
         pytest.skip("there is no Python of another version on this machine")
-    futures = new_executor(python_executable=other).map_to_futures(jobs.square, [1, 2])
+    executor = new_executor(python_executable=other, **cluster.for_other_python)
+    futures = executor.map_to_futures(jobs.square, [1, 2])
     for index, future in enumerate(futures):
         error = future.exception(LIMIT_S)
         assert isinstance(error, RemoteException)
