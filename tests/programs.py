@@ -34,7 +34,7 @@ class Program:
         arguments: Sequence[str] = (),
         cwd: Path | None = None,
         environment: Mapping[str, str] | None = None,
-        interpreter: Sequence[str] = (sys.executable, "-u"),
+        interpreter: Sequence[str] = (sys.executable, "-u", "-X", "faulthandler"),
     ) -> None:
         script.write_text(textwrap.dedent(text))
         self._stdout = script.with_suffix(".stdout")

@@ -355,7 +355,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         if exc_type is None or self._session.pid != os.getpid():
             self.shutdown(wait=True)
         else:
-            self._session.abort()
+            process_wide.end_at_once(self._session)
             self._session.join()
         return False
 

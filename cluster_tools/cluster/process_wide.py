@@ -1,16 +1,20 @@
 """What all executors of a process share: the watcher, the prober, signal handlers, the end at exit.
 
-    signal -> handler -byte-> watcher thread -> sessions end at once
-    exit   -> atexit  ------------------------> sessions are waited for, or end at once after an error
+    signal -> handler ----byte--> watcher thread ---> sessions end at once
+    exit after an error --byte--> watcher thread ---> sessions end at once
+    other exit ----------------> sessions are waited for
+    error in `with` -----------> thread of its own -> the session ends at once
 
 A handler takes no lock and starts no thread: it writes to the watcher's pipe, waits until the watcher has
 seen to it, and goes on to the handler that was there before. In a forked child all of this is gone.
+
+Nothing ends at once in the main thread, which a second signal interrupts: the process waits, with a limit,
+until the jobs are being cancelled.
 """
 
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import os
 import signal
@@ -22,7 +26,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from cluster_tools.cluster.probing import Prober
-from cluster_tools.cluster.watching import SIGNAL, Watcher
+from cluster_tools.cluster.watching import END, Watcher
 
 if TYPE_CHECKING:
     from cluster_tools.cluster.session import Session
@@ -46,7 +50,12 @@ class _Threads:
         self.sessions: list[Session] = []
         self.watcher: Watcher | None = None
         self.prober: Prober | None = None
-        self.signals_seen = 0
+        # How often all sessions have been ended at once; whether they are to be, and are not yet.
+        self.times_ended = 0
+        self.is_ending = False
+        # A signal's handler waits for that; which came meanwhile.
+        self.is_handling = False
+        self.came_meanwhile: list[tuple[_Handler, int]] = []
         # Never closed: a handler may be about to write to it.
         self._pipe: tuple[int, int] | None = None
 
@@ -77,7 +86,6 @@ def _above_standard_streams(fds: tuple[int, int]) -> tuple[int, int]:
 
 _threads = _Threads()
 _threads_lock = threading.Lock()
-_signal_numbers = itertools.count(1)
 
 
 def join(session: Session) -> None:
@@ -139,15 +147,24 @@ def ask(session: Session) -> None:
         prober.expect(session)
 
 
+def end_at_once(session: Session) -> None:
+    """Aborts the session, and waits until its jobs are being cancelled, with a limit."""
+    try:
+        threading.Thread(target=session.abort, name="cluster_tools-abort", daemon=True).start()
+    except RuntimeError:  # there are too many threads
+        session.abort()
+    _wait_until(lambda: session.stop_begun, _HANDLER_PATIENCE_S)
+
+
 def _end_all() -> None:
-    """In the watcher's thread, after a signal."""
-    number = next(_signal_numbers)
+    """In the watcher's thread."""
     for session in list(_threads.sessions):
         try:
             session.abort()
         except Exception:
-            _logger.exception("an executor could not be ended after a signal")
-    _threads.signals_seen = number
+            _logger.exception("an executor could not be ended after a signal or an error")
+    _threads.times_ended += 1
+    _threads.is_ending = False
 
 
 class _Handler:
@@ -156,35 +173,64 @@ class _Handler:
     def __init__(self, previous: Any):
         self._previous: Any = previous
         self._pid = os.getpid()
-        self._waiting = False
 
     def is_ours(self) -> bool:
         """Not the one of the process that this one was forked from."""
         return os.getpid() == self._pid
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        watcher = _threads.watcher
-        if watcher is not None and self.is_ours() and not self._waiting:
-            self._waiting = True  # a second signal does not wait for the first
+        threads = _threads
+        if threads.watcher is not None and self.is_ours():
+            if threads.is_handling:  # this one came while another is waited for, below
+                threads.came_meanwhile.append((self, signum))
+                return
+            threads.is_handling = True
             try:
-                self._wait_for(watcher)
+                _have_all_end(threads.watcher)
             finally:
-                self._waiting = False
+                threads.is_handling = False
+            came_meanwhile, threads.came_meanwhile = threads.came_meanwhile, []
+            for handler, other in came_meanwhile:
+                handler.end_by_default(other)
+        self.end_by_default(signum)
         if callable(self._previous):
             self._previous(signum, frame)
-        elif self._previous == signal.SIG_DFL:
+
+    def end_by_default(self, signum: int) -> None:
+        """Ends the process, if the signal would have done that."""
+        if self._previous == signal.SIG_DFL:
             _wait_until(lambda: not _threads.sessions, _CLEAN_UP_PATIENCE_S)
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
             os._exit(128 + signum)  # the first process of a container is not ended by that
 
-    @staticmethod
-    def _wait_for(watcher: Watcher) -> None:
-        seen = _threads.signals_seen
-        watcher.write(SIGNAL)
-        _wait_until(
-            lambda: _threads.signals_seen != seen or not watcher.is_alive(), _HANDLER_PATIENCE_S
-        )
+
+def _have_all_end(watcher: Watcher) -> None:
+    """Waits until the jobs of all sessions are being cancelled, with a limit."""
+    times = _threads.times_ended
+    _threads.is_ending = True
+    watcher.write(END)
+
+    def is_over() -> bool:
+        return _threads.times_ended != times and _stops_have_begun()
+
+    _wait_until(lambda: is_over() or not watcher.is_alive(), _HANDLER_PATIENCE_S)
+
+
+def _stops_have_begun() -> bool:
+    return all(session.stop_begun for session in list(_threads.sessions) if session.aborted)
+
+
+def _wait_for_stops() -> None:
+    """As the last thing: whatever exceptions come out of handlers, which may not be ours, meanwhile."""
+    deadline = time.monotonic() + _HANDLER_PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            if not _threads.is_ending and _stops_have_begun():
+                return
+            time.sleep(_HANDLER_INTERVAL_S)
+        except BaseException:  # the process ends anyway, a little later
+            pass
 
 
 def _wait_until(condition: Callable[[], bool], patience_s: float) -> None:
@@ -222,18 +268,17 @@ def _was_unhandled_exception() -> bool:
 
 @atexit.register
 def _at_exit() -> None:
-    unhandled = _was_unhandled_exception()
-    for session in list(_threads.sessions):
-        if session.pid != os.getpid():
-            continue
-        try:
-            if unhandled:
-                session.abort()
-                session.join()
-            else:
+    watcher = _threads.watcher
+    try:
+        if watcher is not None and _was_unhandled_exception():
+            _have_all_end(watcher)
+        for session in list(_threads.sessions):
+            try:
                 session.close(wait=True)
-        except Exception:
-            _logger.exception("an executor could not be ended at exit")
+            except Exception:
+                _logger.exception("an executor could not be ended at exit")
+    finally:
+        _wait_for_stops()
 
 
 def _forget_in_child() -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import os
 import queue
-import threading
 import time
 from bisect import bisect_right
 from collections import defaultdict
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from cluster_tools import own_files, worker
 from cluster_tools.cluster import logs, process_wide
 from cluster_tools.cluster.future import end_quietly
+from cluster_tools.cluster.joinable_thread import JoinableThread
 from cluster_tools.cluster.run_directory import (
     Outcome,
     OutputCutShort,
@@ -110,9 +110,9 @@ class _Question:
     give_up_at: float
 
 
-class Resolver(threading.Thread):
+class Resolver(JoinableThread):
     def __init__(self, session: Session):
-        super().__init__(name="cluster_tools-resolver", daemon=True)
+        super().__init__("cluster_tools-resolver")
         self._session = session
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]]
         self._inbox = queue.SimpleQueue()
@@ -143,7 +143,7 @@ class Resolver(threading.Thread):
         """Has a method of this class run in its thread. Takes no lock; any thread, any time."""
         self._inbox.put((method, arguments))
 
-    def run(self) -> None:
+    def work(self) -> None:
         while not self._ended:
             left = None if self._chores_at is None else self._chores_at - time.monotonic()
             method, arguments = self._do_chores, ()
@@ -354,7 +354,8 @@ class Resolver(threading.Thread):
 
     def _end_if_still_done(self) -> None:
         session = self._session
-        if session.ending or not self._is_done():
+        # What was aborted ends by itself, once its jobs are being cancelled.
+        if session.aborted or session.ending or not self._is_done():
             return
         if session.pool is not None:
             session.pool.dismiss()

@@ -114,6 +114,8 @@ class Session:
         self.aborted = False
         # Until when threads are waited for, once it is aborted.
         self._patient_until = 0.0
+        # And its jobs are being cancelled, as far as they are to be.
+        self.stop_begun = False
         # It was aborted, and its jobs go on without this client: they need their files.
         self.leaves_jobs = False
         # Calls that are not submitted yet are to be cancelled.
@@ -506,7 +508,8 @@ class Session:
     def abort(self) -> None:
         """Cancels all that is queued or running, if it is not to be kept.
 
-        Takes no lock: may be called after a signal.
+        Takes no lock: may be called after a signal. Not in the main thread, where an exception of a signal's
+        handler would end it in the middle: see `process_wide`.
         """
         if self.aborted:
             return
@@ -517,10 +520,13 @@ class Session:
         # Before the resolver forgets them; whatever job comes later is stopped where it is told.
         job_ids = {piece.job_id for piece in list(self._pieces) if piece.job_id is not None}
         self.resolver.post(self.resolver.abandon_all)
-        if not self.leaves_jobs:
-            self.directory.stop()
-        self._stop(job_ids)
-        self.begin_end()
+        try:
+            if not self.leaves_jobs:
+                self.directory.stop()
+            self._stop(job_ids)
+        finally:
+            self.stop_begun = True
+            self.begin_end()
 
     def _stop(self, job_ids: Collection[str]) -> None:
         if self.leaves_jobs:

@@ -1,4 +1,4 @@
-"""Notices what workers leave in the run directories, and signals.
+"""Notices what workers leave in the run directories, and that all executors are to end at once.
 
     signal handler --byte--> pipe --+
                                     +--> watcher thread: lists directories --names--> resolvers
@@ -14,11 +14,11 @@ from __future__ import annotations
 import logging
 import os
 import select
-import threading
 import time
 from collections.abc import Callable
 
 from cluster_tools import own_files
+from cluster_tools.cluster.joinable_thread import JoinableThread
 
 _MIN_INTERVAL_S = 0.02
 _MAX_INTERVAL_S = 1.0
@@ -28,7 +28,7 @@ _INTERVAL_PART = 0.05
 _MAX_LOAD = 0.1
 
 _WAKE = b"w"
-SIGNAL = b"s"
+END = b"e"
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -106,12 +106,12 @@ class Watched:
         return news
 
 
-class Watcher(threading.Thread):
-    """`pipe`: non-blocking. `on_signal`: called in this thread after SIGNAL was written to it."""
+class Watcher(JoinableThread):
+    """`pipe`: non-blocking. `on_end`: called in this thread after END was written to it."""
 
-    def __init__(self, pipe: tuple[int, int], on_signal: Callable[[], None]):
-        super().__init__(name="cluster_tools-watcher", daemon=True)
-        self._on_signal = on_signal
+    def __init__(self, pipe: tuple[int, int], on_end: Callable[[], None]):
+        super().__init__("cluster_tools-watcher")
+        self._on_end = on_end
         self._read_end, self._write_end = pipe
         # Only whole-dict operations, which need no lock.
         self._watched: dict[str, Watched] = {}
@@ -137,7 +137,7 @@ class Watcher(threading.Thread):
         self._ended = True
         self.wake()
 
-    def run(self) -> None:
+    def work(self) -> None:
         while not self._ended:
             try:
                 self._wait_and_look()
@@ -154,8 +154,8 @@ class Watcher(threading.Thread):
         poll = select.poll()
         poll.register(self._read_end, select.POLLIN)
         woken = poll.poll(None if timeout is None else timeout * 1000)
-        if woken and SIGNAL in os.read(self._read_end, 4096):
-            self._on_signal()
+        if woken and END in os.read(self._read_end, 4096):
+            self._on_end()
         now = time.monotonic()
         for watched in list(self._watched.values()):
             if watched.open_tasks and watched.next_look <= now:

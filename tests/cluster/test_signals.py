@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,27 @@ def test_a_signal_cancels_running_jobs_and_ends_the_program_as_ever(
         program.send(signum)
         assert program.exit_status() == -signum
     assert ("KeyboardInterrupt" in program.stderr) is (signum == signal.SIGINT)
+    wait_until(lambda: not cluster.elements_of(tmp_path), "the end of its jobs")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("waiting", ["futures[0].result()", "pass"], ids=["result", "leaving-with"])
+def test_signals_in_a_row_leave_no_job(
+    cluster: Cluster, tmp_path: Path, waiting: str, signum: signal.Signals
+) -> None:
+    """Each may come while the one before it is being seen to, or the program ends."""
+    body = f"""
+        with new_executor() as executor:
+            futures = start(executor, 2)
+            wait_until(lambda: started() == 2)
+            print("ready")
+            {waiting}
+    """
+    with executor_program(cluster, tmp_path, body) as program:
+        program.wait_for("ready")
+        while program.process.poll() is None:
+            program.send(signum)
+            time.sleep(0.03)
     wait_until(lambda: not cluster.elements_of(tmp_path), "the end of its jobs")
 
 
