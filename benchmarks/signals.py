@@ -32,7 +32,7 @@ import cluster_tools
 from benchmarks.accepting import AcceptingExecutor, AcceptingScheduler
 from benchmarks.figures import show_machine
 from benchmarks.tasks import identity
-from cluster_tools import worker
+from cluster_tools.job import worker
 from cluster_tools.schedulers.base import ArrayRequest
 
 _SILENCE_S = 30.0

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from cluster_tools import executors as executors
     from cluster_tools import schedulers as schedulers
     from cluster_tools._factory import get_executor
-    from cluster_tools.cluster.executor import ClusterExecutor
     from cluster_tools.errors import (
         RemoteException,
         RemoteOutOfMemoryException,
@@ -19,14 +18,15 @@ if TYPE_CHECKING:
     )
     from cluster_tools.executor_protocol import Executor
     from cluster_tools.executors.batching import BatchingExecutor
+    from cluster_tools.executors.cluster import ClusterExecutor
+    from cluster_tools.executors.kubernetes import KubernetesExecutor
+    from cluster_tools.executors.local import LocalExecutor
     from cluster_tools.executors.multiprocessing_ import MultiprocessingExecutor
     from cluster_tools.executors.multiprocessing_pickle import MultiprocessingPickleExecutor
     from cluster_tools.executors.sequential import SequentialExecutor
     from cluster_tools.executors.sequential_pickle import SequentialPickleExecutor
+    from cluster_tools.executors.slurm import SlurmExecutor
     from cluster_tools.output_store import FileOutputStore, OutputStore
-    from cluster_tools.schedulers.kubernetes import KubernetesExecutor
-    from cluster_tools.schedulers.local import LocalExecutor
-    from cluster_tools.schedulers.slurm import SlurmExecutor
 
 __version__ = "5.0.0"
 
@@ -52,11 +52,11 @@ __all__ = [
 
 _MODULE_OF = {
     "BatchingExecutor": "executors.batching",
-    "ClusterExecutor": "cluster.executor",
+    "ClusterExecutor": "executors.cluster",
     "Executor": "executor_protocol",
     "FileOutputStore": "output_store",
-    "KubernetesExecutor": "schedulers.kubernetes",
-    "LocalExecutor": "schedulers.local",
+    "KubernetesExecutor": "executors.kubernetes",
+    "LocalExecutor": "executors.local",
     "MultiprocessingExecutor": "executors.multiprocessing_",
     "MultiprocessingPickleExecutor": "executors.multiprocessing_pickle",
     "OutputStore": "output_store",
@@ -66,7 +66,7 @@ _MODULE_OF = {
     "RemoteTimeLimitException": "errors",
     "SequentialExecutor": "executors.sequential",
     "SequentialPickleExecutor": "executors.sequential_pickle",
-    "SlurmExecutor": "schedulers.slurm",
+    "SlurmExecutor": "executors.slurm",
     "get_executor": "_factory",
 }
 

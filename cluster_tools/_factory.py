@@ -1,26 +1,30 @@
 """From a strategy's name to its executor.
 
-Knows every strategy's name, class and keywords, and imports the class only when it is wanted.
+Knows the name and the class of each strategy of ours, and imports the class only when it is wanted. Those
+of other packages are entry points of the group `cluster_tools.schedulers`; ours are none, so that they are
+found where the package is not installed but lies on PYTHONPATH, as it may on nodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 
 from cluster_tools._keywords import check_keywords, handed_on, taken
 from cluster_tools._lazy import import_submodule
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from cluster_tools.executor_protocol import Executor
     from cluster_tools.executors.batching import BatchingExecutor
+    from cluster_tools.executors.kubernetes import KubernetesExecutor
+    from cluster_tools.executors.local import LocalExecutor
     from cluster_tools.executors.multiprocessing_ import MultiprocessingExecutor
     from cluster_tools.executors.multiprocessing_pickle import MultiprocessingPickleExecutor
     from cluster_tools.executors.sequential import SequentialExecutor
     from cluster_tools.executors.sequential_pickle import SequentialPickleExecutor
-    from cluster_tools.schedulers.kubernetes import KubernetesExecutor
-    from cluster_tools.schedulers.local import LocalExecutor
-    from cluster_tools.schedulers.slurm import SlurmExecutor
+    from cluster_tools.executors.slurm import SlurmExecutor
 
 
 class _Strategy(NamedTuple):
@@ -38,14 +42,16 @@ _STRATEGIES = {
         "executors.multiprocessing_pickle", "MultiprocessingPickleExecutor"
     ),
     "batching": _Strategy("executors.batching", "BatchingExecutor"),
-    "local": _Strategy("schedulers.local", "LocalExecutor"),
-    "slurm": _Strategy("schedulers.slurm", "SlurmExecutor"),
-    "kubernetes": _Strategy("schedulers.kubernetes", "KubernetesExecutor"),
+    "local": _Strategy("executors.local", "LocalExecutor"),
+    "slurm": _Strategy("executors.slurm", "SlurmExecutor"),
+    "kubernetes": _Strategy("executors.kubernetes", "KubernetesExecutor"),
 }
 _ALIASES = {
     "debug_sequential": "sequential",
     "test_pickling": "multiprocessing_with_pickling",
 }
+# Each is the name of a strategy, and refers to a subclass of ClusterExecutor.
+_ENTRY_POINTS = "cluster_tools.schedulers"
 _LEFT_OUT = frozenset({"dask", "pbs"})
 
 
@@ -80,7 +86,9 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
 
     Arguments:
         environment: The strategy: `sequential`, `sequential_with_pickling`, `multiprocessing`,
-            `multiprocessing_with_pickling`, `batching`, `local`, `slurm` or `kubernetes`.
+            `multiprocessing_with_pickling`, `batching`, `local`, `slurm` or `kubernetes`; or one of
+            another package, by an entry point of the group `cluster_tools.schedulers` that refers to
+            a subclass of `ClusterExecutor`.
         kwargs: Go to the executor's class. What only other strategies take is left out, so
             that one set of keywords serves all; what none takes causes a `UserWarning`.
             `batching` hands on what it does not take itself, where its `executor` does not say
@@ -88,20 +96,18 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
 
     Raises:
         ValueError: There is no such strategy, or a keyword is one of `job_resources`.
+        What importing the strategy raises, such as ImportError.
     """
     name = _ALIASES.get(environment, environment)
     if name in _LEFT_OUT:
         raise ValueError(
             f"the strategy {name!r} was left out of cluster_tools 5; {_known_strategies()}"
         )
-    if name not in _STRATEGIES:
+    executor_class = _executor_class(name)
+    if executor_class is None:
         raise ValueError(f"unknown strategy {environment!r}; {_known_strategies()}")
-    strategy = _STRATEGIES[name]
     check_keywords(kwargs)
     arguments = taken(name, kwargs)
-    executor_class: Any = getattr(
-        import_submodule("cluster_tools", strategy.module), strategy.class_name
-    )
     if name != "batching":
         return executor_class(**arguments)
     # The class takes both of them, so that one of them can be None.
@@ -112,6 +118,23 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
     except BaseException:
         inner.shutdown(cancel_futures=True)
         raise
+
+
+def _executor_class(name: str) -> Any:
+    """None: there is none of that name."""
+    if name in _STRATEGIES:
+        module, class_name = _STRATEGIES[name]
+        return getattr(import_submodule("cluster_tools", module), class_name)
+    for entry_point in _entry_points():
+        if entry_point.name == name:
+            return entry_point.load()
+    return None
+
+
+def _entry_points() -> Iterable[EntryPoint]:
+    from importlib.metadata import entry_points
+
+    return entry_points(group=_ENTRY_POINTS)
 
 
 def _inner_executor(config: object, outer: Mapping[str, Any]) -> Executor:
@@ -126,4 +149,5 @@ def _inner_executor(config: object, outer: Mapping[str, Any]) -> Executor:
 
 
 def _known_strategies() -> str:
-    return f"there are {', '.join(sorted([*_STRATEGIES, *_ALIASES]))}"
+    others = [entry_point.name for entry_point in _entry_points()]
+    return f"there are {', '.join(sorted({*_STRATEGIES, *_ALIASES, *others}))}"

@@ -17,6 +17,7 @@ CLUSTERS = frozenset({"local", "slurm", "kubernetes"})
 BATCHING = frozenset({"batching"})
 # `batching` is not among them: what is given to it goes on to the executor that it wraps.
 _ALL_THAT_RUN_CALLS = SEQUENTIAL | POOLS | CLUSTERS
+_OURS = _ALL_THAT_RUN_CALLS | BATCHING
 
 
 class Keyword(NamedTuple):
@@ -139,11 +140,12 @@ def _suggestion(word: str) -> str:
 
 
 def taken(strategy: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `keywords` that the strategy's class takes."""
+    """Those of `keywords` that the strategy's class takes. One of another package takes what clusters do."""
+    takers = {strategy} if strategy in _OURS else CLUSTERS
     return {
         word: value
         for word, value in keywords.items()
-        if word in KEYWORDS and strategy in KEYWORDS[word].taken_by
+        if word in KEYWORDS and takers <= KEYWORDS[word].taken_by
     }
 
 

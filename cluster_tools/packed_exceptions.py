@@ -34,7 +34,7 @@ from weakref import WeakValueDictionary
 
 from cluster_tools import pickling
 from cluster_tools.function_name import exception_text, type_name
-from cluster_tools.worker import NUMBER_BYTES, PICKLE_PROTOCOL, pack_numbers
+from cluster_tools.job.worker import NUMBER_BYTES, PICKLE_PROTOCOL, pack_numbers
 
 Row = dict[str, Any]
 

@@ -3,7 +3,7 @@
 Plain pickle, unless something in it would not be found in a job: then cloudpickle, which takes lambdas,
 closures and all of a `__main__` without a file (notebooks, `python -c`) by value. A script's own
 functions and classes always go by reference, so that their identity and their module's globals are
-kept; `cluster_tools.worker` imports the script under the name that `main_module` says.
+kept; `cluster_tools.job.worker` imports the script under the name that `main_module` says.
 """
 
 import functools
@@ -17,7 +17,7 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from cluster_tools.worker import PICKLE_PROTOCOL, by_value_marks, dump_by_reference
+from cluster_tools.job.worker import PICKLE_PROTOCOL, by_value_marks, dump_by_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

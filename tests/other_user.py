@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cluster_tools import pilot, worker
+from cluster_tools.job import pilot, worker
 
 __all__ = ["group_directory", "trace"]
 

@@ -8,7 +8,7 @@
                |   when the future of one is done its element has ended, and
                +-- bury: what it held and had not begun is to do again, what it was running fails
 
-The files and their rules are those of `cluster_tools.pilot`. The resolver's thread alone knows who does what;
+The files and their rules are those of `cluster_tools.job.pilot`. The resolver's thread alone knows who does what;
 what other threads call says so.
 """
 
@@ -24,7 +24,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from cluster_tools import own_files, pickling, pilot, worker
+from cluster_tools import own_files, pickling
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.logs import Part
 from cluster_tools.cluster.run_directory import Outcome, stored_outcome
@@ -38,6 +38,7 @@ from cluster_tools.errors import (
     RemoteTimeLimitException,
     SubmissionException,
 )
+from cluster_tools.job import pilot, worker
 from cluster_tools.schedulers.base import Element
 
 if TYPE_CHECKING:

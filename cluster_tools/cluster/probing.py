@@ -19,9 +19,9 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cluster_tools import worker
 from cluster_tools.cluster import logs
 from cluster_tools.cluster.tasks import Piece
+from cluster_tools.job import worker
 from cluster_tools.schedulers.base import (
     Cause,
     Element,

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cluster_tools import own_files, worker
+from cluster_tools import own_files
 from cluster_tools.cluster import logs, process_wide
 from cluster_tools.cluster.future import end_quietly
 from cluster_tools.cluster.joinable_thread import JoinableThread
@@ -46,6 +46,7 @@ from cluster_tools.errors import (
     remote_exception,
 )
 from cluster_tools.function_name import exception_text
+from cluster_tools.job import worker
 from cluster_tools.output_store import FileOutputStore
 from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Cause, Element, Ending

@@ -11,7 +11,7 @@
         client                       the client's heartbeat: workers look at its modification time
         stopped                      made here: what runs was cancelled, nobody wants what comes of it
 
-The names and layouts stand in `cluster_tools.worker`, which is the other side. Knows bytes and files, no
+The names and layouts stand in `cluster_tools.job.worker`, which is the other side. Knows bytes and files, no
 futures and no jobs.
 """
 
@@ -34,8 +34,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
 
-from cluster_tools import __version__, own_files, pickling, worker
+from cluster_tools import __version__, own_files, pickling
 from cluster_tools.cluster import cfut_directory
+from cluster_tools.job import worker
 from cluster_tools.packed_exceptions import rows_of
 
 _WRITE_BUFFER_BYTES = 1 << 20

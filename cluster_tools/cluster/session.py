@@ -23,9 +23,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from cluster_tools import pickling, worker
+from cluster_tools import pickling
 from cluster_tools.cluster import process_wide, run_directory
-from cluster_tools.cluster.file_system import shows_files_at_once
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.heartbeat import Heart
 from cluster_tools.cluster.pilots import PilotPool
@@ -34,6 +33,8 @@ from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.cluster.submission import Call, Span, Submitter
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.cluster.watching import Watched
+from cluster_tools.file_system import shows_files_at_once
+from cluster_tools.job import worker
 from cluster_tools.output_store import OutputStore
 from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Element, Ending, Scheduler, SchedulerError

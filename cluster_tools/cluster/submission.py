@@ -27,7 +27,7 @@ from cluster_tools.cluster.cutting import Cutter
 from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.errors import SubmissionException
-from cluster_tools.failure_log import FailureLog
+from cluster_tools.observers.failure_log import FailureLog
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     RefusedForCount,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cluster_tools.cluster.future import ClusterFuture
-from cluster_tools.failure_log import FailureLog
+from cluster_tools.observers.failure_log import FailureLog
 from cluster_tools.schedulers.base import Element
 
 

@@ -32,8 +32,8 @@ from cluster_tools.executors.calls import (
 )
 from cluster_tools.executors.chunk_progress import ChunkProgress
 from cluster_tools.function_name import type_name
+from cluster_tools.job.worker import reduce_method
 from cluster_tools.packed_exceptions import failure_bytes
-from cluster_tools.worker import reduce_method
 
 PLAIN_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes})
 """Types of which a copy is as good as the original, so that several may be in one pickle.

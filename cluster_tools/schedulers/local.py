@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from itertools import count
 from typing import BinaryIO, cast
 
-from cluster_tools.cluster.executor import ClusterExecutor
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -350,15 +349,3 @@ def _usable_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-class LocalExecutor(ClusterExecutor):
-    """Runs calls as subprocesses of this machine, the way a cluster would run them as jobs.
-
-    For trying things without a cluster. Without `max_workers` as many run at a time as there are processors
-    that this process may use, or as `pilot_jobs` says where that is more. The other arguments are those of
-    `ClusterExecutor`.
-    """
-
-    def _make_scheduler(self, options: Options) -> Scheduler:
-        return LocalScheduler(options)

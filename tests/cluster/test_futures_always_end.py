@@ -15,8 +15,9 @@ import pytest
 from clusters import LOCAL
 from waiting import LIMIT_S, wait_until
 
+from cluster_tools.executors.local import LocalExecutor
 from cluster_tools.schedulers.base import ArrayRequest, Options, Scheduler
-from cluster_tools.schedulers.local import LocalExecutor, LocalScheduler
+from cluster_tools.schedulers.local import LocalScheduler
 
 
 def _exit(_: Any) -> None:

@@ -17,8 +17,8 @@ import pytest
 from clusters import LOCAL, SLURM, Cluster
 from waiting import LIMIT_S, wait_until
 
-from cluster_tools import pilot
 from cluster_tools.cluster.tasks import TaskArray
+from cluster_tools.job import pilot
 
 NewExecutor = Callable[..., Any]
 

@@ -17,9 +17,9 @@ from clusters import LOCAL
 from programs import executor_program
 from waiting import LIMIT_S, wait_until
 
-from cluster_tools import pilot
 from cluster_tools.errors import RemoteException, RemoteExitException
-from cluster_tools.pilot import Claimer, read_range
+from cluster_tools.job import pilot
+from cluster_tools.job.pilot import Claimer, read_range
 
 
 def _pool_directory(cfut: Path, name: str) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 import jobs
 from waiting import LIMIT_S, wait_until
 
+from cluster_tools.executors.local import LocalExecutor
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -22,7 +23,7 @@ from cluster_tools.schedulers.base import (
     State,
     Uncertain,
 )
-from cluster_tools.schedulers.local import LocalExecutor, LocalScheduler
+from cluster_tools.schedulers.local import LocalScheduler
 
 COUNT = 4
 

@@ -24,8 +24,9 @@ from cluster_tools.errors import (
     RemoteNeverStartedException,
     SubmissionException,
 )
+from cluster_tools.executors.local import LocalExecutor
 from cluster_tools.schedulers.base import ArrayRequest, Options, RefusedForCount
-from cluster_tools.schedulers.local import LocalExecutor, LocalScheduler
+from cluster_tools.schedulers.local import LocalScheduler
 
 NewExecutor = Callable[..., Any]
 

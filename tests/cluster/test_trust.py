@@ -30,8 +30,8 @@ from other_user import (
 )
 from waiting import LIMIT_S, wait_until
 
-from cluster_tools import pilot, worker
 from cluster_tools.errors import RemoteException
+from cluster_tools.job import pilot, worker
 
 pytestmark = only_root_is_two
 

@@ -174,12 +174,12 @@ def _end_in_silence(program: Program, signum: signal.Signals) -> None:
     program.send(signum)
     assert program.exit_status() == -signum, program.stderr
     assert time.monotonic() - began < _END_LIMIT_S
-    assert _processes("slurm_stop")
+    assert _processes("slurm.stop")
 
 
 def _all_is_cancelled(tmp_path: Path) -> None:
     wait_until(lambda: not SLURM.elements_of(tmp_path), "an empty queue")
-    wait_until(lambda: not _processes("slurm_stop"), "the end of what cancels")
+    wait_until(lambda: not _processes("slurm.stop"), "the end of what cancels")
     assert not SLURM.elements_of(tmp_path)
 
 

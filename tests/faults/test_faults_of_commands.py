@@ -20,7 +20,7 @@ from other_user import only_root_is_two, replace
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteExitException
-from cluster_tools.schedulers import slurm, slurm_commands
+from cluster_tools.schedulers.slurm import commands, scheduler
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 
@@ -41,8 +41,8 @@ def wrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wrap:
 
 @pytest.fixture
 def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_commands, "QUERY_TIMEOUT_S", _TIMEOUT_S)
-    monkeypatch.setattr(slurm, "SBATCH_TIMEOUT_S", _TIMEOUT_S)
+    monkeypatch.setattr(commands, "QUERY_TIMEOUT_S", _TIMEOUT_S)
+    monkeypatch.setattr(scheduler, "SBATCH_TIMEOUT_S", _TIMEOUT_S)
 
 
 _HANGS = "exec sleep 600"
@@ -128,7 +128,7 @@ def test_an_array_that_was_submitted_twice_runs_once(tmp_path: Path, wrap: Wrap)
         f'[ -e {first} ] || {{ real "$@" > {first}; {_TIMES_OUT}; }}\ntouch {again}; real "$@"',
     )
     # A slurmctld that has just come back may not know of it yet.
-    header = f"echo '{slurm_commands.SQUEUE_HEADER}'"
+    header = f"echo '{commands.SQUEUE_HEADER}'"
     wrap("squeue", f'[ -e {again} ] || {{ {header}; exit 0; }}\nreal "$@"')
     with SLURM.new_executor(tmp_path / "cfut") as executor:
         futures = _run_once(executor, tmp_path)

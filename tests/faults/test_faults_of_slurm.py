@@ -112,7 +112,7 @@ def test_what_slurmctld_has_forgotten_is_explained_by_accounting_or_lost(
 
 def _is_stopping() -> bool:
     """Whether a process still cancels an executor's jobs."""
-    return any("slurm_stop" in line for line in command("ps", "-A", "-ww", "-o", "args="))
+    return any("slurm.stop" in line for line in command("ps", "-A", "-ww", "-o", "args="))
 
 
 def _state(job_id: str) -> str:

@@ -135,7 +135,7 @@ def test_a_run_directory_that_pods_do_not_see_is_named(
 
 def _volume_of(directory: Path) -> str:
     """The volume in which pods find the directory."""
-    from cluster_tools.schedulers.kubernetes_manifest import job_manifest, parse_resources
+    from cluster_tools.schedulers.kubernetes.manifest import job_manifest, parse_resources
 
     manifest = job_manifest(
         parse_resources(kube.RESOURCES),

@@ -16,7 +16,7 @@ import pytest
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteExitException, SubmissionException
-from cluster_tools.schedulers import kubernetes_api
+from cluster_tools.schedulers.kubernetes import api
 
 pytestmark = pytest.mark.kubernetes
 
@@ -37,7 +37,7 @@ def test_a_watch_that_says_nothing_is_followed_by_a_list(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(kubernetes_api, "WATCH_SILENCE_S", 6.0)
+    monkeypatch.setattr(api, "WATCH_SILENCE_S", 6.0)
     between.holds_watches = True
     with caplog.at_level(logging.WARNING), new_executor() as executor:
         for _ in range(2):
@@ -68,7 +68,7 @@ def test_a_watch_whose_answer_is_held_back_hides_no_death_and_holds_up_no_call(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(kubernetes_api, "WATCH_SILENCE_S", 20.0)
+    monkeypatch.setattr(api, "WATCH_SILENCE_S", 20.0)
     between.withholds_watches = True
     with caplog.at_level(logging.WARNING), new_executor() as executor:
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9

@@ -26,9 +26,9 @@ from cluster_tools import (
     SlurmExecutor,
     get_executor,
 )
+from cluster_tools.executors.local import LocalExecutor
 from cluster_tools.schedulers.cluster_executor import ClusterExecutor as OlderClusterExecutor
 from cluster_tools.schedulers.cluster_executor import RemoteException as OlderRemoteException
-from cluster_tools.schedulers.local import LocalExecutor
 
 
 def square(number: int) -> int:

@@ -407,6 +407,7 @@ def test_a_worker_imports_little(tmp_path: Path) -> None:
         "cluster_tools.own_files",
         "cluster_tools.packed_exceptions",
         "cluster_tools.pickling",
-        "cluster_tools.worker",
+        "cluster_tools.job",
+        "cluster_tools.job.worker",
     }
     assert not modules & {"cloudpickle", "inspect", "logging.handlers", "typing_extensions"}

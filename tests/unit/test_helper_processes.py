@@ -20,7 +20,7 @@ from cluster_tools.schedulers import detached
 from cluster_tools.schedulers.detached import entries_for, helper_command, start_helper
 
 _PACKAGE = Path(cluster_tools.__file__).parent
-_STOP = "cluster_tools.schedulers.slurm_stop"
+_STOP = "cluster_tools.schedulers.slurm.stop"
 _SQUEUE = """\
 #!/bin/sh
 pwd >> {note}
@@ -223,7 +223,7 @@ def test_the_helper_that_deletes_jobs_finds_the_client_of_kubernetes(
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "here"))
     start_helper(
-        "cluster_tools.schedulers.kubernetes_stop",
+        "cluster_tools.schedulers.kubernetes.stop",
         ["", "default", ""],
         entries=entries_for("kubernetes"),
         changed={"KUBECONFIG": str(tmp_path / "nothing")},

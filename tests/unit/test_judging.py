@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
-from cluster_tools import worker
 from cluster_tools.cluster.probing import Docket
 from cluster_tools.cluster.tasks import Piece, TaskArray
+from cluster_tools.job import worker
 from cluster_tools.schedulers.base import Cause, Element, Ending, Report, State
-from cluster_tools.schedulers.slurm_commands import queue_rows
+from cluster_tools.schedulers.slurm.commands import queue_rows
 
 JOB = "1632"
 PENDING, RUNNING = Report(State.PENDING, "PENDING", "Priority"), Report(State.RUNNING, "RUNNING")

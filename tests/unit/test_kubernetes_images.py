@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_tools.schedulers.kubernetes_images import PullFailure, pull_failure, tried_in_vain_s
+from cluster_tools.schedulers.kubernetes.images import PullFailure, pull_failure, tried_in_vain_s
 
 _PULL = 'failed to pull and unpack image "r.example/not-found/denied:1": '
 _RESOLVE = f'{_PULL}failed to resolve reference "r.example/not-found/denied:1": '

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster_tools.schedulers.kubernetes_manifest import (
+from cluster_tools.schedulers.kubernetes.manifest import (
     POD_NAME,
     POD_UID,
     SESSION_LABEL,

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from cluster_tools.job.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 from cluster_tools.schedulers.base import Cause
-from cluster_tools.schedulers.kubernetes_manifest import Resources
-from cluster_tools.schedulers.kubernetes_pods import (
+from cluster_tools.schedulers.kubernetes.manifest import Resources
+from cluster_tools.schedulers.kubernetes.pods import (
     INDEX,
     Pod,
     ending,
@@ -17,7 +18,6 @@ from cluster_tools.schedulers.kubernetes_pods import (
     job_of,
     read_pod,
 )
-from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 
 RESOURCES = Resources("image", time_limit_s=60, limits={"memory": "2Gi"})
 DELETED = {"deletionTimestamp": "2025-06-01T12:00:10Z", "deletionGracePeriodSeconds": 5}

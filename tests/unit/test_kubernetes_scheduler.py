@@ -24,7 +24,6 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from waiting import wait_until
 
-from cluster_tools.schedulers import kubernetes_api, kubernetes_scheduler, kubernetes_watch
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -35,7 +34,7 @@ from cluster_tools.schedulers.base import (
     State,
     Unreachable,
 )
-from cluster_tools.schedulers.kubernetes_api import (
+from cluster_tools.schedulers.kubernetes.api import (
     ApiError,
     ApiServer,
     CredentialsExpired,
@@ -43,9 +42,9 @@ from cluster_tools.schedulers.kubernetes_api import (
     Gone,
     retry_after_s,
 )
-from cluster_tools.schedulers.kubernetes_manifest import SESSION_LABEL, parse_resources
-from cluster_tools.schedulers.kubernetes_pods import INDEX
-from cluster_tools.schedulers.kubernetes_scheduler import KubernetesScheduler, _indexes
+from cluster_tools.schedulers.kubernetes.manifest import SESSION_LABEL, parse_resources
+from cluster_tools.schedulers.kubernetes.pods import INDEX
+from cluster_tools.schedulers.kubernetes.scheduler import KubernetesScheduler, _indexes
 
 SESSION = "0a1b2c3d"
 TOKEN = f"{SESSION}.0.0.0"
@@ -1172,7 +1171,7 @@ def test_a_call_that_runs_is_not_ended_since_a_container_beside_it_does_not_begi
     server: FakeApiServer, make: Make, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is looked at more often."""
-    monkeypatch.setattr(kubernetes_scheduler, "_STUCK_LOOK_S", 0.5)
+    monkeypatch.setattr("cluster_tools.schedulers.kubernetes.scheduler._STUCK_LOOK_S", 0.5)
     scheduler = make(startup_timeout_s=1)
     scheduler.submit(request_of(1, is_array=False))
     status = _outlived("Pending", **_NO_IMAGE)
@@ -1590,7 +1589,7 @@ def test_watches_that_end_without_a_word_are_followed_by_lists_and_begun_ever_mo
     monkeypatch: pytest.MonkeyPatch,
     breaks: bool,
 ) -> None:
-    monkeypatch.setattr(kubernetes_watch, "_UNHEARD_S", 2.0)
+    monkeypatch.setattr("cluster_tools.schedulers.kubernetes.watch._UNHEARD_S", 2.0)
     server.watch_s, server.watches_break = 0.6, breaks
     scheduler = make()
     scheduler.submit(request_of())
@@ -1608,7 +1607,7 @@ def test_watches_that_end_without_a_word_are_followed_by_lists_and_begun_ever_mo
 def test_a_watch_that_says_something_is_followed_by_no_list(
     server: FakeApiServer, make: Make, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes_watch, "_UNHEARD_S", 2.0)
+    monkeypatch.setattr("cluster_tools.schedulers.kubernetes.watch._UNHEARD_S", 2.0)
     server.watch_s = 0.6
     make().submit(request_of())
 
@@ -1627,8 +1626,8 @@ def test_a_watch_whose_answer_does_not_begin_is_said_once_and_followed_by_lists(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(kubernetes_api, "WATCH_SILENCE_S", 2.0)
-    monkeypatch.setattr(kubernetes_watch, "_OPENING_PATIENCE_S", 0.5)
+    monkeypatch.setattr("cluster_tools.schedulers.kubernetes.api.WATCH_SILENCE_S", 2.0)
+    monkeypatch.setattr("cluster_tools.schedulers.kubernetes.watch._OPENING_PATIENCE_S", 0.5)
     server.answer("watch", "/jobs", times=None, hangs=True)
     scheduler = make()
     with caplog.at_level(logging.WARNING, "cluster_tools"):
@@ -1651,7 +1650,7 @@ def test_a_server_that_lets_each_request_wait_is_unreachable(
     """It is as behind a firewall that drops packets."""
     scheduler = make()
     scheduler.submit(request_of())
-    monkeypatch.setattr(kubernetes_api, "CONNECT_TIMEOUT_S", 0.7)
+    monkeypatch.setattr("cluster_tools.schedulers.kubernetes.api.CONNECT_TIMEOUT_S", 0.7)
     server.refuse_connections()
     with socket.socket() as full, socket.socket() as last:
         full.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from waiting import LIMIT_S, wait_until
 
+from cluster_tools.job.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 from cluster_tools.schedulers.base import ArrayRequest
-from cluster_tools.schedulers.kubernetes_script import (
+from cluster_tools.schedulers.kubernetes.script import (
     WORKER_START,
     container_command,
     element_script,
     environment_script,
 )
-from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 
 PRINT_ARGUMENTS = [sys.executable, "-c", "import sys; print(sys.argv[1:])"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cluster_tools.schedulers.kubernetes_pods import INDEX, Pod, read_pod
-from cluster_tools.schedulers.kubernetes_waiting import (
+from cluster_tools.schedulers.kubernetes.pods import INDEX, Pod, read_pod
+from cluster_tools.schedulers.kubernetes.waiting import (
     Event,
     StartupTimes,
     Waiting,

@@ -13,8 +13,8 @@ import pytest
 from clusters import LOCAL
 from waiting import LIMIT_S, wait_until
 
-from cluster_tools import pilot
 from cluster_tools.errors import RemoteException
+from cluster_tools.job import pilot
 
 
 def _journal() -> list[bytes]:
@@ -81,7 +81,7 @@ def test_ranges_have_names() -> None:
 
 _RACER = """\
 import os, sys
-from cluster_tools import pilot
+from cluster_tools.job import pilot
 directory, name = sys.argv[1:]
 todo, held = (os.path.join(directory, part) for part in (pilot.TODO, pilot.HELD))
 racer = pilot.Claimer(todo, held, name)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster_tools import pickling, worker
+from cluster_tools import pickling
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import OutputCutShort, RunDirectory
 from cluster_tools.errors import remote_exception
+from cluster_tools.job import worker
 from cluster_tools.own_files import NotOurs
 from cluster_tools.packed_exceptions import failure_bytes
 

@@ -16,7 +16,7 @@ from cluster_tools.schedulers.base import (
     Uncertain,
     Unreachable,
 )
-from cluster_tools.schedulers.slurm_commands import (
+from cluster_tools.schedulers.slurm.commands import (
     accounted_elements,
     controlled_elements,
     is_of,

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from waiting import wait_until
 
+from cluster_tools.executors.slurm import SlurmExecutor
 from cluster_tools.schedulers.base import ArrayRequest, Element, Options
-from cluster_tools.schedulers.slurm import SlurmExecutor, SlurmScheduler
-from cluster_tools.schedulers.slurm_commands import SQUEUE_HEADER, queue_rows
+from cluster_tools.schedulers.slurm.commands import SQUEUE_HEADER, queue_rows
+from cluster_tools.schedulers.slurm.scheduler import SlurmScheduler
 
 SESSION = "0a1b2c3d"
 TOKEN = f"{SESSION}.0.0.0"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cluster_tools.executors.slurm import SlurmExecutor
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -22,13 +23,10 @@ from cluster_tools.schedulers.base import (
     Uncertain,
     Unreachable,
 )
-from cluster_tools.schedulers.slurm import (
-    SlurmExecutor,
-    SlurmScheduler,
-    _max_submit_jobs_of_user,  # pyright: ignore[reportPrivateUsage]
-)
-from cluster_tools.schedulers.slurm_commands import SQUEUE_HEADER
-from cluster_tools.schedulers.slurm_options import read_resources
+from cluster_tools.schedulers.slurm.commands import SQUEUE_HEADER
+from cluster_tools.schedulers.slurm.limits import max_submit_jobs_of_user
+from cluster_tools.schedulers.slurm.options import read_resources
+from cluster_tools.schedulers.slurm.scheduler import SlurmScheduler
 
 TOKEN = "0a1b2c3d.0.0.0"
 OURS = f"/cfut/run.0a1b2c3d/{TOKEN}.sh"  # what Slurm has for the command
@@ -258,7 +256,7 @@ def test_a_job_whose_command_is_not_ours_explains_nothing(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ids begin anew after slurmctld has lost its state."""
-    monkeypatch.setattr("cluster_tools.schedulers.slurm._ACCOUNTING_PATIENCE_S", 0.0)
+    monkeypatch.setattr("cluster_tools.schedulers.slurm.scheduler._ACCOUNTING_PATIENCE_S", 0.0)
     fake("sacct", "77|TIMEOUT|0:0|c1|00:01:00|00:01:12|50M||/cfut/run.ffffffff/ffffffff.0.0.0.sh\n")
     fake(
         "scontrol",
@@ -290,7 +288,7 @@ def test_a_copy_of_our_script_is_ours_where_slurmctld_has_it(
 def test_accounting_without_command_lines_is_believed_on_what_was_reported(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster_tools.schedulers.slurm._ACCOUNTING_PATIENCE_S", 0.0)
+    monkeypatch.setattr("cluster_tools.schedulers.slurm.scheduler._ACCOUNTING_PATIENCE_S", 0.0)
     fake("sacct", "77|TIMEOUT|0:0|c1|00:01:00|00:01:12|50M||\n78|TIMEOUT|0:0|c1|1|1|50M||\n")
     fake("scontrol", status=1)
     ended = {Element("77"): Report(State.ENDED, "FAILED"), Element("78"): None}
@@ -323,11 +321,10 @@ def test_the_limit_is_that_of_the_account_and_the_partition(fake: Fake, tmp_path
     fake("sacctmgr", "debug|1\nlong|7\n|9\nlong|\n")
     fake("scontrol", "ClusterName = here\n")
     assert (
-        _max_submit_jobs_of_user(read_resources({"p": "long", "--account": "mine"}).destination)
-        == 7
+        max_submit_jobs_of_user(read_resources({"p": "long", "--account": "mine"}).destination) == 7
     )
     assert {"account=mine", "cluster=here"} <= set(_arguments(tmp_path, "sacctmgr"))
-    assert _max_submit_jobs_of_user(read_resources({}).destination) == 9
+    assert max_submit_jobs_of_user(read_resources({}).destination) == 9
 
 
 @pytest.mark.filterwarnings("ignore:cfut_dir")

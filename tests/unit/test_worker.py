@@ -16,12 +16,13 @@ import pytest
 from waiting import LIMIT_S, wait_until
 
 import cluster_tools
-from cluster_tools import FileOutputStore, pickling, worker
+from cluster_tools import FileOutputStore, pickling
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.errors import remote_exception
+from cluster_tools.job import worker
 
-START = Path(worker.__file__).parent / "cluster" / "start_worker.py"
+START = Path(worker.__file__).parent / "start_worker.py"
 
 
 @pytest.fixture

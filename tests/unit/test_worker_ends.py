@@ -22,11 +22,12 @@ from clusters import LOCAL
 from lingering_calls import LEAVING
 from waiting import LIMIT_S, wait_until
 
-from cluster_tools import pickling, worker
+from cluster_tools import pickling
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import RunDirectory
+from cluster_tools.job import worker
 
-START = Path(worker.__file__).parent / "cluster" / "start_worker.py"
+START = Path(worker.__file__).parent / "start_worker.py"
 _LINGERS = "cluster_tools: what the call has left behind still runs; the job ends"
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from cluster_tools.schedulers.kubernetes_images import PullFailure, pull_failure, tried_in_vain_s
-from cluster_tools.schedulers.kubernetes_pods import RUNS_ON, Blocked, Pod, last_time, written_at
+from cluster_tools.schedulers.kubernetes.images import PullFailure, pull_failure, tried_in_vain_s
+from cluster_tools.schedulers.kubernetes.pods import RUNS_ON, Blocked, Pod, last_time, written_at
 
 # A registry that says no is asked again by the node after 10 and 20 s: what was pushed a moment ago is there
 # by then.

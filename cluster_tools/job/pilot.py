@@ -42,8 +42,9 @@ from functools import partial
 from types import BuiltinFunctionType, FrameType, FunctionType
 from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
 
-from cluster_tools import own_files, worker
-from cluster_tools.cluster.file_system import shows_files_at_once
+from cluster_tools import own_files
+from cluster_tools.file_system import shows_files_at_once
+from cluster_tools.job import worker
 
 # -- the format -------------------------------------------------------------------------------------
 

@@ -43,14 +43,14 @@ from cluster_tools.schedulers.detached import (
     helper_environment,
     start_helper,
 )
-from cluster_tools.schedulers.kubernetes_api import (
+from cluster_tools.schedulers.kubernetes.api import (
     ApiError,
     ApiServer,
     Forbidden,
     own_namespace,
     refused,
 )
-from cluster_tools.schedulers.kubernetes_manifest import (
+from cluster_tools.schedulers.kubernetes.manifest import (
     MAX_PARALLELISM,
     POD_NAME,
     POD_UID,
@@ -59,7 +59,7 @@ from cluster_tools.schedulers.kubernetes_manifest import (
     job_manifest,
     job_name,
 )
-from cluster_tools.schedulers.kubernetes_pods import (
+from cluster_tools.schedulers.kubernetes.pods import (
     INDEX,
     Pod,
     ending,
@@ -68,12 +68,12 @@ from cluster_tools.schedulers.kubernetes_pods import (
     job_of,
     read_pod,
 )
-from cluster_tools.schedulers.kubernetes_script import (
+from cluster_tools.schedulers.kubernetes.script import (
     container_command,
     element_script,
     environment_script,
 )
-from cluster_tools.schedulers.kubernetes_waiting import (
+from cluster_tools.schedulers.kubernetes.waiting import (
     Event,
     StartupTimes,
     Waiting,
@@ -81,7 +81,7 @@ from cluster_tools.schedulers.kubernetes_waiting import (
     read_events,
     waits_for,
 )
-from cluster_tools.schedulers.kubernetes_watch import JobWatch
+from cluster_tools.schedulers.kubernetes.watch import JobWatch
 
 # More completions ask for further fields. https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
 _MAX_COMPLETIONS = 100_000
@@ -113,7 +113,7 @@ _STOP_IN_POD_TIMEOUT_S = 15.0
 # Elements whose pods one request deletes: their indexes have to fit into its address.
 _MAX_INDEXES = 500
 
-_STOP = "cluster_tools.schedulers.kubernetes_stop"
+_STOP = "cluster_tools.schedulers.kubernetes.stop"
 # What `_to_explain` makes of a Job all of whose pods are well.
 _NOTHING_TO_EXPLAIN = ("", 0, 0, None, False)
 _FINISHED_BY_INDEX = {"", "FailedIndexes", "MaxFailedIndexesExceeded"}

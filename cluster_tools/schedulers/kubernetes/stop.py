@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from cluster_tools.schedulers.base import SchedulerError, Unreachable
-from cluster_tools.schedulers.kubernetes_api import ApiServer, own_namespace
-from cluster_tools.schedulers.kubernetes_manifest import SESSION_LABEL
+from cluster_tools.schedulers.kubernetes.api import ApiServer, own_namespace
+from cluster_tools.schedulers.kubernetes.manifest import SESSION_LABEL
 
 # How long to wait for a server that does not answer; leases of the Jobs end later.
 _PATIENCE_S = 600.0

@@ -1,7 +1,7 @@
 """Slurm: arrays submitted with sbatch, asked for with squeue, explained by sacct.
 
-Knows jobs and elements; what the tools print is read by `slurm_commands`, what users ask for by
-`slurm_options`, jobs are cancelled by `slurm_stop`, a process of its own.
+Knows jobs and elements; what the tools print is read by `commands`, what users ask for by
+`options`, the cluster's limits by `limits`; jobs are cancelled by `stop`, a process of its own.
 
 A job is ours by the path of its script, `<run directory>/<token>.sh`: Slurm keeps it as the job's command,
 which nobody can edit. Its name, comment, partition and all else may be changed. The file itself goes once
@@ -10,20 +10,17 @@ sbatch has read it. Where a site's wrapper gives sbatch a copy, the script in sl
 
 from __future__ import annotations
 
-import getpass
 import logging
 import os
 import shlex
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from cluster_tools.caller import warn_caller
-from cluster_tools.cluster.executor import ClusterExecutor
-from cluster_tools.cluster.file_system import is_on_one_machine_only
-from cluster_tools.pilot import WARNING_S
+from cluster_tools.job.pilot import WARNING_S
+from cluster_tools.job.worker import EXIT_NO_ARRAY, EXIT_REFUSED
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -41,7 +38,7 @@ from cluster_tools.schedulers.base import (
 )
 from cluster_tools.schedulers.detached import start_helper
 from cluster_tools.schedulers.script import encoded, job_script
-from cluster_tools.schedulers.slurm_commands import (
+from cluster_tools.schedulers.slurm.commands import (
     SBATCH_TIMEOUT_S,
     AccountedElement,
     CommandFailed,
@@ -49,7 +46,6 @@ from cluster_tools.schedulers.slurm_commands import (
     accounted_elements,
     controlled_elements,
     is_of,
-    leading_number,
     parse_size,
     query,
     queue,
@@ -60,14 +56,18 @@ from cluster_tools.schedulers.slurm_commands import (
     script_of,
     submitted_job_id,
 )
-from cluster_tools.schedulers.slurm_options import (
-    Destination,
-    destination_of,
+from cluster_tools.schedulers.slurm.limits import (
+    max_array_size_of,
+    max_submit_jobs_of_qos,
+    max_submit_jobs_of_user,
+    number_from_environment,
+    queued_ids,
+)
+from cluster_tools.schedulers.slurm.options import (
     read_resources,
     refuse_for_pilots,
 )
-from cluster_tools.schedulers.slurm_stop import stop_at_once
-from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_REFUSED
+from cluster_tools.schedulers.slurm.stop import stop_at_once
 
 # https://slurm.schedmd.com/job_state_codes.html; any other word means that the element is alive.
 _ENDED_WORDS = {
@@ -131,7 +131,7 @@ fi
 """
 _ELEMENT_ARGUMENTS = (
     # Named so that set-up lines have no use for them.
-    '"$cluster_tools_index" "${SLURM_RESTART_COUNT:-0}" "$cluster_tools_job" '  # as cluster_tools.worker takes them
+    '"$cluster_tools_index" "${SLURM_RESTART_COUNT:-0}" "$cluster_tools_job" '  # as cluster_tools.job.worker takes them
 )
 
 
@@ -170,9 +170,9 @@ class SlurmScheduler(Scheduler):
     # -- submission --
 
     def submit(self, request: ArrayRequest) -> str:
-        limit = _number_from_environment("SLURM_MAX_SUBMIT_JOBS")
+        limit = number_from_environment("SLURM_MAX_SUBMIT_JOBS")
         if limit is not None:
-            queued = len(_queued_ids(self.destination))
+            queued = len(queued_ids(self.destination))
             if queued + request.count > limit:
                 raise RefusedForCount(
                     f"SLURM_MAX_SUBMIT_JOBS is {limit}, and {queued} are in the queue"
@@ -216,7 +216,7 @@ class SlurmScheduler(Scheduler):
             # Slurm lets all elements of an array go past a singleton together, and which calls are in one
             # array is for us to decide.
             one = 1 if self._requested.is_singleton else None
-            limits = (_number_from_environment("SLURM_MAX_RUNNING_SIZE"), request.at_a_time, one)
+            limits = (number_from_environment("SLURM_MAX_RUNNING_SIZE"), request.at_a_time, one)
             running = min(filter(None, limits), default=request.count)
             at_a_time = f"%{running}" if running < request.count else ""
             command.append(f"--array=0-{request.count - 1}{at_a_time}")
@@ -257,7 +257,7 @@ class SlurmScheduler(Scheduler):
     def width(self) -> int:
         if self._requested.is_singleton:
             return 1
-        limits = [_number_from_environment("SLURM_MAX_RUNNING_SIZE"), super().width()]
+        limits = [number_from_environment("SLURM_MAX_RUNNING_SIZE"), super().width()]
         for ask in (self.max_submitted, self.max_array_size):
             try:
                 limits.append(ask())
@@ -269,21 +269,21 @@ class SlurmScheduler(Scheduler):
         limits = [
             limit
             for name in ("SLURM_MAX_ARRAY_SIZE", "SLURM_MAX_SUBMIT_JOBS")
-            if (limit := _number_from_environment(name)) is not None
+            if (limit := number_from_environment(name)) is not None
         ]
         return max(1, min(limits)) if limits else None
 
     def max_array_size(self) -> int | None:
-        return _max_array_size(self.destination)
+        return max_array_size_of(self.destination)
 
     def max_submitted(self) -> int | None:
-        limit = _number_from_environment("SLURM_MAX_SUBMIT_JOBS")
+        limit = number_from_environment("SLURM_MAX_SUBMIT_JOBS")
         if limit is not None:
             return limit
         # Which of them Slurm goes by depends on more than can be asked for; the lower one is safe.
         limits = (
-            _max_submit_jobs_of_user(self.destination),
-            _max_submit_jobs_of_qos(self.destination),
+            max_submit_jobs_of_user(self.destination),
+            max_submit_jobs_of_qos(self.destination),
         )
         return min((limit for limit in limits if limit is not None), default=None)
 
@@ -467,7 +467,7 @@ class SlurmScheduler(Scheduler):
 
     def _start_stop(self, what: str, token: str, ids: Iterable[str]) -> None:
         start_helper(
-            "cluster_tools.schedulers.slurm_stop",
+            "cluster_tools.schedulers.slurm.stop",
             [what, token, str(self._options.grace_s), *self._cluster_arguments],
             stdin="".join(f"{one}\n" for one in ids),
         )
@@ -566,163 +566,3 @@ def _ranges(numbers: Iterable[int]) -> str:
         else:
             ranges.append([number, number])
     return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges)
-
-
-def _number_from_environment(name: str) -> int | None:
-    text = os.environ.get(name)
-    if not text:
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"the environment variable {name} is no number: {text!r}") from None
-
-
-def _configuration(name: str, destination: Destination) -> str | None:
-    """A value of slurm.conf. Raises: SchedulerError."""
-    for line in query("scontrol", *destination.arguments, "show", "config").splitlines():
-        key, _, value = line.partition("=")
-        if key.strip() == name:
-            return value.strip()
-    return None
-
-
-def _max_array_size(destination: Destination) -> int | None:
-    text = _configuration("MaxArraySize", destination)
-    return int(text) if text is not None and text.isdigit() else None
-
-
-def _max_submit_jobs_of_user(destination: Destination) -> int | None:
-    """The lowest limit of the user's associations with what he has asked for; with an account, with that."""
-    conditions = [f"user={getpass.getuser()}"]
-    cluster = destination.cluster or _configuration("ClusterName", destination)
-    if cluster:
-        conditions.append(f"cluster={cluster}")
-    if destination.account:
-        conditions.append(f"account={destination.account}")
-    stdout = query(
-        *("sacctmgr", "--noheader", "--parsable2", "list", "associations", *conditions),
-        "format=partition,maxsubmitjobs",
-    )
-    limits = [
-        int(limit)
-        for partition, _, limit in (line.rpartition("|") for line in stdout.splitlines())
-        if limit.strip().isdigit() and partition in ("", destination.partition)
-    ]
-    return min(limits, default=None)
-
-
-def _max_submit_jobs_of_qos(destination: Destination) -> int | None:
-    return leading_number(
-        query(
-            *("sacctmgr", "--noheader", "--parsable2", "list", "qos", destination.qos or "normal"),
-            "format=maxsubmitjobsperuser",
-        )
-    )
-
-
-def _max_submit_jobs(destination: Destination) -> int | None:
-    of_user = _max_submit_jobs_of_user(destination)
-    return _max_submit_jobs_of_qos(destination) if of_user is None else of_user
-
-
-def _queued_ids(destination: Destination, state: str | None = None) -> list[str]:
-    """`<jobid>` or `<jobid>_<index>` of each element of the user's in the queue, all or those in `state`."""
-    states = [f"--states={state}"] if state else []
-    command = ("squeue", *destination.arguments, "--all", "--me", "--noheader", "--array")
-    # Before the rows of a cluster that is named stands "CLUSTER: ...".
-    lines = query(*command, "--format=%i", *states).splitlines()
-    return [line.strip() for line in lines if line[:1].isdigit()]
-
-
-_UNLIMITED = 2**32  # what "no limit" is to callers of get_max_array_size and get_max_submit_jobs
-
-
-def _limit(
-    variable: str, ask: Callable[[Destination], int | None], destination: Destination
-) -> int:
-    limit = _number_from_environment(variable)
-    if limit is None:
-        try:
-            limit = ask(destination)
-        except SchedulerError as exc:  # no accounting, say
-            _logger.warning(
-                "Slurm does not tell the limit that %s would override: %s", variable, exc
-            )
-    return _UNLIMITED if limit is None else limit
-
-
-def _max_array_size_or_many(destination: Destination) -> int:
-    """How many elements an array may have: SLURM_MAX_ARRAY_SIZE, else Slurm's MaxArraySize."""
-    return _limit("SLURM_MAX_ARRAY_SIZE", _max_array_size, destination)
-
-
-def _max_submit_jobs_or_many(destination: Destination) -> int:
-    """How many elements a user may have in the queue: SLURM_MAX_SUBMIT_JOBS, else the user's limit, else
-    that of the QOS."""
-    return _limit("SLURM_MAX_SUBMIT_JOBS", _max_submit_jobs, destination)
-
-
-def _number_of_queued(destination: Destination, state: str | None = None) -> int:
-    """How many elements of the user are in the queue, all or those in `state`."""
-    return len(_queued_ids(destination, state))
-
-
-_Arguments = ParamSpec("_Arguments")
-_Answer = TypeVar("_Answer")
-
-
-class _Asked(Generic[_Arguments, _Answer]):
-    """A method that asks where an executor's jobs go; on the class, where the environment sends them."""
-
-    def __init__(self, ask: Callable[Concatenate[Destination, _Arguments], _Answer]):
-        self._ask = ask
-        self.__doc__ = ask.__doc__
-
-    def __get__(
-        self, executor: SlurmExecutor | None, kind: type[SlurmExecutor]
-    ) -> Callable[_Arguments, _Answer]:
-        def ask(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
-            # The class below is the only one that has these.
-            own = None if executor is None else executor._destination  # pyright: ignore[reportPrivateUsage]
-            destination = own or destination_of({})
-            return self._ask(destination, *args, **kwargs)
-
-        ask.__doc__ = self.__doc__
-        return ask
-
-
-class SlurmExecutor(ClusterExecutor):
-    """Runs calls as jobs of a Slurm cluster.
-
-    `job_resources`: options of sbatch, https://slurm.schedmd.com/sbatch.html: `{"mem": "4G",
-    "exclusive": True}` is `--mem=4G --exclusive`; a one-letter key is `-c 4`; False and None are left
-    out. The other arguments are those of `ClusterExecutor`.
-    """
-
-    _destination: Destination
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        if is_on_one_machine_only(self.cfut_dir):
-            warn_caller(
-                f"cfut_dir {self.cfut_dir} seems to be on a disk that the nodes of a cluster do not share"
-            )
-
-    def _make_scheduler(self, options: Options) -> Scheduler:
-        scheduler = SlurmScheduler(options)
-        self._destination = scheduler.destination
-        return scheduler
-
-    get_max_array_size = _Asked(_max_array_size_or_many)
-    get_max_submit_jobs = _Asked(_max_submit_jobs_or_many)
-    get_number_of_submitted_jobs = _Asked(_number_of_queued)
-
-    @classmethod
-    def get_max_running_size(cls) -> int:
-        """How many elements of an array may run at a time: SLURM_MAX_RUNNING_SIZE, else 0 (no limit)."""
-        return _number_from_environment("SLURM_MAX_RUNNING_SIZE") or 0
-
-    def get_pending_tasks(self) -> set[str]:
-        """The ids of the user's pending elements, `<jobid>` or `<jobid>_<index>`."""
-        return set(_queued_ids(self._destination, "PENDING"))

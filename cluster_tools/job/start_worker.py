@@ -11,6 +11,6 @@ if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
     del sys.path[0]
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from cluster_tools.worker import main
+from cluster_tools.job.worker import main
 
 sys.exit(main(sys.argv[1:]))

@@ -2,7 +2,7 @@
 
 Imports nothing but the standard library, and little of it, before the call asks for more:
 
-    python cluster/start_worker.py ARRAY_FILE TASKS SUBMISSION INDEX RESTART JOB_ID LOG_FILE
+    python job/start_worker.py ARRAY_FILE TASKS SUBMISSION INDEX RESTART JOB_ID LOG_FILE
 
 (TASKS are those of all elements, as in "7-9,12": its own is the one at INDEX). It knows no scheduler: the arguments say everything. It reads the array file, takes the claim of its
 task, runs the call and writes the output beside the claim. The names and layouts it shares with

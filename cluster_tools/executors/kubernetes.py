@@ -1,11 +1,11 @@
-"""The executor of Kubernetes; `kubernetes_scheduler` is its scheduler, and needs the extra `kubernetes`."""
+"""The executor of Kubernetes. Its scheduler needs the extra `kubernetes`, and is imported when it is made."""
 
 from __future__ import annotations
 
-from cluster_tools.cluster.executor import ClusterExecutor
+from cluster_tools.executors.cluster import ClusterExecutor
 from cluster_tools.schedulers.base import Options, Scheduler
-from cluster_tools.schedulers.kubernetes_manifest import parse_resources
-from cluster_tools.schedulers.kubernetes_script import WORKER_START
+from cluster_tools.schedulers.kubernetes.manifest import parse_resources
+from cluster_tools.schedulers.kubernetes.script import WORKER_START
 
 
 class KubernetesExecutor(ClusterExecutor):
@@ -20,7 +20,7 @@ class KubernetesExecutor(ClusterExecutor):
 
     def _make_scheduler(self, options: Options) -> Scheduler:
         resources = parse_resources(options.job_resources)
-        from cluster_tools.schedulers.kubernetes_scheduler import KubernetesScheduler
+        from cluster_tools.schedulers.kubernetes.scheduler import KubernetesScheduler
 
         self._python = resources.python_executable
         return KubernetesScheduler(options, resources)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cluster_tools.job.worker import OWN_EXIT_CODES
 from cluster_tools.schedulers.base import Cause, Ending
-from cluster_tools.schedulers.kubernetes_manifest import WORKER_CONTAINER, Resources
-from cluster_tools.worker import OWN_EXIT_CODES
+from cluster_tools.schedulers.kubernetes.manifest import WORKER_CONTAINER, Resources
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 

@@ -11,9 +11,9 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
+from cluster_tools.job.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 from cluster_tools.schedulers.base import ArrayRequest
 from cluster_tools.schedulers.script import encoded, job_script
-from cluster_tools.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 
 # What starts the worker, behind `python -c`: its path in the image is not known. The current directory,
 # which -c puts first, must not hide the standard library from it; the worker takes away one entry.
@@ -22,7 +22,7 @@ import sys
 if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
     del sys.path[0]
 try:
-    from cluster_tools.worker import main
+    from cluster_tools.job.worker import main
 except ImportError as exc:
     print(f"cluster_tools: {{sys.executable}} of the image cannot import cluster_tools ({{exc}}): "
           "the image needs the version that the client has", file=sys.stderr)

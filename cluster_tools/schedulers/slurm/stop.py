@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from cluster_tools.schedulers.base import SchedulerError
-from cluster_tools.schedulers.slurm_commands import (
+from cluster_tools.schedulers.slurm.commands import (
     CommandFailed,
     is_of,
     query,

@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from cluster_tools.schedulers.base import SchedulerError
-from cluster_tools.schedulers.kubernetes_api import ApiServer, Gone, Silent, Unreachable, Watch
+from cluster_tools.schedulers.kubernetes.api import ApiServer, Gone, Silent, Unreachable, Watch
 
 # The server ends a watch after so long, and it is begun anew: less than once a minute.
 _WATCH_S = 80.0

@@ -24,7 +24,7 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import ParamSpec
 
-from cluster_tools import pickling
+from cluster_tools import job, pickling
 from cluster_tools.cluster import logs, process_wide
 from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.run_directory import ArrayWriter
@@ -33,9 +33,9 @@ from cluster_tools.cluster.submission import Call
 from cluster_tools.counts import check_count
 from cluster_tools.errors import SubmissionException
 from cluster_tools.executor_stub import StaysHere
-from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import exception_text, function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
+from cluster_tools.observers.failure_log import FailureLog
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
 from cluster_tools.schedulers.base import Options, Scheduler
@@ -241,7 +241,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
 
     def _worker_words(self, python_executable: str | None) -> list[str]:
         """What starts the worker in a job: an interpreter that sees the client's files."""
-        start = os.path.join(os.path.dirname(os.path.abspath(__file__)), "start_worker.py")
+        start = os.path.join(os.path.dirname(os.path.abspath(job.__file__)), "start_worker.py")
         return [python_executable or sys.executable, start]
 
     @staticmethod

@@ -1,0 +1,1 @@
+"""Told of what happens to calls."""
