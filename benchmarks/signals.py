@@ -32,7 +32,7 @@ import cluster_tools
 from benchmarks.accepting import AcceptingExecutor, AcceptingScheduler
 from benchmarks.figures import show_machine
 from benchmarks.tasks import identity
-from cluster_tools.job import worker
+from cluster_tools.format import outputs, run_files
 from cluster_tools.schedulers.base import ArrayRequest
 
 _SILENCE_S = 30.0
@@ -47,11 +47,11 @@ class AnsweringScheduler(AcceptingScheduler):
         array_file, first = request.command[-3:-1]
         output = pickle.dumps((True, None))
         record = pickle.dumps({"stored": False, "node": "none"})
-        ends = worker.pack_numbers(len(output), len(record)) + worker.OUTPUT_MAGIC
+        ends = outputs.encode_footer(len(output), len(record))
         for task in range(int(first), int(first) + request.count):
-            shard = worker.shard_path(os.path.dirname(array_file), task)
+            shard = run_files.shard_path(os.path.dirname(array_file), task)
             os.makedirs(shard, exist_ok=True)
-            path = os.path.join(shard, worker.output_name(task))
+            path = os.path.join(shard, run_files.output_name(task))
             with open(f"{path}.tmp", "wb") as file:
                 file.write(output + record + ends)
             os.rename(f"{path}.tmp", path)

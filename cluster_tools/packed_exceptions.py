@@ -33,8 +33,9 @@ from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from cluster_tools import pickling
+from cluster_tools.format import PICKLE_PROTOCOL
+from cluster_tools.format.numbers import NUMBER_BYTES, pack_numbers
 from cluster_tools.function_name import exception_text, type_name
-from cluster_tools.job.worker import NUMBER_BYTES, PICKLE_PROTOCOL, pack_numbers
 
 Row = dict[str, Any]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cluster_tools.job import pilot, worker
+from cluster_tools.format import arrays, pilots
 
 __all__ = ["group_directory", "trace"]
 
@@ -90,18 +90,18 @@ def fill_with_poison(run_directory: Path, trace: Path) -> None:
     """All that jobs and pilots may look for in a run directory, as the user who runs this."""
     for number in range(_ARRAYS):
         _poisoned_array(run_directory / f"array.{number}", trace)
-    for name in (pilot.TODO, pilot.HELD, pilot.JOURNALS):
+    for name in (pilots.TODO, pilots.HELD, pilots.JOURNALS):
         (run_directory / name).mkdir()
         (run_directory / name).chmod(0o777)
-    tasks = pilot.Range(_ARRAYS - 1, 0, 0, _TASKS)
-    (run_directory / pilot.TODO / tasks.todo_name()).touch()
-    (run_directory / pilot.REVOKED).write_bytes(b"x\n")
+    tasks = pilots.Range(_ARRAYS - 1, 0, 0, _TASKS)
+    (run_directory / pilots.TODO / tasks.todo_name()).touch()
+    (run_directory / pilots.REVOKED).write_bytes(b"x\n")
 
 
 def _poisoned_array(path: Path, trace: Path) -> None:
     poison = pickle.dumps(Poison(trace))
     row = [0, len(poison), 0, len(poison), 0, 0]
     index = b"".join(number.to_bytes(8, "little") for number in row) * _TASKS
-    numbers = worker.pack_numbers(len(poison), _TASKS, len(poison) + len(index), 0)
-    path.write_bytes(poison + index + poison + numbers + worker.ARRAY_MAGIC)
+    footer = arrays.encode_footer(len(poison), _TASKS, len(poison) + len(index), 0)
+    path.write_bytes(poison + index + poison + footer)
     path.chmod(0o644)

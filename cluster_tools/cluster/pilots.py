@@ -38,7 +38,8 @@ from cluster_tools.errors import (
     RemoteTimeLimitException,
     SubmissionException,
 )
-from cluster_tools.job import pilot, worker
+from cluster_tools.format import pilots, run_files
+from cluster_tools.job import pilot
 from cluster_tools.schedulers.base import Element
 
 if TYPE_CHECKING:
@@ -85,12 +86,12 @@ class _Incarnation:
     """A pilot from its journal on: one run of one element."""
 
     # The part that is being read, and the last one that was seen.
-    journal: pilot.Journal
+    journal: pilots.Journal
     last_part: int
     # How far that part was read, and since when it does not go on there.
     offset: int = 0
     stuck_since: float | None = None
-    running: pilot.Began | None = None
+    running: pilots.Began | None = None
     began: bool = False
     done: int = 0
     # Once it is over: tasks that it had begun and that were dealt with, which is done once.
@@ -144,12 +145,12 @@ class PilotPool:
         self._count = count
         self._idle_timeout_s = idle_timeout_s
         path = session.directory.path
-        self._todo = os.path.join(path, pilot.TODO)
-        self._held = os.path.join(path, pilot.HELD)
-        self._journals = os.path.join(path, pilot.JOURNALS)
+        self._todo = os.path.join(path, pilots.TODO)
+        self._held = os.path.join(path, pilots.HELD)
+        self._journals = os.path.join(path, pilots.JOURNALS)
         for directory in (self._todo, self._held, self._journals):
             os.mkdir(directory, 0o700)
-        self._revoked = os.path.join(path, pilot.REVOKED)
+        self._revoked = os.path.join(path, pilots.REVOKED)
         # Reentrant: a future may be cancelled in the middle of anything.
         self._revoked_lock = threading.RLock()
         # Cancelled tasks, by the numbers of their arrays that are not done; a dict is a set that
@@ -193,10 +194,10 @@ class PilotPool:
         """Its tasks are for whoever comes first. After `expect`: their records may come at once."""
         if self._session.aborted:
             return
-        offered: list[pilot.Range] = []
+        offered: list[pilots.Range] = []
         try:
             for begin, end in self._cut(array):
-                tasks = pilot.Range(array.number, begin, begin, end)
+                tasks = pilots.Range(array.number, begin, begin, end)
                 self._offer(tasks)
                 offered.append(tasks)
         except OSError as exc:
@@ -204,7 +205,7 @@ class PilotPool:
         self._published.add(array.number)
         self.staff()
 
-    def _withdraw(self, array: TaskArray, offered: list[pilot.Range], error: OSError) -> None:
+    def _withdraw(self, array: TaskArray, offered: list[pilots.Range], error: OSError) -> None:
         """What no pilot has taken yet can't be offered."""
         taken: set[int] = set()
         for tasks in offered:
@@ -238,7 +239,7 @@ class PilotPool:
         busy_s = waiting * self._task_s / self._count
         return min(_MAX_GATHERING_S, _GATHERING_PART * busy_s)
 
-    def _offer(self, tasks: pilot.Range) -> None:
+    def _offer(self, tasks: pilots.Range) -> None:
         """Raises: OSError."""
         # No link to another: a rename between names of one file does nothing, and says that it has.
         self._session.directory.make(os.path.join(self._todo, tasks.todo_name()))
@@ -292,7 +293,7 @@ class PilotPool:
             waiting: list[tuple[range, str]] = []
             for directory in (self._todo, self._held):
                 for name in own_files.listed(directory):
-                    found = pilot.read_range(name)
+                    found = pilots.read_range(name)
                     if found is not None and found.array == array.number:
                         waiting.append((range(found.next, found.end), f"{directory}/{name}"))
                         begun.append(range(found.begin, found.next))
@@ -361,7 +362,7 @@ class PilotPool:
             return
         forsaken, self._forsaken = self._forsaken, set()
         for name in names:
-            tasks = pilot.read_range(name)
+            tasks = pilots.read_range(name)
             if tasks is not None and tasks.array in forsaken:
                 _unlink(os.path.join(self._todo, name))
 
@@ -428,7 +429,7 @@ class PilotPool:
     def dismiss(self) -> None:
         """All calls are done, and no more come: pilots leave by themselves, or never begin."""
         if not self._session.leaves_jobs:
-            path = os.path.join(self._todo, pilot.STOP)
+            path = os.path.join(self._todo, pilots.STOP)
             try:
                 self._session.directory.make(path)
             except (OSError, own_files.NotOurs):  # they see that the directory is gone
@@ -455,7 +456,7 @@ class PilotPool:
         self._session.resolver.post(self._see, names)
 
     def _see(self, names: list[str]) -> None:
-        journals = [journal for name in names if (journal := pilot.read_journal_name(name))]
+        journals = [journal for name in names if (journal := pilots.read_journal_name(name))]
         for journal in sorted(journals, key=lambda journal: journal.part):
             try:
                 incarnation = self._meet(journal)
@@ -472,7 +473,7 @@ class PilotPool:
                 self._fail_unreadable(exc)
         self._session.announce()
 
-    def _meet(self, journal: pilot.Journal) -> _Incarnation | None:
+    def _meet(self, journal: pilots.Journal) -> _Incarnation | None:
         """The pilot with this journal; None where it is over. Raises: OSError."""
         known = self._incarnations.get(journal.pilot)
         if known is not None:
@@ -491,12 +492,12 @@ class PilotPool:
         self._tell_count()
         return self._incarnations.get(journal.pilot)
 
-    def _path_of(self, journal: pilot.Journal) -> str:
+    def _path_of(self, journal: pilots.Journal) -> str:
         return os.path.join(self._journals, journal.name())
 
     def _tell_count(self) -> None:
         """The more pilots there are, the less often each of them looks for work."""
-        name = f"{pilot.ALIVE}{max(1, len(self._incarnations))}"
+        name = f"{pilots.ALIVE}{max(1, len(self._incarnations))}"
         if name == self._told_count:
             return
         path = os.path.join(self._todo, name)
@@ -558,10 +559,10 @@ class PilotPool:
             with open(own_files.open_own(path, owner=owner), "rb") as file:
                 file.seek(incarnation.offset)
                 piece = file.read(size)
-            records, length = pilot.read_records(piece, final=final)
+            records, length = pilots.read_records(piece, final=final)
             incarnation.offset += length
             self._take_all(incarnation, records)
-            if records and isinstance(records[-1], pilot.Continued):
+            if records and isinstance(records[-1], pilots.Continued):
                 return True
             if len(piece) < size:
                 break
@@ -579,13 +580,13 @@ class PilotPool:
             self.watched.unsettled.add(name)
         return False
 
-    def _take_all(self, incarnation: _Incarnation, records: list[pilot.Record]) -> None:
+    def _take_all(self, incarnation: _Incarnation, records: list[pilots.Record]) -> None:
         for record, following in zip(records, [*records[1:], None]):
             # Most tasks are over when it is seen that they began.
             if (
                 incarnation.running is None
-                and isinstance(record, pilot.Began)
-                and isinstance(following, pilot.Ended)
+                and isinstance(record, pilots.Began)
+                and isinstance(following, pilots.Ended)
                 and following.task == record.task
             ):
                 continue
@@ -605,18 +606,18 @@ class PilotPool:
         if done or was_idle:
             incarnation.seen_at = now
 
-    def _take(self, incarnation: _Incarnation, record: pilot.Record) -> None:
-        if isinstance(record, pilot.Ended):
+    def _take(self, incarnation: _Incarnation, record: pilots.Record) -> None:
+        if isinstance(record, pilots.Ended):
             self._on_ended(incarnation, record)
-        elif isinstance(record, pilot.Began):
+        elif isinstance(record, pilots.Began):
             self._on_began(incarnation, record)
-        elif isinstance(record, pilot.Skipped) and (place := self._place(record.task)) is not None:
+        elif isinstance(record, pilots.Skipped) and (place := self._place(record.task)) is not None:
             self._session.resolver.end_cancelled(*place)
 
     def _place(self, task: int) -> tuple[TaskArray, int] | None:
         return self._session.resolver.locate(task)
 
-    def _on_began(self, incarnation: _Incarnation, record: pilot.Began) -> None:
+    def _on_began(self, incarnation: _Incarnation, record: pilots.Began) -> None:
         lost = incarnation.running
         incarnation.running = record
         incarnation.began = True
@@ -630,11 +631,11 @@ class PilotPool:
         array.again[position] = incarnation.place
         future = array.futures[position]
         if future is not None:
-            if record.log_offset != pilot.NO_LOG:
+            if record.log_offset != pilots.NO_LOG:
                 future.log_range = (record.log_offset, None)
             future.start()
 
-    def _on_ended(self, incarnation: _Incarnation, record: pilot.Ended) -> None:
+    def _on_ended(self, incarnation: _Incarnation, record: pilots.Ended) -> None:
         incarnation.done += 1
         incarnation.began = True
         self._failures = 0
@@ -642,9 +643,9 @@ class PilotPool:
             incarnation.running = None
         place = self._place(record.task)
         if place is None:
-            if record.place == pilot.IN_FILE:  # nobody reads it any more
+            if record.place == pilots.IN_FILE:  # nobody reads it any more
                 shard = self._session.directory.shard(record.task)
-                _unlink(os.path.join(shard, worker.output_name(record.task)))
+                _unlink(os.path.join(shard, run_files.output_name(record.task)))
             return
         array, position = place
         array.again[position] = incarnation.place
@@ -654,9 +655,9 @@ class PilotPool:
             future.log_range = (record.log_begin, record.log_end) if has_printed else None
         resolver = self._session.resolver
         of_run: dict[str, Any] = {"node": incarnation.journal.node, "stored": None}
-        if record.place == pilot.IN_FILE:
+        if record.place == pilots.IN_FILE:
             resolver.take_output_file(*place)
-        elif record.place == pilot.IN_STORE:
+        elif record.place == pilots.IN_STORE:
             of_run["stored"] = record.output
             resolver.take(*place, lambda: Outcome(True, None, None, of_run))
         else:
@@ -669,7 +670,7 @@ class PilotPool:
         """
         task = -1 if future.array is None else future.array.first + future.position
         begin, end = future.log_range or (0, 0)
-        return Part(begin, end, pilot.end_of_part(task, begin))
+        return Part(begin, end, pilots.end_of_part(task, begin))
 
     # -- their end --
 
@@ -735,7 +736,7 @@ class PilotPool:
         self._session.directory.probe(self._held)
         # Twice: one listing may miss a file that another pilot is renaming.
         names = {*own_files.listed(self._held), *own_files.listed(self._held)}
-        ranges = [held for name in names if (held := pilot.read_range(name)) is not None]
+        ranges = [held for name in names if (held := pilots.read_range(name)) is not None]
         its = [held for held in ranges if held.pilot == incarnation.journal.pilot]
         # Tasks that its journal may not tell of.
         begun = {held.next - 1 for held in its if held.next > held.begin}
@@ -753,7 +754,7 @@ class PilotPool:
             self._give_to_others(held)
         self._forget(incarnation)
 
-    def _give_to_others(self, held: pilot.Range) -> None:
+    def _give_to_others(self, held: pilots.Range) -> None:
         """What is left of it is to do again. Raises: OSError."""
         path = os.path.join(self._held, held.held_name())
         try:
@@ -774,7 +775,7 @@ class PilotPool:
             return False
         self._second_chances.add(task)
         try:
-            self._offer(pilot.Range(place[0].number, task, task, task + 1))
+            self._offer(pilots.Range(place[0].number, task, task, task + 1))
         except OSError:
             return False
         return True
@@ -804,7 +805,7 @@ class PilotPool:
         }
         there: set[int] = set()
         for name in names:
-            tasks = pilot.read_range(name)
+            tasks = pilots.read_range(name)
             if tasks is not None:
                 there.update(range(max(tasks.begin, tasks.next - 1), tasks.end))
         self._see(own_files.listed(self._journals))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from cluster_tools.cluster import logs
 from cluster_tools.cluster.tasks import Piece
-from cluster_tools.job import worker
+from cluster_tools.format import run_files
 from cluster_tools.schedulers.base import (
     Cause,
     Element,
@@ -175,7 +175,7 @@ class Docket:
         now = time.monotonic()
         given_up: dict[Element, Report | None] = {}
         for task, element in tasks.items():
-            if worker.output_name(task) in found.get(task, ()):
+            if run_files.output_name(task) in found.get(task, ()):
                 del self._suspicions[element]
                 continue
             suspicion = self._suspicions[element]

@@ -45,8 +45,15 @@ from cluster_tools.errors import (
     SubmissionException,
     remote_exception,
 )
+from cluster_tools.format import outputs, run_files
+from cluster_tools.format.exit_codes import (
+    EXIT_NO_ARRAY,
+    EXIT_NO_WORKING_DIRECTORY,
+    EXIT_OUTPUT_NOT_WRITTEN,
+    EXIT_REFUSED,
+    OWN_EXIT_CODES,
+)
 from cluster_tools.function_name import exception_text
-from cluster_tools.job import worker
 from cluster_tools.output_store import FileOutputStore
 from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Cause, Element, Ending
@@ -71,10 +78,10 @@ _MAX_SUBMISSIONS = 4
 # One that found its client stopped does so as often as the client stops; this is only for broken clocks.
 _MAX_LEAVES = 100
 # The worker has claimed the task and not begun the call.
-_NEVER_BEGAN = (worker.EXIT_REFUSED, worker.EXIT_NO_ARRAY)
+_NEVER_BEGAN = (EXIT_REFUSED, EXIT_NO_ARRAY)
 # Python ends with 120 where it can't write the last of its stderr: the log is on the same full disk.
 # https://docs.python.org/3/c-api/init.html#c.Py_FinalizeEx
-_NOT_WRITTEN = (worker.EXIT_OUTPUT_NOT_WRITTEN, 120)
+_NOT_WRITTEN = (EXIT_OUTPUT_NOT_WRITTEN, 120)
 # A shell's exit code is this plus the signal's number, where a signal has ended the command.
 _SIGNALLED = 128
 # A file that was listed may take so long to be readable through an NFS client's cache.
@@ -242,7 +249,7 @@ class Resolver(JoinableThread):
             pool.expect(array)
         else:
             for task in range(array.first, array.first + array.count):
-                shard = task // worker.TASKS_PER_SHARD
+                shard = task // run_files.TASKS_PER_SHARD
                 open_tasks[shard] = open_tasks.get(shard, 0) + 1
         for future in array.futures:
             if future is not None and future.is_done():
@@ -282,7 +289,7 @@ class Resolver(JoinableThread):
             pool.on_closed(array, position)
         else:
             task = array.first + position
-            shard = task // worker.TASKS_PER_SHARD
+            shard = task // run_files.TASKS_PER_SHARD
             self._over[shard].append(task)
             open_tasks = self._session.watched.open_tasks
             open_tasks[shard] -= 1
@@ -302,10 +309,10 @@ class Resolver(JoinableThread):
         """Nobody begins its tasks any more: shards without others go."""
         task, end = array.first, array.first + array.count
         while task < end:
-            shard = task // worker.TASKS_PER_SHARD
-            following = min(end, (shard + 1) * worker.TASKS_PER_SHARD)
+            shard = task // run_files.TASKS_PER_SHARD
+            following = min(end, (shard + 1) * run_files.TASKS_PER_SHARD)
             done = self._done_counts.pop(shard, 0) + following - task
-            if done < worker.TASKS_PER_SHARD:
+            if done < run_files.TASKS_PER_SHARD:
                 self._done_counts[shard] = done
             else:
                 self._over_shards.append(shard)
@@ -370,11 +377,11 @@ class Resolver(JoinableThread):
     def see(self, names: Sequence[str]) -> None:
         """These entries of the run directory's shards have appeared."""
         for name in names:
-            task = worker.task_of(name)
+            task = run_files.task_of(name)
             place = None if task is None else self.locate(task)
             if task is None or place is None:
                 continue
-            if name == worker.output_name(task):
+            if name == run_files.output_name(task):
                 self._take(*place, name)
             elif ".claim." in name:
                 future = place[0].futures[place[1]]
@@ -387,7 +394,7 @@ class Resolver(JoinableThread):
         self.take(array, position, lambda: self._session.directory.outcome(task, name), name)
 
     def take_output_file(self, array: TaskArray, position: int) -> None:
-        self._take(array, position, worker.output_name(array.first + position))
+        self._take(array, position, run_files.output_name(array.first + position))
 
     def take(
         self, array: TaskArray, position: int, read: Callable[[], Outcome], name: str = ""
@@ -450,7 +457,7 @@ class Resolver(JoinableThread):
             raise _StoreError(
                 f"the output store can't read {key!r}: {exception_text(exc)}"
             ) from exc
-        if record["stored"] != worker.digest(output):
+        if record["stored"] != outputs.digest(output):
             raise _StoreError(
                 f"what is kept under the key {key!r} is not this call's output: another call has "
                 "written to the same key"
@@ -576,7 +583,7 @@ class Resolver(JoinableThread):
             self._adopt(piece, position, claims[-1])
             return
         if ending.cause in (Cause.EXIT, Cause.LOST):
-            interrupted = worker.interrupted_name(task)
+            interrupted = run_files.interrupted_name(task)
             if own_files.is_there(os.path.join(directory.shard(task), interrupted)):
                 self._take(array, position, interrupted)
                 return
@@ -590,16 +597,16 @@ class Resolver(JoinableThread):
         if cause is Cause.EXIT and not began and not is_killed_pilot:
             cause = Cause.NEVER_STARTED
         own_message = None
-        if not claims or ending.exit_code in worker.OWN_EXIT_CODES:  # else the line is the call's
+        if not claims or ending.exit_code in OWN_EXIT_CODES:  # else the line is the call's
             own_message = logs.own_message(log_tail)
         words = ending.message
         if is_gone:
             words = f"Its run directory {run_directory} is gone: somebody has deleted it."
         elif own_message is not None:  # what the job itself says is no guess
             words = own_message
-        elif ending.exit_code == worker.EXIT_REFUSED and logs.is_something_else(path):
+        elif ending.exit_code == EXIT_REFUSED and logs.is_something_else(path):
             words = logs.NOT_A_LOG
-        elif not claims and ending.exit_code == worker.EXIT_NO_WORKING_DIRECTORY:
+        elif not claims and ending.exit_code == EXIT_NO_WORKING_DIRECTORY:
             words = "The working directory does not exist on the node."
         elif claims and ending.exit_code in _NOT_WRITTEN:
             words = f"Its output could not be written to {run_directory}; is the disk full?"

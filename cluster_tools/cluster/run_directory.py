@@ -11,8 +11,8 @@
         client                       the client's heartbeat: workers look at its modification time
         stopped                      made here: what runs was cancelled, nobody wants what comes of it
 
-The names and layouts stand in `cluster_tools.job.worker`, which is the other side. Knows bytes and files, no
-futures and no jobs.
+The names and layouts stand in `cluster_tools.format`; the other side is `cluster_tools.job.worker`. Knows bytes
+and files, no futures and no jobs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from typing import Any, BinaryIO
 
 from cluster_tools import __version__, own_files, pickling
 from cluster_tools.cluster import cfut_directory
-from cluster_tools.job import worker
+from cluster_tools.format import FORMAT, PICKLE_PROTOCOL, arrays, outputs, run_files
 from cluster_tools.packed_exceptions import rows_of
 
 _WRITE_BUFFER_BYTES = 1 << 20
@@ -83,7 +83,7 @@ def manifest(
     """What a worker has to know: to import what the client imports, and of its scheduler."""
     main = pickling.main_module()
     return {
-        "format": worker.FORMAT,
+        "format": FORMAT,
         "version": __version__,
         "python": tuple(sys.version_info[:2]),
         "argv": list(getattr(sys, "argv", [])),
@@ -134,8 +134,9 @@ class RunDirectory:
         except BaseException:
             self.remove()
             raise
-        lines = (socket.gethostname(), os.getpid(), _boot_id(), client_timeout_s)
-        self._heartbeat = "".join(f"{line}\n" for line in lines).encode()
+        self._heartbeat = run_files.heartbeat(
+            socket.gethostname(), os.getpid(), _boot_id(), client_timeout_s
+        ).encode()
         if client_timeout_s is not None:
             try:
                 self.beat()
@@ -162,7 +163,7 @@ class RunDirectory:
 
         Raises: OSError.
         """
-        path = os.path.join(self.path, worker.HEARTBEAT)
+        path = os.path.join(self.path, run_files.HEARTBEAT)
         fd = own_files.open_own(path, os.O_WRONLY | os.O_CREAT, owner=self.owner)
         try:
             os.pwrite(fd, self._heartbeat, 0)
@@ -171,7 +172,7 @@ class RunDirectory:
 
     def write_initializer(self, pickled: bytes) -> None:
         """What each process runs before its first call. Raises: OSError."""
-        path = os.path.join(self.path, worker.INITIALIZER)
+        path = os.path.join(self.path, run_files.INITIALIZER)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with open(own_files.open_own(path, flags, owner=self.owner), "wb") as file:
             file.write(pickled)
@@ -181,7 +182,7 @@ class RunDirectory:
 
         Raises: OSError; NotOurs.
         """
-        path = os.path.join(self.shard(task), worker.left_name(task, submission))
+        path = os.path.join(self.shard(task), run_files.left_name(task, submission))
         try:
             return self._first_line(path) == job_id
         except FileNotFoundError:
@@ -209,7 +210,7 @@ class RunDirectory:
             return first
 
     def shard(self, task: int) -> str:
-        return worker.shard_path(self.path, task)
+        return run_files.shard_path(self.path, task)
 
     def outcome(self, task: int, name: str) -> Outcome:
         """Reads an output file and what is pickled in it.
@@ -237,7 +238,7 @@ class RunDirectory:
         if not leave_mark:
             with _opened_directory(shard) as fd:
                 os.unlink(name, dir_fd=fd)
-        elif name == worker.output_name(task):
+        elif name == run_files.output_name(task):
             path = os.path.join(shard, name)
             fd = own_files.open_own(path, os.O_WRONLY, owner=self.owner)  # a link is not followed
             try:
@@ -258,13 +259,13 @@ class RunDirectory:
             self.probe(shard)
         with suppress(FileNotFoundError), _opened_directory(shard) as fd:
             for name in os.listdir(fd):
-                if worker.task_of(name) in tasks:
+                if run_files.task_of(name) in tasks:
                     with suppress(FileNotFoundError):
                         os.unlink(name, dir_fd=fd)
 
     def remove_shard(self, number: int) -> None:
         """After the end of all its tasks' arrays."""
-        shutil.rmtree(self.shard(number * worker.TASKS_PER_SHARD), ignore_errors=True)
+        shutil.rmtree(self.shard(number * run_files.TASKS_PER_SHARD), ignore_errors=True)
 
     def claims(self, task: int) -> list[str]:
         """The job ids of those who have begun this task, the latest last; "" where one is not written yet.
@@ -274,7 +275,7 @@ class RunDirectory:
         names = self._names_of(task)
         owners: list[str] = []
         for number, name in self._claims_among(task, names):
-            if worker.closed_name(task, number[0]) not in names:
+            if run_files.closed_name(task, number[0]) not in names:
                 owners.append(self._first_line(os.path.join(self.shard(task), name)))
         return owners
 
@@ -285,29 +286,24 @@ class RunDirectory:
     @staticmethod
     def _claims_among(task: int, names: Iterable[str]) -> list[tuple[list[int], str]]:
         """([submission, restart], name) of each claim, in order."""
-        prefix = f"{task}.claim."
-        claims = [name for name in names if name.startswith(prefix)]
-        return sorted(
-            ([int(part) for part in name.removeprefix(prefix).split(".")], name) for name in claims
-        )
+        numbered = ((run_files.claim_numbers(name, task), name) for name in names)
+        return sorted((number, name) for number, name in numbered if number is not None)
 
     def revoke(self, task: int) -> None:
         """Whoever has not begun this task must not begin it."""
         self._note_over([task], "was cancelled before it started")
 
     def _note_over(self, tasks: Collection[int], why: str) -> None:
-        # What a full disk has cut off is no other task's number.
-        lines = "".join(f"\n{task} {why}" for task in tasks)
         shard = self.shard(next(iter(tasks)))
         self._make_shard(shard)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        fd = own_files.open_own(worker.over_path(shard), flags, owner=self.owner)
+        fd = own_files.open_own(run_files.over_path(shard), flags, owner=self.owner)
         with open(fd, "w") as file:
-            file.write(lines)
+            file.write(run_files.over_lines(tasks, why))
 
     def stop(self) -> None:
         """Whoever is interrupted from here on was cancelled. Takes no lock."""
-        path = os.path.join(self.path, worker.STOPPED)
+        path = os.path.join(self.path, run_files.STOPPED)
         try:
             self.make(path)
         except (OSError, own_files.NotOurs):  # they see that the directory is gone
@@ -315,7 +311,7 @@ class RunDirectory:
 
     def close_submission(self, task: int, submission: int) -> bool:
         """The same of this submission of it alone; False where it has begun."""
-        self._mark(task, worker.closed_name(task, submission))
+        self._mark(task, run_files.closed_name(task, submission))
         # A worker claims first and looks for the mark then.
         claims = self._claims_among(task, self._names_of(task))
         return all(number[0] != submission for number, _ in claims)
@@ -351,7 +347,7 @@ class RunDirectory:
                 if not os.path.isdir(shard):  # made by a worker, it may be late itself
                     self.probe(self.path)
                 self.probe(shard)
-            for name in (worker.output_name(task), worker.interrupted_name(task)):
+            for name in (run_files.output_name(task), run_files.interrupted_name(task)):
                 try:
                     os.close(own_files.open_own(os.path.join(shard, name), owner=None))
                 except FileNotFoundError:
@@ -457,7 +453,7 @@ class ArrayWriter:
             self._file.write(piece)
             self._offset += len(piece)
         row = (*self._function_place, offset, self._offset - offset)
-        self._rows.extend(row + ((0, 0) if key is None else self._blob(worker.encode_key(key))))
+        self._rows.extend(row + ((0, 0) if key is None else self._blob(arrays.encode_key(key))))
 
     def finish(self, manifest: dict[str, Any]) -> int:
         """Puts the file in its place and returns the number of its first task.
@@ -466,13 +462,13 @@ class ArrayWriter:
         """
         if self._is_parents:
             raise RuntimeError("this process was forked while the array was being written")
-        count = len(self._rows) // worker.ROW_NUMBERS
+        count = len(self._rows) // arrays.ROW_NUMBERS
         first = self._directory.take_tasks(count)
         if sys.byteorder != "little":
             self._rows.byteswap()
         index, _ = self._blob(self._rows.tobytes())
-        packed, _ = self._blob(pickle.dumps(manifest, worker.PICKLE_PROTOCOL))
-        self._file.write(worker.pack_numbers(index, count, packed, first) + worker.ARRAY_MAGIC)
+        packed, _ = self._blob(pickle.dumps(manifest, PICKLE_PROTOCOL))
+        self._file.write(arrays.encode_footer(index, count, packed, first))
         self._file.close()
         _open_writers.discard(self)
         os.rename(self._temporary, self.path)
@@ -503,13 +499,11 @@ class ArrayWriter:
 def _ending(file: BinaryIO, path: str) -> tuple[int, dict[str, Any]]:
     """The length of an output file's first part, and its record. Leaves the file at its start."""
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - worker.OUTPUT_FOOTER_BYTES))
-    footer = file.read()
-    if not footer.endswith(worker.OUTPUT_MAGIC):
-        raise OutputCutShort(f"{path} is cut short at {size} bytes")
-    length, record_length = worker.unpack_numbers(footer[: -len(worker.OUTPUT_MAGIC)])
-    if length + record_length + worker.OUTPUT_FOOTER_BYTES != size:
-        raise OutputCutShort(f"{path} has {size} bytes, not what it should have")
+    file.seek(max(0, size - outputs.FOOTER_BYTES))
+    try:
+        length, record_length = outputs.decode_footer(file.read(), size)
+    except ValueError as exc:
+        raise OutputCutShort(f"{path} {exc}") from None
     file.seek(length)
     record: dict[str, Any] = pickle.loads(file.read(record_length))
     file.seek(0)

@@ -34,7 +34,7 @@ from cluster_tools.cluster.submission import Call, Span, Submitter
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.file_system import shows_files_at_once
-from cluster_tools.job import worker
+from cluster_tools.format import run_files
 from cluster_tools.output_store import OutputStore
 from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Element, Ending, Scheduler, SchedulerError
@@ -281,7 +281,7 @@ class Session:
         return [
             *self.settings.worker,
             piece.array.path,
-            worker.pack_tasks(piece.tasks()),
+            run_files.pack_tasks(piece.tasks()),
             str(piece.submission),
         ]
 

@@ -19,8 +19,8 @@ A cancelled task is revoked: the client first writes so into a file, and then lo
 has taken the task; a pilot first takes it, and then looks whether it is revoked. So at least one of
 them sees what the other has done.
 
-This defines the names of the files and the format of a journal; `cluster_tools.cluster.pilots` is
-the client's side of them. Like the worker it knows no scheduler.
+`cluster_tools.format.pilots` has the names of the files and the format of a journal;
+`cluster_tools.cluster.pilots` is the client's side of them. Like the worker it knows no scheduler.
 """
 
 from __future__ import annotations
@@ -31,203 +31,45 @@ import pickle
 import random
 import signal
 import stat
-import struct
 import sys
 import time
-import zlib
 from array import array
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import BuiltinFunctionType, FrameType, FunctionType
-from typing import Any, BinaryIO, NamedTuple, NoReturn, cast
+from typing import Any, BinaryIO, NoReturn, cast
 
 from cluster_tools import own_files
 from cluster_tools.file_system import shows_files_at_once
+from cluster_tools.format import arrays, outputs, run_files
+from cluster_tools.format.exit_codes import EXIT_REFUSED
+from cluster_tools.format.pilots import (
+    ALIVE,
+    HELD,
+    HERE,
+    IN_FILE,
+    IN_STORE,
+    JOURNALS,
+    NO_LOG,
+    REVOKED,
+    STOP,
+    TODO,
+    Journal,
+    Range,
+    began_record,
+    continued_record,
+    end_of_part,
+    ended_record,
+    read_range,
+    skipped_record,
+)
 from cluster_tools.job import worker
 
-# -- the format -------------------------------------------------------------------------------------
-
-TODO = "pilots.todo"
-HELD = "pilots.held"
-JOURNALS = "pilots.journals"
-# Task numbers of cancelled calls, a line for each; the first line is that file's own, other than any before it.
-REVOKED = "pilots.revoked"
-# In TODO: pilots leave.
-STOP = "stop"
-# In TODO, with a number behind it: so many pilots are there.
-ALIVE = "alive."
-
-# A record of a journal: magic, length of what follows, its checksum.
-_HEADER = struct.Struct("<8sQI")
-_MAGIC = b"CTpilot1"
-# What follows begins with one of these.
-_BEGAN = b"B"
-_ENDED = b"E"
-_SKIPPED = b"S"
-_CONTINUED = b"C"
-_BEGAN_BODY = struct.Struct("<cQq")  # task, offset in the log
-_ENDED_BODY = struct.Struct("<cQqqc")  # task, offsets in the log, where the output is
-_SKIPPED_BODY = struct.Struct("<cQ")  # task
-# Where the output is: behind this, in a file of its own, or in the output store (then its digest).
-HERE = b"h"
-IN_FILE = b"f"
-IN_STORE = b"s"
 # A larger output is a file of its own.
 _MAX_RECORD_BYTES = 1 << 20
 # A journal's part is not written to any more once it has so much.
 _PART_BYTES = 1 << 20
-
-NO_LOG = -1
-
-
-class Range(NamedTuple):
-    """Tasks `begin` to `end - 1` of an array, of which those before `next` have begun."""
-
-    array: int
-    begin: int
-    next: int
-    end: int
-    # "" where nobody holds it.
-    pilot: str = ""
-    # The pilot that was about to take over the rest: then this file says what had begun.
-    taker: str = ""
-
-    def todo_name(self) -> str:
-        return f"{self.array}.{self.next}-{self.end}"
-
-    def held_name(self) -> str:
-        name = f"{self.array}.{self.begin}-{self.next}-{self.end}.{self.pilot}"
-        return f"{name}.{self.taker}" if self.taker else name
-
-
-def read_range(name: str) -> Range | None:
-    """What an entry of TODO or HELD says; None of any other name."""
-    try:
-        array, numbers, *pilot = name.split(".")
-        begin, *middle, end = map(int, numbers.split("-"))
-        if len(middle) != bool(pilot) or len(pilot) > 2:
-            return None
-        if not pilot:
-            return Range(int(array), begin, begin, end)
-        return Range(int(array), begin, middle[0], end, *pilot)
-    except (ValueError, TypeError):
-        return None
-
-
-class Journal(NamedTuple):
-    """Whose a journal is, as its name says: of one run of one element. It is in parts, a file each."""
-
-    # As in the names of what it holds.
-    pilot: str
-    part: int
-    restart: int
-    node: str
-    job_id: str
-
-    def name(self) -> str:
-        return ",".join(map(str, self))
-
-
-def read_journal_name(name: str) -> Journal | None:
-    pilot, part, restart, node, job_id = (*name.split(",", 4), "", "", "", "")[:5]
-    index = job_id.rpartition("_")[2]
-    if not (part.isdigit() and restart.isdigit() and index.isdigit()):
-        return None
-    return Journal(pilot, int(part), int(restart), node, job_id)
-
-
-class Began(NamedTuple):
-    task: int
-    # NO_LOG where the log is no file.
-    log_offset: int
-
-
-class Ended(NamedTuple):
-    task: int
-    log_begin: int
-    log_end: int
-    place: bytes
-    # The pickled output (HERE), or its digest in the store (IN_STORE).
-    output: bytes
-
-
-class Skipped(NamedTuple):
-    """A pilot took the task and then saw that it is revoked: it has not begun and will not."""
-
-    task: int
-
-
-class Continued(NamedTuple):
-    """The last of a part: another follows."""
-
-
-Record = Began | Ended | Skipped | Continued
-
-
-def _record(*parts: bytes) -> bytes:
-    body = b"".join(parts)
-    return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body)) + body
-
-
-def began_record(task: int, log_offset: int) -> bytes:
-    return _record(_BEGAN_BODY.pack(_BEGAN, task, log_offset))
-
-
-def ended_record(task: int, log_part: tuple[int, int], place: bytes, output: bytes) -> bytes:
-    return _record(_ENDED_BODY.pack(_ENDED, task, *log_part, place), output)
-
-
-def skipped_record(task: int) -> bytes:
-    return _record(_SKIPPED_BODY.pack(_SKIPPED, task))
-
-
-def continued_record() -> bytes:
-    return _record(_CONTINUED)
-
-
-def end_of_part(task: int, log_offset: int) -> bytes:
-    """What a log has behind the output of a task that has printed something."""
-    return (
-        f"cluster_tools: what is above this, from byte {log_offset} on, is task {task}'s\n".encode()
-    )
-
-
-def read_records(journal: bytes, *, final: bool) -> tuple[list[Record], int]:
-    """The records at the beginning of a piece of a journal, and how long they are together.
-
-    It ends where one is not whole, or not right: the rest of it may be on its way. `final`: it is not; then
-    such a record costs itself alone, and the next one is looked for.
-    """
-    found: list[Record] = []
-    at = 0
-    while len(journal) - at >= _HEADER.size:
-        magic, length, checksum = _HEADER.unpack_from(journal, at)
-        end = at + _HEADER.size + length
-        body = journal[at + _HEADER.size : end]
-        if magic == _MAGIC and end <= len(journal) and zlib.crc32(body) == checksum:
-            found.append(_read_body(body))
-            at = end
-            continue
-        following = journal.find(_MAGIC, at + 1) if final else -1
-        if following < 0:
-            break
-        at = following
-    return found, at
-
-
-def _read_body(body: bytes) -> Record:
-    if body[:1] == _CONTINUED:
-        return Continued()
-    if body[:1] == _BEGAN:
-        return Began(*_BEGAN_BODY.unpack(body)[1:])
-    if body[:1] == _SKIPPED:
-        return Skipped(*_SKIPPED_BODY.unpack(body)[1:])
-    _, task, log_begin, log_end, place = _ENDED_BODY.unpack_from(body)
-    return Ended(task, log_begin, log_end, place, body[_ENDED_BODY.size :])
-
-
-# -- the pilot --------------------------------------------------------------------------------------
 
 # All idle pilots of an executor together look at the disk so often a second.
 _LOOKS_PER_S = 42.0
@@ -688,7 +530,7 @@ class _Pilot:
             output = worker.pickled_result(result)
             if keep is not None:
                 keep(output, success=True)
-                return worker.digest(output), IN_STORE
+                return outputs.digest(output), IN_STORE
         except BaseException as exc:
             self._listen()  # another signal may have come in the middle of it
             worker.end_forked_copy(pid, 1)
@@ -708,12 +550,12 @@ class _Pilot:
         return output, HERE
 
     def _write_file(self, task: int, dump: Callable[[BinaryIO], object]) -> tuple[bytes, bytes]:
-        shard = worker.shard_path(self._directory, task)
+        shard = run_files.shard_path(self._directory, task)
         try:
             worker.make_shard(shard)
             record = {"node": worker.node_name(), "job_id": self._job_id}
             file = worker.OutputFile(shard, record, sync=self._syncs)
-            file.write(worker.output_name(task), dump)
+            file.write(run_files.output_name(task), dump)
         except OSError as exc:  # there is no room for it
             return worker.failure_bytes(exc), HERE
         return b"", IN_FILE
@@ -756,7 +598,7 @@ class _Revoked:
         except FileNotFoundError:  # the run directory is gone
             array.is_done = True
         except own_files.NotOurs as exc:
-            raise worker.Stop(worker.EXIT_REFUSED, f"{exc}: no task is begun") from exc
+            raise worker.Stop(EXIT_REFUSED, f"{exc}: no task is begun") from exc
         return array.is_done or task in self._tasks
 
     def _read(self) -> None:
@@ -886,11 +728,11 @@ class _Tasks:
 
     def call(self, task: int) -> tuple[Callable[[], Any], Callable[..., None] | None]:
         """The call, and what keeps its output where somebody wants that. Raises: whatever unpickling does."""
-        at = worker.ROW_NUMBERS * (task - self._first)
-        row = self._rows[at : at + worker.ROW_NUMBERS]
+        at = arrays.ROW_NUMBERS * (task - self._first)
+        row = self._rows[at : at + arrays.ROW_NUMBERS]
         keep = None
         if row[5]:
-            key = worker.decode_key(self._read(row[4], row[5]))
+            key = arrays.decode_key(self._read(row[4], row[5]))
             keep = partial(self._unpickle(self._store or b"").write, key)
         place = (row[0], row[1])
         function = self._function

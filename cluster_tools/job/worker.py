@@ -4,9 +4,10 @@ Imports nothing but the standard library, and little of it, before the call asks
 
     python job/start_worker.py ARRAY_FILE TASKS SUBMISSION INDEX RESTART JOB_ID LOG_FILE
 
-(TASKS are those of all elements, as in "7-9,12": its own is the one at INDEX). It knows no scheduler: the arguments say everything. It reads the array file, takes the claim of its
-task, runs the call and writes the output beside the claim. The names and layouts it shares with
-`cluster_tools.cluster.run_directory`, the client's side of the same files, are defined here.
+(TASKS are those of all elements, as in "7-9,12": its own is the one at INDEX). It knows no scheduler: the
+arguments say everything. It reads the array file, takes the claim of its task, runs the call and writes the
+output beside the claim. `cluster_tools.format` has the names and layouts of all files, and
+`cluster_tools.cluster.run_directory` is the client's side of them.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import time
 from types import MethodType, ModuleType
 
 from cluster_tools import own_files
+from cluster_tools.format import FORMAT, PICKLE_PROTOCOL, arrays, numbers, outputs, run_files
+from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED
 
 TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
     import pickle
     import signal
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import CodeType, FrameType
     from typing import Any, BinaryIO
 else:
@@ -38,37 +41,6 @@ else:
         import pickle
         import signal
 
-# -- the format -------------------------------------------------------------------------------------
-
-# Raised with each change of what a manifest has to say.
-FORMAT = 5
-PICKLE_PROTOCOL = 5
-# One directory lists at most this many tasks: a listing must stay cheap, also on NFS.
-TASKS_PER_SHARD = 1_000
-
-# An array file: blobs | index, a row of six numbers a task | manifest | footer.
-ARRAY_MAGIC = b"CTarray1"
-NUMBER_BYTES = 8
-ROW_NUMBERS = 6  # offset and length of: function, call, output key
-ROW_BYTES = ROW_NUMBERS * NUMBER_BYTES
-FOOTER_NUMBERS = 4  # index offset, number of tasks, manifest offset, first task
-FOOTER_BYTES = FOOTER_NUMBERS * NUMBER_BYTES + len(ARRAY_MAGIC)
-
-# An output file: output | record | footer.
-OUTPUT_MAGIC = b"CToutpt1"
-OUTPUT_FOOTER_BYTES = 2 * NUMBER_BYTES + len(OUTPUT_MAGIC)
-
-# Exit codes of a worker that could not do its work, from sysexits.h; a call's own failure is an output
-# and exits 0.
-EXIT_NO_PACKAGE = 69
-EXIT_NO_WORKING_DIRECTORY = 72
-EXIT_OUTPUT_NOT_WRITTEN = 74
-EXIT_REFUSED = 77
-EXIT_NO_ARRAY = 78
-# What the worker, or what starts it, ends with when it has something to say.
-OWN_EXIT_CODES = (EXIT_NO_PACKAGE, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED, EXIT_NO_ARRAY)
-
-
 # The job's executor has been left: what a call has left behind has so long for what programs do at their exit.
 _LEFT_S = 1.0
 # Between looks at what a call has left behind.
@@ -79,115 +51,11 @@ _DEAF_S = 1.0
 # What a call's child or step ends with that was told to end, as `subprocess` and as shells and srun say it.
 _TOLD_TO_END = (-15, 128 + 15)
 
-# In the run directory, where there is one: the pickled initializer and its arguments.
-INITIALIZER = "initializer"
 # What the text of its failure ends with.
 INITIALIZER_NOTE = "The executor's initializer raised this: no call was begun in this process.\n"
 
-# The client's heartbeat, a file of four lines: its host, pid, boot id, and after how many seconds without
-# a beat (its modification time) nobody is taken to wait for it any more.
-HEARTBEAT = "client"
 # One that seems to have stopped is read twice more, so far apart: an NFS client may have an old one.
 _REREAD_S = 1.0
-
-
-def shard_path(run_directory: str, task: int) -> str:
-    return os.path.join(run_directory, str(task // TASKS_PER_SHARD))
-
-
-def claim_name(task: int, submission: int, restart: int) -> str:
-    return f"{task}.claim.{submission}.{restart}"
-
-
-def output_name(task: int) -> str:
-    return f"{task}.output"
-
-
-def interrupted_name(task: int) -> str:
-    """A failure that was written after a signal: it counts only if the element does not run again."""
-    return f"{task}.interrupted"
-
-
-def task_of(name: str) -> int | None:
-    """The task that an entry of a shard belongs to."""
-    number = name.partition(".")[0]
-    return int(number) if number.isdigit() else None
-
-
-# Made by the client before it interrupts what runs: nobody wants what comes of it.
-STOPPED = "stopped"
-
-
-def over_path(shard: str) -> str:
-    """A file of lines, `<task> <why>`, made by the client: whoever has not begun this task must not begin it."""
-    return os.path.join(shard, "over")
-
-
-def closed_name(task: int, submission: int) -> str:
-    """Made by the client: this task goes in again, and whoever has not started it before must not."""
-    return f"{task}.closed.{submission}"
-
-
-def left_name(task: int, submission: int) -> str:
-    """Made by a worker: it has not begun this task, since nobody seemed to wait for it."""
-    return f"{task}.left.{submission}"
-
-
-def encode_key(key: str) -> bytes:
-    """A key of the output store; it may be a path that is no UTF-8."""
-    return key.encode("utf-8", "surrogateescape")
-
-
-def decode_key(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
-
-
-def pack_tasks(tasks: Iterable[int]) -> str:
-    """Task numbers, ascending, as a worker is told them: "7-9,12"."""
-    if isinstance(tasks, range):
-        return f"{tasks[0]}-{tasks[-1]}"
-    ranges: list[tuple[int, int]] = []
-    for task in tasks:
-        if ranges and task == ranges[-1][1] + 1:
-            ranges[-1] = (ranges[-1][0], task)
-        else:
-            ranges.append((task, task))
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
-
-
-def task_at(packed: str, index: int) -> int:
-    """The task of the element with this index. Raises: ValueError."""
-    for part in packed.split(","):
-        first, _, last = part.partition("-")
-        task = int(first) + index
-        if task <= int(last or first):
-            return task
-        index = task - int(last or first) - 1
-    raise ValueError(f"there are fewer tasks than elements: {packed}")
-
-
-def pack_numbers(*numbers: int) -> bytes:
-    return b"".join(number.to_bytes(NUMBER_BYTES, "little") for number in numbers)
-
-
-def unpack_numbers(data: bytes) -> list[int]:
-    return [
-        int.from_bytes(data[i : i + NUMBER_BYTES], "little")
-        for i in range(0, len(data), NUMBER_BYTES)
-    ]
-
-
-def digest(output: bytes) -> bytes:
-    """By this a kept output is known to be the one that the call wrote: no other has the same."""
-    try:
-        from _blake2 import blake2b  # the part of hashlib that is needed, in a tenth of the time
-    except ImportError:
-        from hashlib import blake2b
-
-    return blake2b(output, digest_size=32).digest()
-
-
-# -- the worker -------------------------------------------------------------------------------------
 
 
 class Stop(Exception):
@@ -432,14 +300,13 @@ class ArrayFile:
                 "or the run directory is not on a disk that this node shares with the client.",
             ) from exc
         size = os.fstat(self.fd).st_size
-        footer = os.pread(self.fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
-        if not footer.endswith(ARRAY_MAGIC):
+        footer = os.pread(self.fd, arrays.FOOTER_BYTES, max(0, size - arrays.FOOTER_BYTES))
+        places = arrays.decode_footer(footer)
+        if places is None:
             raise Stop(EXIT_NO_ARRAY, f"{path} is cut short or no array file of format {FORMAT}")
         self._path = path
-        self._index, self._count, manifest, self._first = unpack_numbers(
-            footer[: -len(ARRAY_MAGIC)]
-        )
-        self._manifest = (manifest, size - FOOTER_BYTES - manifest)
+        self._index, self._count, manifest, self._first = places
+        self._manifest = (manifest, size - arrays.FOOTER_BYTES - manifest)
         self._row: list[int] = []
 
     def check_owner(self, owner: int) -> None:
@@ -450,14 +317,14 @@ class ArrayFile:
             raise Stop(EXIT_REFUSED, f"{exc}, as whom this job runs: not unpickled") from exc
 
     def choose(self, task: int) -> None:
-        self._row = unpack_numbers(self.rows(task, 1))
+        self._row = numbers.unpack_numbers(self.rows(task, 1))
 
     def rows(self, task: int, count: int) -> bytes:
         """Of so many tasks. Raises: Stop."""
         number = task - self._first
         if not 0 <= number <= number + count <= self._count:
             raise Stop(EXIT_NO_ARRAY, f"{self._path} has no task {task}")
-        return self.read(self._index + number * ROW_BYTES, count * ROW_BYTES)
+        return self.read(self._index + number * arrays.ROW_BYTES, count * arrays.ROW_BYTES)
 
     def close(self) -> None:
         try:
@@ -493,7 +360,7 @@ class ArrayFile:
 
     def key(self) -> str | None:
         """The task's key in the output store, or None where its output goes into the run directory."""
-        return decode_key(self.read(*self._row[4:6])) if self._row[5] else None
+        return arrays.decode_key(self.read(*self._row[4:6])) if self._row[5] else None
 
 
 def node_name() -> str:
@@ -505,8 +372,8 @@ def _leave_if_nobody_waits(run_directory: str, task: int, submission: int, job_i
     why = why_nobody_waits(run_directory)
     if not why:
         return
-    shard = shard_path(run_directory, task)
-    mark = os.path.join(shard, left_name(task, submission))
+    shard = run_files.shard_path(run_directory, task)
+    mark = os.path.join(shard, run_files.left_name(task, submission))
     try:
         make_shard(shard)
         with open(own_files.open_own(mark, os.O_WRONLY | os.O_CREAT, owner=None), "w") as file:
@@ -518,7 +385,7 @@ def _leave_if_nobody_waits(run_directory: str, task: int, submission: int, job_i
 
 def why_nobody_waits(run_directory: str) -> str:
     """Empty where the client's heart beats, or where there is no telling."""
-    path = os.path.join(run_directory, HEARTBEAT)
+    path = os.path.join(run_directory, run_files.HEARTBEAT)
     why = ""
     for attempt in range(3):
         try:
@@ -527,14 +394,14 @@ def why_nobody_waits(run_directory: str) -> str:
             now = _time_of_the_file_server(f"{path}.seen") if attempt else time.time()
             with open(own_files.open_own(path, owner=None)) as file:
                 silence = now - os.fstat(file.fileno()).st_mtime
-                host, pid, _, limit = file.read().splitlines()
-            if silence <= float(limit):
+                host, pid, limit = run_files.read_heartbeat(file.read())
+            if silence <= limit:
                 return ""
         except (OSError, ValueError, own_files.NotOurs):  # it wants none, or it can't be read
             return ""
         why = (
             f"nothing was heard of the client (process {pid} on {host}) for {silence:.0f} s, longer than "
-            f"client_timeout_s = {float(limit):g} s"
+            f"client_timeout_s = {limit:g} s"
         )
     return why
 
@@ -563,8 +430,8 @@ def make_shard(shard: str) -> None:
 
 def _claim(run_directory: str, task: int, submission: int, restart: int, job_id: str) -> int:
     """Takes the claim; returns the uid that owns it, as the file server sees us."""
-    shard = shard_path(run_directory, task)
-    path = os.path.join(shard, claim_name(task, submission, restart))
+    shard = run_files.shard_path(run_directory, task)
+    path = os.path.join(shard, run_files.claim_name(task, submission, restart))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         try:
@@ -588,14 +455,14 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
         os.close(fd)
     if restart or submission:  # what an earlier run left is not the cause of this one's end
         try:
-            os.unlink(os.path.join(shard, interrupted_name(task)))
+            os.unlink(os.path.join(shard, run_files.interrupted_name(task)))
         except OSError:
             pass
     try:
         for name, why in (
             # Before the next: the client notes that an output was taken before it deletes that.
-            (output_name(task), "already has its output"),
-            (closed_name(task, submission), "was given to another job"),
+            (run_files.output_name(task), "already has its output"),
+            (run_files.closed_name(task, submission), "was given to another job"),
         ):
             if own_files.is_there(os.path.join(shard, name)):
                 raise Stop(0, f"task {task} {why}")
@@ -624,13 +491,10 @@ def _check_not_over(shard: str, task: int) -> None:
 def _why_over(shard: str, task: int) -> str:
     """What the client has noted of a task that is over; empty where it has not."""
     try:
-        with open(own_files.open_own(over_path(shard), owner=None)) as file:
-            lines = file.readlines()
+        with open(own_files.open_own(run_files.over_path(shard), owner=None)) as file:
+            return run_files.why_over(file, task)
     except (FileNotFoundError, own_files.NotOurs):
         return ""
-    return next(
-        (line.partition(" ")[2] for line in lines if line.startswith(f"{task} ")), ""
-    ).strip()
 
 
 def _check_array_is_there(array_file: str, claim: str) -> None:
@@ -799,7 +663,7 @@ def load_initializer(running: Running, main: Main) -> Callable[[], object]:
     """What is to be called once in a process, before its first call. Raises: whatever unpickling does."""
     from functools import partial
 
-    path = os.path.join(running.run_directory, INITIALIZER)
+    path = os.path.join(running.run_directory, run_files.INITIALIZER)
     with open(own_files.open_own(path, owner=running.owner), "rb") as file:
         function, arguments = main.unpickle_from(file)
     return partial(function, *arguments)
@@ -942,7 +806,7 @@ class OutputFile:
         *,
         stored: bytes | None = None,
     ) -> None:
-        """`stored`: the digest of an output that is in the store; then this file holds none."""
+        """`stored`: the outputs.digest of an output that is in the store; then this file holds none."""
         path = os.path.join(self._shard, name)
         temporary = f"{path}.{node_name()}.{os.getpid()}.tmp"
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -955,7 +819,7 @@ class OutputFile:
                     {**self._record, "end": time.time(), "stored": stored, **_usage()},
                     PICKLE_PROTOCOL,
                 )
-                file.write(record + pack_numbers(size, len(record)) + OUTPUT_MAGIC)
+                file.write(record + outputs.encode_footer(size, len(record)))
                 file.flush()
                 if self._sync:
                     os.fsync(file.fileno())
@@ -1002,7 +866,7 @@ def _deliver_result(
     else:
         pickled = pickled_result(result)
         keep(pickled, success=True)
-        output.write(name, lambda file: None, stored=digest(pickled))
+        output.write(name, lambda file: None, stored=outputs.digest(pickled))
 
 
 def _deliver_failure(
@@ -1081,14 +945,14 @@ def _usage() -> dict[str, Any]:
 def _run(arguments: list[str], interruption: Interruption) -> None:
     array_file, tasks, submission, index, restart, job_id, log_file = arguments
     run_directory = os.path.dirname(array_file)
-    task = task_at(tasks, int(index))
+    task = run_files.task_at(tasks, int(index))
     array = ArrayFile(array_file, None)
     array.choose(task)
     if not int(restart):  # else it may have begun before: that is not left to nobody
         _leave_if_nobody_waits(run_directory, task, int(submission), job_id)
     owner = _claim(run_directory, task, int(submission), int(restart), job_id)
-    shard = shard_path(run_directory, task)
-    claim = claim_name(task, int(submission), int(restart))
+    shard = run_files.shard_path(run_directory, task)
+    claim = run_files.claim_name(task, int(submission), int(restart))
     _check_array_is_there(array_file, os.path.join(shard, claim))
     array.check_owner(owner)
     if os.stat(run_directory).st_uid != owner:
@@ -1106,7 +970,7 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
     }
     output = OutputFile(shard, record)
     interruption.array_file = array_file
-    interruption.stop_mark = os.path.join(run_directory, STOPPED)
+    interruption.stop_mark = os.path.join(run_directory, run_files.STOPPED)
     interruption.why_over = lambda: _why_over(shard, task)
     running.run_directory, running.job_id, running.restart = run_directory, job_id, int(restart)
     running.owner = owner
@@ -1156,7 +1020,7 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
     flush()
     if failure is None:
         try:
-            _deliver_result(result, output, output_name(task), keep)
+            _deliver_result(result, output, run_files.output_name(task), keep)
             return
         except BaseException as exc:  # it can't be pickled, or there is no room for it
             failure = failure_bytes(exc, kept=keep is not None)
@@ -1172,9 +1036,9 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
             if is_signal:  # no failure of the call's: where it was may still help
                 say(pickle.loads(failure)[1])
             else:
-                output.write(interrupted_name(task), lambda file: file.write(failure))
+                output.write(run_files.interrupted_name(task), lambda file: file.write(failure))
             raise Stop(128 + signum, f"task {task} was ended by a signal")
-    _deliver_failure(failure, output, output_name(task), keep)
+    _deliver_failure(failure, output, run_files.output_name(task), keep)
 
 
 def end_forked_copy(pid: int, code: int) -> None:

@@ -9,7 +9,7 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from cluster_tools.job.worker import EXIT_NO_WORKING_DIRECTORY
+from cluster_tools.format.exit_codes import EXIT_NO_WORKING_DIRECTORY
 
 # What set-up lines that end the job leave in the log; `cluster_tools.cluster.logs` looks for the first word.
 _SETUP_FAILED = "cluster_tools: a set-up line failed with exit code"

@@ -18,7 +18,7 @@ from clusters import LOCAL, SLURM, Cluster
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools.cluster.tasks import TaskArray
-from cluster_tools.job import pilot
+from cluster_tools.format import pilots
 
 NewExecutor = Callable[..., Any]
 
@@ -139,7 +139,7 @@ def test_pilots_that_have_left_leave_no_journals(tmp_path: Path) -> None:
     with LOCAL.new_executor(tmp_path, pilot_jobs=3, pilot_idle_timeout_s=0) as executor:
         for number in range(10):
             assert executor.submit(jobs.square, number).result(LIMIT_S) == number**2
-            wait_until(lambda: not list(tmp_path.glob(f"run.*/{pilot.JOURNALS}/*")), "their end")
+            wait_until(lambda: not list(tmp_path.glob(f"run.*/{pilots.JOURNALS}/*")), "their end")
         assert not executor._session.pool._incarnations
 
 
@@ -155,8 +155,8 @@ def test_cancelled_calls_on_pilots_are_forgotten(tmp_path: Path) -> None:
                 assert future.cancel()
         others = executor.map_to_futures(jobs.touch, [ran, tmp_path / "other"])
         assert others[0].cancel()
-        wait_until(lambda: len(list((directory / pilot.TODO).iterdir())) <= 4, "what is to do")
-        assert (directory / pilot.REVOKED).stat().st_size < 20_000
+        wait_until(lambda: len(list((directory / pilots.TODO).iterdir())) <= 4, "what is to do")
+        assert (directory / pilots.REVOKED).stat().st_size < 20_000
         gate.touch()
         assert running.result(LIMIT_S) == "started"
         assert others[1].result(LIMIT_S) == "other"

@@ -18,8 +18,9 @@ from programs import executor_program
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteException, RemoteExitException
-from cluster_tools.job import pilot
-from cluster_tools.job.pilot import Claimer, read_range
+from cluster_tools.format import pilots
+from cluster_tools.format.pilots import read_range
+from cluster_tools.job.pilot import Claimer
 
 
 def _pool_directory(cfut: Path, name: str) -> Path:
@@ -30,7 +31,7 @@ def _pool_directory(cfut: Path, name: str) -> Path:
 # -- what has begun is in a file --
 
 
-def _one_has_begun(tmp_path: Path) -> tuple[Path, Claimer, pilot.Range, Claimer]:
+def _one_has_begun(tmp_path: Path) -> tuple[Path, Claimer, pilots.Range, Claimer]:
     """A pilot begins the first of ten tasks.
 
     Returns: the directory of held ranges, that pilot, the range that it holds, and a second pilot.
@@ -62,7 +63,7 @@ def test_what_has_begun_stays_in_a_file_when_another_takes_the_rest(tmp_path: Pa
     assert rest is not None
     assert (rest.next, rest.end) == (1, 10)
     ranges = [read_range(name) for name in os.listdir(held)]
-    assert pilot.Range(0, 0, 1, 1, "first", "second") in ranges
+    assert pilots.Range(0, 0, 1, 1, "first", "second") in ranges
     assert first.advance(begun) is None
     first.forget_begun()
     assert os.listdir(held) == [rest.held_name()]
@@ -88,12 +89,12 @@ def test_a_pilot_that_dies_between_its_rename_and_its_record_fails_that_call(
     with LOCAL.new_executor(tmp_path / "cfut", max_workers=2, pilot_jobs=2) as executor:
         first, _ = _two_busy_pilots(executor, tmp_path)
         futures = executor.map_to_futures(jobs.square, range(2))
-        todo = _pool_directory(tmp_path / "cfut", pilot.TODO)
-        held = _pool_directory(tmp_path / "cfut", pilot.HELD)
+        todo = _pool_directory(tmp_path / "cfut", pilots.TODO)
+        held = _pool_directory(tmp_path / "cfut", pilots.HELD)
         wait_until(lambda: _ranges(todo), "the ranges")
         (own,) = (r for r in _ranges(held) if r.array == first.array.number)
         wanted = next(r for r in _ranges(todo) if r.begin == futures[0].array.first)
-        begun = pilot.Range(
+        begun = pilots.Range(
             wanted.array, wanted.begin, wanted.begin + 1, wanted.begin + 1, own.pilot, "another"
         )
         (todo / wanted.todo_name()).rename(held / begun.held_name())
@@ -104,7 +105,7 @@ def test_a_pilot_that_dies_between_its_rename_and_its_record_fails_that_call(
         (tmp_path / "gate").touch()
 
 
-def _ranges(directory: Path) -> list[pilot.Range]:
+def _ranges(directory: Path) -> list[pilots.Range]:
     return [tasks for name in os.listdir(directory) if (tasks := read_range(name)) is not None]
 
 
@@ -116,7 +117,7 @@ def test_a_call_that_no_file_tells_of_has_an_end(tmp_path: Path) -> None:
     with LOCAL.new_executor(tmp_path / "cfut", max_workers=2, pilot_jobs=2) as executor:
         first, second = _two_busy_pilots(executor, tmp_path)
         futures = executor.map_to_futures(jobs.square, range(4))
-        todo = _pool_directory(tmp_path / "cfut", pilot.TODO)
+        todo = _pool_directory(tmp_path / "cfut", pilots.TODO)
         wait_until(lambda: len(_tasks(todo)) == len(futures), "the ranges")
         for tasks in _ranges(todo):
             (todo / tasks.todo_name()).unlink()

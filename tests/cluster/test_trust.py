@@ -31,7 +31,7 @@ from other_user import (
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteException
-from cluster_tools.job import pilot, worker
+from cluster_tools.format import outputs, pilots, run_files
 
 pytestmark = only_root_is_two
 
@@ -134,8 +134,8 @@ def test_a_job_runs_nothing_of_another_users_run_directory(
     if executor._session.pool is None:
         assert waiting[0].cluster_jobid
     else:
-        todo = run_directory / pilot.TODO
-        wait_until(lambda: any(map(pilot.read_range, os.listdir(todo))), "what pilots may take")
+        todo = run_directory / pilots.TODO
+        wait_until(lambda: any(map(pilots.read_range, os.listdir(todo))), "what pilots may take")
     replace(run_directory, partial(fill_with_poison, trace=trace))
     gate.touch()
     for future in waiting:
@@ -175,17 +175,21 @@ def test_an_output_of_another_user_is_not_unpickled(
     record = pickle.dumps(Poison(trace))
     task = future.array.first + future.position
     if executor._session.pool is None:
-        output = run_directory / str(task // worker.TASKS_PER_SHARD) / worker.output_name(task)
+        output = (
+            run_directory / str(task // run_files.TASKS_PER_SHARD) / run_files.output_name(task)
+        )
         temporary = output.with_suffix(".new")
-        footer = worker.pack_numbers(len(poison), len(record)) + worker.OUTPUT_MAGIC
+        footer = outputs.encode_footer(len(poison), len(record))
         temporary.write_bytes(poison + record + footer)
         os.chown(temporary, OTHER, OTHER)
         temporary.rename(output)
     else:
-        (journal,) = (run_directory / pilot.JOURNALS).iterdir()
-        parts = (pilot.NO_LOG, pilot.NO_LOG)
+        (journal,) = (run_directory / pilots.JOURNALS).iterdir()
+        parts = (pilots.NO_LOG, pilots.NO_LOG)
         copy = run_directory / "copy"
-        copy.write_bytes(journal.read_bytes() + pilot.ended_record(task, parts, pilot.HERE, poison))
+        copy.write_bytes(
+            journal.read_bytes() + pilots.ended_record(task, parts, pilots.HERE, poison)
+        )
         os.chown(copy, OTHER, OTHER)
         copy.rename(journal)
     error = future.exception(LIMIT_S)
@@ -196,23 +200,23 @@ def test_an_output_of_another_user_is_not_unpickled(
 
 
 @on_shared_disks
-@pytest.mark.parametrize("what", ["array", pilot.REVOKED, worker.INITIALIZER])
+@pytest.mark.parametrize("what", ["array", pilots.REVOKED, run_files.INITIALIZER])
 def test_a_pilot_reads_nothing_of_another_user(
     cluster: Cluster, group_directory: Path, what: str
 ) -> None:
     """Each by itself: the run directory is ours."""
     with _new_executor(cluster, group_directory, pilot_jobs=1, initializer=print) as executor:
         (run_directory,) = group_directory.glob("run.*")
-        if what == worker.INITIALIZER:
+        if what == run_files.INITIALIZER:
             os.chown(run_directory / what, OTHER, OTHER)
         first = executor.submit(jobs.wait_for, group_directory / "gate")
-        if what != worker.INITIALIZER:
+        if what != run_files.INITIALIZER:
             wait_until(first.running, "the first call")
             first = executor.submit(jobs.touch, group_directory / "ran")
             wait_until(lambda: first.array is not None, "its array")
             name = Path(first.array.path).name if what == "array" else what
             os.chown(run_directory / name, OTHER, OTHER)
-            if what == pilot.REVOKED:
+            if what == pilots.REVOKED:
                 os.utime(run_directory / name, (1, 1))  # it is read again
         (group_directory / "gate").touch()
         error = first.exception(LIMIT_S)
@@ -234,7 +238,7 @@ def test_a_kept_output_of_another_user_is_not_unpickled(
         future = executor.submit(jobs.square, 3, __cfut_options={"output_key": str(kept)})
         wait_until(kept.exists, "the output")
         (run_directory,) = group_directory.glob("run.*")
-        output = run_directory / "0" / worker.output_name(1)
+        output = run_directory / "0" / run_files.output_name(1)
         wait_until(output.exists, "its record")
 
         def act() -> None:
@@ -303,8 +307,8 @@ def test_a_heartbeat_is_not_written_through_a_link(group_directory: Path, tmp_pa
     target.touch()
     with LOCAL.new_executor(group_directory, trust_group=True) as executor:
         (run_directory,) = group_directory.glob("run.*")
-        (run_directory / worker.HEARTBEAT).unlink()
-        (run_directory / worker.HEARTBEAT).symlink_to(target)
+        (run_directory / run_files.HEARTBEAT).unlink()
+        (run_directory / run_files.HEARTBEAT).symlink_to(target)
         with pytest.raises(Exception, match="is a link"):
             executor._session.directory.beat()
     assert target.read_bytes() == b""

@@ -407,6 +407,12 @@ def test_a_worker_imports_little(tmp_path: Path) -> None:
         "cluster_tools.own_files",
         "cluster_tools.packed_exceptions",
         "cluster_tools.pickling",
+        "cluster_tools.format",
+        "cluster_tools.format.arrays",
+        "cluster_tools.format.exit_codes",
+        "cluster_tools.format.numbers",
+        "cluster_tools.format.outputs",
+        "cluster_tools.format.run_files",
         "cluster_tools.job",
         "cluster_tools.job.worker",
     }

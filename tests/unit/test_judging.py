@@ -12,7 +12,7 @@ from waiting import wait_until
 
 from cluster_tools.cluster.probing import Docket
 from cluster_tools.cluster.tasks import Piece, TaskArray
-from cluster_tools.job import worker
+from cluster_tools.format import run_files
 from cluster_tools.schedulers.base import Cause, Element, Ending, Report, State
 from cluster_tools.schedulers.slurm.commands import queue_rows
 
@@ -128,9 +128,9 @@ def test_the_end_of_an_element_is_told_once_however_slow_the_session_is() -> Non
 
 def test_an_element_that_has_ended_with_an_output_is_no_death() -> None:
     session, piece = _Session(), _piece(1)
-    session.outputs[0] = [worker.output_name(0)]
+    session.outputs[0] = [run_files.output_name(0)]
     _docket(session).judge([piece], {Element(JOB, 0): ENDED})
-    assert session.seen == [worker.output_name(0)]
+    assert session.seen == [run_files.output_name(0)]
     assert session.dead == []
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster_tools.job.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
+from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 from cluster_tools.schedulers.base import Cause
 from cluster_tools.schedulers.kubernetes.manifest import Resources
 from cluster_tools.schedulers.kubernetes.pods import (

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from waiting import LIMIT_S, wait_until
 
-from cluster_tools.job.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
+from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 from cluster_tools.schedulers.base import ArrayRequest
 from cluster_tools.schedulers.kubernetes.script import (
     WORKER_START,

@@ -14,27 +14,27 @@ from clusters import LOCAL
 from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteException
-from cluster_tools.job import pilot
+from cluster_tools.format import pilots
 
 
 def _journal() -> list[bytes]:
     """The records of a pilot that ran two tasks, as bytes."""
     parts: list[bytes] = []
     for task in (7, 8):
-        parts.append(pilot.began_record(task, 100))
-        parts.append(pilot.ended_record(task, (100, 120), pilot.HERE, b"out%d" % task))
+        parts.append(pilots.began_record(task, 100))
+        parts.append(pilots.ended_record(task, (100, 120), pilots.HERE, b"out%d" % task))
     return parts
 
 
 def test_a_journal_is_read_as_it_was_written() -> None:
     journal = b"".join(_journal())
-    records, length = pilot.read_records(journal, final=False)
+    records, length = pilots.read_records(journal, final=False)
     assert length == len(journal)
     assert records == [
-        pilot.Began(7, 100),
-        pilot.Ended(7, 100, 120, pilot.HERE, b"out7"),
-        pilot.Began(8, 100),
-        pilot.Ended(8, 100, 120, pilot.HERE, b"out8"),
+        pilots.Began(7, 100),
+        pilots.Ended(7, 100, 120, pilots.HERE, b"out7"),
+        pilots.Began(8, 100),
+        pilots.Ended(8, 100, 120, pilots.HERE, b"out8"),
     ]
 
 
@@ -46,44 +46,45 @@ def _cuts() -> Iterator[int]:
 def test_a_journal_cut_anywhere_costs_the_record_that_is_cut(final: bool) -> None:
     parts = _journal()
     journal = b"".join(parts)
-    whole, _ = pilot.read_records(journal, final=False)
+    whole, _ = pilots.read_records(journal, final=False)
     for cut in _cuts():
-        records, length = pilot.read_records(journal[:cut], final=final)
+        records, length = pilots.read_records(journal[:cut], final=final)
         count = sum(len(b"".join(parts[: n + 1])) <= cut for n in range(len(parts)))
         assert records == whole[:count]
         # The rest is read when it is there.
-        more, _ = pilot.read_records(journal[length:], final=False)
+        more, _ = pilots.read_records(journal[length:], final=False)
         assert records + more == whole
 
 
 def test_a_damaged_record_costs_itself_alone_once_it_is_final() -> None:
     parts = _journal()
-    whole, _ = pilot.read_records(b"".join(parts), final=False)
+    whole, _ = pilots.read_records(b"".join(parts), final=False)
     damaged = bytearray(parts[1])
     damaged[-1] ^= 1
     journal = b"".join([*parts[:1], bytes(damaged), *parts[2:]])
-    assert pilot.read_records(journal, final=False)[0] == whole[:1]
-    assert pilot.read_records(journal, final=True)[0] == [*whole[:1], *whole[2:]]
+    assert pilots.read_records(journal, final=False)[0] == whole[:1]
+    assert pilots.read_records(journal, final=True)[0] == [*whole[:1], *whole[2:]]
     short = b"".join([*parts[:1], parts[1][:-3], *parts[2:]])
-    assert pilot.read_records(short, final=True)[0] == [*whole[:1], *whole[2:]]
+    assert pilots.read_records(short, final=True)[0] == [*whole[:1], *whole[2:]]
 
 
 @pytest.mark.parametrize("name", ["stop", "1", "1.2", "1.2-3-4", "1.2-3.p", "x.1-2", "1.2-3-4-5.p"])
 def test_other_names_are_no_ranges(name: str) -> None:
-    assert pilot.read_range(name) is None
+    assert pilots.read_range(name) is None
 
 
 def test_ranges_have_names() -> None:
-    tasks = pilot.Range(1, 2, 3, 4, "p")
-    assert pilot.read_range(tasks.held_name()) == tasks
-    assert pilot.read_range(tasks.todo_name()) == pilot.Range(1, 3, 3, 4)
+    tasks = pilots.Range(1, 2, 3, 4, "p")
+    assert pilots.read_range(tasks.held_name()) == tasks
+    assert pilots.read_range(tasks.todo_name()) == pilots.Range(1, 3, 3, 4)
 
 
 _RACER = """\
 import os, sys
+from cluster_tools.format import pilots
 from cluster_tools.job import pilot
 directory, name = sys.argv[1:]
-todo, held = (os.path.join(directory, part) for part in (pilot.TODO, pilot.HELD))
+todo, held = (os.path.join(directory, part) for part in (pilots.TODO, pilots.HELD))
 racer = pilot.Claimer(todo, held, name)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -103,11 +104,11 @@ while True:
 
 
 def test_of_many_pilots_on_the_same_ranges_each_task_goes_to_one(tmp_path: Path) -> None:
-    for part in (pilot.TODO, pilot.HELD):
+    for part in (pilots.TODO, pilots.HELD):
         (tmp_path / part).mkdir()
-    ranges = [pilot.Range(0, n, n, n + 40) for n in range(0, 400, 40)]
+    ranges = [pilots.Range(0, n, n, n + 40) for n in range(0, 400, 40)]
     for tasks in ranges:
-        (tmp_path / pilot.TODO / tasks.todo_name()).touch()
+        (tmp_path / pilots.TODO / tasks.todo_name()).touch()
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", _RACER, str(tmp_path), f"p{n}"],
@@ -130,7 +131,7 @@ def test_of_many_pilots_on_the_same_ranges_each_task_goes_to_one(tmp_path: Path)
         assert racer.returncode == 0
         taken.update(map(int, stdout.split()))
     assert taken == Counter(range(400))
-    assert not list((tmp_path / pilot.TODO).iterdir())
+    assert not list((tmp_path / pilots.TODO).iterdir())
 
 
 def test_a_result_that_was_lost_in_the_journal_is_said(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cluster_tools import pickling
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import OutputCutShort, RunDirectory
 from cluster_tools.errors import remote_exception
-from cluster_tools.job import worker
+from cluster_tools.format import FORMAT, outputs, run_files
 from cluster_tools.own_files import NotOurs
 from cluster_tools.packed_exceptions import failure_bytes
 
@@ -30,8 +30,8 @@ def _write_output(directory: RunDirectory, task: int, data: bytes, **record: obj
     shard = Path(directory.shard(task))
     shard.mkdir(exist_ok=True)
     packed = pickle.dumps({"stored": False, **record})
-    path = shard / worker.output_name(task)
-    footer = worker.pack_numbers(len(data), len(packed)) + worker.OUTPUT_MAGIC
+    path = shard / run_files.output_name(task)
+    footer = outputs.encode_footer(len(data), len(packed))
     path.write_bytes(data + packed + footer)
     return path
 
@@ -92,14 +92,14 @@ def test_a_shard_has_at_most_a_thousand_tasks(directory: RunDirectory) -> None:
 
 def test_an_output_is_read_with_its_record(directory: RunDirectory) -> None:
     _write_output(directory, 5, pickle.dumps((True, [1])), node="c1")
-    outcome = directory.outcome(5, worker.output_name(5))
+    outcome = directory.outcome(5, run_files.output_name(5))
     assert (outcome.success, outcome.value, outcome.record["node"]) == (True, [1], "c1")
 
 
 def test_a_failure_is_read_with_its_exception(directory: RunDirectory) -> None:
     data = failure_bytes(ValueError(1), kept=True)
     _write_output(directory, 5, data)
-    outcome = directory.outcome(5, worker.output_name(5))
+    outcome = directory.outcome(5, run_files.output_name(5))
     assert not outcome.success
     assert outcome.value == "ValueError: 1\n"
     exception = remote_exception(outcome.exception, outcome.value, "12", "Task 5 of 6")
@@ -110,7 +110,7 @@ def test_a_failure_is_read_with_its_exception(directory: RunDirectory) -> None:
 def test_an_exception_that_does_not_load_leaves_the_text(directory: RunDirectory) -> None:
     data = pickle.dumps((False, "text")) + b"\x80\x05cno_such_module\nX\n."
     _write_output(directory, 5, data)
-    outcome = directory.outcome(5, worker.output_name(5))
+    outcome = directory.outcome(5, run_files.output_name(5))
     assert (outcome.value, outcome.exception) == ("text", None)
 
 
@@ -119,7 +119,7 @@ def test_an_output_that_is_cut_short_is_none(directory: RunDirectory, kept: int)
     path = _write_output(directory, 5, pickle.dumps((True, "x" * 50)))
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(OutputCutShort):
-        directory.outcome(5, worker.output_name(5))
+        directory.outcome(5, run_files.output_name(5))
 
 
 def test_an_output_with_something_lost_in_the_middle_is_none(directory: RunDirectory) -> None:
@@ -127,7 +127,7 @@ def test_an_output_with_something_lost_in_the_middle_is_none(directory: RunDirec
     whole = path.read_bytes()
     path.write_bytes(whole[:20] + whole[30:])
     with pytest.raises(OutputCutShort):
-        directory.outcome(5, worker.output_name(5))
+        directory.outcome(5, run_files.output_name(5))
 
 
 def test_no_link_in_the_place_of_an_output_is_written_through(
@@ -147,13 +147,13 @@ def test_no_link_in_the_place_of_an_output_is_written_through(
 def test_nothing_is_removed_through_a_link(directory: RunDirectory, tmp_path: Path) -> None:
     ours = tmp_path / "ours"
     ours.mkdir()
-    (ours / worker.output_name(0)).touch()
+    (ours / run_files.output_name(0)).touch()
     Path(directory.shard(0)).symlink_to(ours)
     with pytest.raises(OSError, match="0"):
         directory.clear({0}, leave_marks=False)
     with pytest.raises(OSError, match="0"):
-        directory.delete_outcome(0, worker.output_name(0), leave_mark=False)
-    assert os.listdir(ours) == [worker.output_name(0)]
+        directory.delete_outcome(0, run_files.output_name(0), leave_mark=False)
+    assert os.listdir(ours) == [run_files.output_name(0)]
 
 
 def test_claims_are_in_the_order_of_submissions_and_restarts(directory: RunDirectory) -> None:
@@ -161,16 +161,16 @@ def test_claims_are_in_the_order_of_submissions_and_restarts(directory: RunDirec
     assert directory.claims(7) == []
     shard.mkdir()
     for submission, restart in [(1, 0), (0, 10), (0, 2), (0, 0)]:
-        name = worker.claim_name(7, submission, restart)
+        name = run_files.claim_name(7, submission, restart)
         (shard / name).write_text(f"job{submission}.{restart}\nnode\n")
-    (shard / worker.claim_name(70, 0, 0)).write_text("another task's\n")
+    (shard / run_files.claim_name(70, 0, 0)).write_text("another task's\n")
     assert directory.claims(7) == ["job0.0", "job0.2", "job0.10", "job1.0"]
 
 
 def test_outputs_are_looked_for_by_name(directory: RunDirectory) -> None:
     _write_output(directory, 3, b"")
-    assert directory.look_again([3, 4, 5_000]) == ({3: [worker.output_name(3)]}, {})
-    assert os.listdir(directory.shard(3)) == [worker.output_name(3)]  # no probe is left
+    assert directory.look_again([3, 4, 5_000]) == ({3: [run_files.output_name(3)]}, {})
+    assert os.listdir(directory.shard(3)) == [run_files.output_name(3)]  # no probe is left
 
 
 def test_it_goes_away_with_all_that_is_in_it(directory: RunDirectory, tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_manifest_says_what_a_job_has_to_know(
 ) -> None:
     monkeypatch.syspath_prepend("relative")
     manifest = run_directory.manifest(str(tmp_path), ({"level": 10}, None), None)
-    assert manifest["format"] == worker.FORMAT
+    assert manifest["format"] == FORMAT
     assert os.fsencode(tmp_path / "relative") in manifest["sys_path"]
     assert pickling.loads(manifest["logging"]) == ({"level": 10}, None)
     pickle.dumps(manifest)

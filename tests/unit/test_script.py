@@ -10,7 +10,7 @@ from pathlib import Path
 
 from waiting import LIMIT_S, wait_until
 
-from cluster_tools.job.worker import EXIT_NO_WORKING_DIRECTORY
+from cluster_tools.format.exit_codes import EXIT_NO_WORKING_DIRECTORY
 from cluster_tools.schedulers.script import job_script
 
 PRINT = [sys.executable, "-c", "import os, sys; print(os.getcwd(), sys.argv[1:])"]

@@ -20,6 +20,8 @@ from cluster_tools import FileOutputStore, pickling
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.errors import remote_exception
+from cluster_tools.format import FORMAT, numbers, run_files
+from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED
 from cluster_tools.job import worker
 
 START = Path(worker.__file__).parent / "start_worker.py"
@@ -70,7 +72,7 @@ def _run(array: str, index: int = 0, **keywords: Any) -> tuple[int, str, str]:
 
 
 def _outcome(directory: RunDirectory, task: int = 0) -> run_directory.Outcome:
-    return directory.outcome(task, worker.output_name(task))
+    return directory.outcome(task, run_files.output_name(task))
 
 
 def _exception(outcome: run_directory.Outcome) -> BaseException:
@@ -82,7 +84,7 @@ def test_it_runs_its_element_of_the_array(directory: RunDirectory) -> None:
     assert _run(array, 1) == (0, "", "")
     outcome = _outcome(directory, 1)
     assert (outcome.success, outcome.value) == (True, 9)
-    assert directory.look_again([0, 1]) == ({1: [worker.output_name(1)]}, {})
+    assert directory.look_again([0, 1]) == ({1: [run_files.output_name(1)]}, {})
 
 
 def test_elements_run_the_tasks_that_they_are_given(directory: RunDirectory) -> None:
@@ -90,12 +92,12 @@ def test_elements_run_the_tasks_that_they_are_given(directory: RunDirectory) -> 
     _write_array(directory, (jobs.square, (1,)))
     array = _write_array(directory, *((jobs.square, (n,)) for n in range(9)))
     tasks = [2, 3, 5, 7, 8, 9]
-    packed = worker.pack_tasks(tasks)
+    packed = run_files.pack_tasks(tasks)
     assert packed == "2-3,5,7-9"
-    assert [worker.task_at(packed, index) for index in range(6)] == tasks
-    assert worker.pack_tasks(range(2, 9)) == worker.pack_tasks(list(range(2, 9)))
+    assert [run_files.task_at(packed, index) for index in range(6)] == tasks
+    assert run_files.pack_tasks(range(2, 9)) == run_files.pack_tasks(list(range(2, 9)))
     with pytest.raises(ValueError, match="fewer tasks than elements"):
-        worker.task_at(packed, 6)
+        run_files.task_at(packed, 6)
     assert _run(array, 2, tasks=packed)[0] == 0
     assert _outcome(directory, 5).value == 16
 
@@ -197,7 +199,7 @@ def test_a_submission_that_has_begun_is_not_closed(directory: RunDirectory, tmp_
 
 def test_an_array_that_is_not_there_is_said(directory: RunDirectory) -> None:
     status, _, stderr = _run(str(Path(directory.path, "array.9")))
-    assert status == worker.EXIT_NO_ARRAY
+    assert status == EXIT_NO_ARRAY
     assert "cannot open" in stderr
     assert os.uname().nodename in stderr
 
@@ -207,13 +209,13 @@ def test_an_array_that_is_cut_short_is_said(directory: RunDirectory, content: by
     path = Path(directory.path, "array.0")
     path.write_bytes(content)
     status, _, stderr = _run(str(path))
-    assert status == worker.EXIT_NO_ARRAY
+    assert status == EXIT_NO_ARRAY
     assert "cut short" in stderr
 
 
 def test_an_index_that_the_array_has_not_is_said(directory: RunDirectory) -> None:
     status, _, stderr = _run(_write_array(directory, (jobs.square, (2,))), 1)
-    assert status == worker.EXIT_NO_ARRAY
+    assert status == EXIT_NO_ARRAY
     assert "has no task 1" in stderr
 
 
@@ -223,22 +225,22 @@ def test_an_array_of_another_user_is_not_unpickled(directory: RunDirectory, tmp_
     array = _write_array(directory, (jobs.touch, (tmp_path / "ran",)))
     os.chown(array, 12345, 12345)
     status, _, stderr = _run(array)
-    assert status == worker.EXIT_REFUSED
+    assert status == EXIT_REFUSED
     assert "belongs to the user 12345, and not to 0" in stderr
     assert not (tmp_path / "ran").exists()
 
 
 def test_an_array_of_another_version_of_the_package_is_refused(directory: RunDirectory) -> None:
-    array = _write_array(directory, (jobs.square, (2,)), format=worker.FORMAT + 1)
+    array = _write_array(directory, (jobs.square, (2,)), format=FORMAT + 1)
     status, _, stderr = _run(array)
-    assert status == worker.EXIT_REFUSED
+    assert status == EXIT_REFUSED
     assert f"another version than the client's, {cluster_tools.__version__}" in stderr
 
 
 def test_another_python_is_refused_with_both_versions(directory: RunDirectory) -> None:
     array = _write_array(directory, (jobs.square, (2,)), python=(3, 9))
     status, _, stderr = _run(array)
-    assert status == worker.EXIT_REFUSED
+    assert status == EXIT_REFUSED
     here = f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert f"the job runs Python {here} ({sys.executable}), the client Python 3.9" in stderr
 
@@ -312,7 +314,7 @@ def _fails_as_interrupted(process: subprocess.Popen[str], directory: RunDirector
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=LIMIT_S)
     assert process.returncode == 128 + signal.SIGTERM
-    assert directory.look_again([0]) == ({0: [worker.interrupted_name(0)]}, {})
+    assert directory.look_again([0]) == ({0: [run_files.interrupted_name(0)]}, {})
 
 
 def test_a_signal_is_heard_that_the_call_handles_itself(
@@ -345,7 +347,7 @@ def test_a_task_whose_output_was_taken_does_not_run_again(
 ) -> None:
     array = _write_array(directory, (jobs.note_run_and_wait, (tmp_path / "runs", tmp_path)))
     assert _run(array)[0] == 0
-    directory.delete_outcome(0, worker.output_name(0), leave_mark=True)
+    directory.delete_outcome(0, run_files.output_name(0), leave_mark=True)
     for restart in (1, 0):  # the second after its claim has gone
         status, _, stderr = _run(array, restart=restart)
         assert (status, stderr.partition(" ")[0]) == (0, "cluster_tools:")
@@ -375,7 +377,7 @@ def test_a_task_whose_array_is_done_does_not_run_again(tmp_path: Path) -> None:
     directory.beat()
     process.send_signal(signal.SIGCONT)
     _, stderr = process.communicate(timeout=LIMIT_S)
-    assert process.returncode == worker.EXIT_NO_ARRAY
+    assert process.returncode == EXIT_NO_ARRAY
     assert "all its calls are over" in stderr
     assert directory.claims(0) == []
     assert not (tmp_path / "ran").exists()
@@ -387,13 +389,13 @@ def test_no_room_for_the_claim_is_said(directory: RunDirectory) -> None:
     array = _write_array(directory, (jobs.square, (2,)))
     Path(directory.shard(0)).write_text("a file where the directory should be")
     status, _, stderr = _run(array)
-    assert status == worker.EXIT_OUTPUT_NOT_WRITTEN
+    assert status == EXIT_OUTPUT_NOT_WRITTEN
     assert "cannot write" in stderr
 
 
 def test_numbers_are_packed_and_unpacked() -> None:
-    numbers = [0, 1, 2**40, 2**63]
-    assert worker.unpack_numbers(worker.pack_numbers(*numbers)) == numbers
+    some = [0, 1, 2**40, 2**63]
+    assert numbers.unpack_numbers(numbers.pack_numbers(*some)) == some
 
 
 # -- a client that is not there any more --
@@ -402,7 +404,7 @@ def test_numbers_are_packed_and_unpacked() -> None:
 def _silent(tmp_path: Path, seconds: float, client_timeout_s: float | None = 60) -> RunDirectory:
     """A run directory whose client was last heard of so long ago."""
     directory = RunDirectory(str(tmp_path), client_timeout_s)
-    heartbeat = Path(directory.path, worker.HEARTBEAT)
+    heartbeat = Path(directory.path, run_files.HEARTBEAT)
     if heartbeat.exists():
         beat = heartbeat.stat().st_mtime - seconds
         os.utime(heartbeat, (beat, beat))
@@ -456,7 +458,7 @@ def test_a_client_that_is_there_or_does_not_care_has_its_calls_run(
 
 def test_a_heartbeat_that_cannot_be_read_is_no_reason_to_leave(tmp_path: Path) -> None:
     directory = _silent(tmp_path, 120)
-    heartbeat = Path(directory.path, worker.HEARTBEAT)
+    heartbeat = Path(directory.path, run_files.HEARTBEAT)
     heartbeat.write_text("half a")
     os.utime(heartbeat, (0, 0))
     assert _run(_write_array(directory, (jobs.square, (3,))))[0] == 0
@@ -468,4 +470,4 @@ def test_no_file_but_the_mark_is_left_by_a_worker_that_looks_for_its_client(tmp_
     array = _write_array(directory, (jobs.square, (3,)))
     _run(array)
     names = {path.name for path in Path(directory.path).rglob("*")}
-    assert names == {"0", Path(array).name, worker.HEARTBEAT, worker.left_name(0, 0)}
+    assert names == {"0", Path(array).name, run_files.HEARTBEAT, run_files.left_name(0, 0)}

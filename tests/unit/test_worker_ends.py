@@ -25,6 +25,8 @@ from waiting import LIMIT_S, wait_until
 from cluster_tools import pickling
 from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import RunDirectory
+from cluster_tools.format import run_files
+from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_OUTPUT_NOT_WRITTEN
 from cluster_tools.job import worker
 
 START = Path(worker.__file__).parent / "start_worker.py"
@@ -73,7 +75,7 @@ def _run(
 
 
 def _outcome(directory: RunDirectory) -> run_directory.Outcome:
-    return directory.outcome(0, worker.output_name(0))
+    return directory.outcome(0, run_files.output_name(0))
 
 
 def fail_at_sigterm_and_later_die(started: Path) -> None:
@@ -201,7 +203,7 @@ def test_what_interrupted_an_earlier_run_is_not_the_cause_of_a_later_ones_end(
     wait_until(started.exists, "the first run")
     first.send_signal(signal.SIGTERM)
     _end_of(first)
-    assert directory.look_again([0]) == ({0: [worker.interrupted_name(0)]}, {})
+    assert directory.look_again([0]) == ({0: [run_files.interrupted_name(0)]}, {})
     assert _end_of(_start(array, **again))[0] == 9
     assert directory.look_again([0]) == ({}, {})
 
@@ -210,13 +212,13 @@ def test_an_element_that_begins_when_its_executor_has_ended_makes_nothing(tmp_pa
     gone = tmp_path / "run.gone"
     with pytest.raises(worker.Stop, match="its executor has ended") as stop:
         worker._claim(str(gone), 0, 0, 0, "12_0")
-    assert stop.value.code == worker.EXIT_NO_ARRAY
+    assert stop.value.code == EXIT_NO_ARRAY
     assert not gone.exists()
 
 
 def test_an_output_for_an_executor_that_has_ended_is_told_so(directory: RunDirectory) -> None:
     status, stderr = _run(directory, remove, directory.path)
-    assert status == worker.EXIT_OUTPUT_NOT_WRITTEN
+    assert status == EXIT_OUTPUT_NOT_WRITTEN
     assert "the output could not be written (its executor has ended)" in stderr
 
 
@@ -224,6 +226,6 @@ def test_an_output_that_cannot_be_written_is_not_blamed_on_the_executor(
     directory: RunDirectory,
 ) -> None:
     status, stderr = _run(directory, put_a_file_in_place_of, directory.shard(0))
-    assert status == worker.EXIT_OUTPUT_NOT_WRITTEN
+    assert status == EXIT_OUTPUT_NOT_WRITTEN
     assert "the output could not be written" in stderr
     assert "executor has ended" not in stderr

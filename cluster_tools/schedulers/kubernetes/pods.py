@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cluster_tools.job.worker import OWN_EXIT_CODES
+from cluster_tools.format.exit_codes import OWN_EXIT_CODES
 from cluster_tools.schedulers.base import Cause, Ending
 from cluster_tools.schedulers.kubernetes.manifest import WORKER_CONTAINER, Resources
 

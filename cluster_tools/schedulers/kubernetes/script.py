@@ -11,7 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 
-from cluster_tools.job.worker import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
+from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 from cluster_tools.schedulers.base import ArrayRequest
 from cluster_tools.schedulers.script import encoded, job_script
 

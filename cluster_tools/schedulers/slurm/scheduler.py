@@ -19,8 +19,8 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
 
 from cluster_tools.caller import warn_caller
+from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_REFUSED
 from cluster_tools.job.pilot import WARNING_S
-from cluster_tools.job.worker import EXIT_NO_ARRAY, EXIT_REFUSED
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
