@@ -23,14 +23,20 @@ class Late(Exception):
 
 def _wait_for_interrupt(send: Callable[[], object]) -> None:
     """Raises: Late, once what `send` sends has come."""
-    sender = threading.Timer(0.02, send)
+    waits = threading.Event()
+
+    def send_soon() -> None:
+        if waits.wait(LIMIT_S):
+            send()
+
+    sender = threading.Thread(target=send_soon)
     sender.start()
     try:
+        waits.set()
         wait_until(lambda: False, "an interrupt")
     except KeyboardInterrupt:
         raise Late from None
     finally:
-        sender.cancel()
         sender.join()
 
 
