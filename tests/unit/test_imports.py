@@ -1,0 +1,211 @@
+"""The rules on who may import whom, those for type checkers alone counted: see CONTRIBUTING.md.
+
+`breaches` is given the package's folder and returns a sentence for each import that breaks a rule. It is
+tried on copies of the package in which a rule is broken.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import cluster_tools
+
+PACKAGE = Path(cluster_tools.__file__).parent
+
+# Who stands higher may import who stands lower, and its own folder.
+_LAYERS = ["executors", "cluster", "schedulers", "job", "format"]
+# They show names of other folders: the public ones, and those of old import paths.
+_SHOW_OTHERS = {
+    "cluster_tools",
+    "cluster_tools._factory",
+    "cluster_tools.executors",
+    "cluster_tools.schedulers",
+    "cluster_tools.schedulers.cluster_executor",
+    "cluster_tools.schedulers.kube",
+    "cluster_tools.schedulers.kubernetes",
+    "cluster_tools.schedulers.slurm",
+}
+# Each knows what all schedulers have in common, and no other scheduler.
+_SCHEDULERS = ["local", "slurm", "kubernetes"]
+# What of the standard library the worker may import before its call asks for more.
+_STARTS_FAST = ["cluster_tools.job.start_worker", "cluster_tools.job.worker"]
+_QUICK = {
+    "__future__",
+    "_thread",
+    "_pickle",
+    "_signal",
+    "copyreg",
+    "errno",
+    "os",
+    "sys",
+    "time",
+    "types",
+}
+
+
+class _Module:
+    def __init__(self, name: str, tree: ast.Module):
+        self.name = name
+        self.tree = tree
+        parts = name.split(".")
+        self.folder = (
+            parts[1] if len(parts) > 2 or (name.count(".") and _is_folder(parts[1])) else ""
+        )
+
+
+def _is_folder(name: str) -> bool:
+    return name in (*_LAYERS, "observers")
+
+
+def _modules(package: Path) -> dict[str, _Module]:
+    found: dict[str, _Module] = {}
+    for path in package.rglob("*.py"):
+        parts = (package.name, *path.relative_to(package).with_suffix("").parts)
+        name = ".".join(parts).removesuffix(".__init__")
+        found[name] = _Module(name, ast.parse(path.read_text()))
+    return found
+
+
+def _imports(module: _Module, modules: dict[str, _Module]) -> set[str]:
+    """The modules of the package that it imports anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in modules else node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return {name for name in found if name in modules} - {module.name}
+
+
+def _imported_at_the_start(tree: ast.Module) -> set[str]:
+    """What it imports on every Python when it is imported itself."""
+    found: set[str] = set()
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return found
+
+
+def _scheduler(module: _Module) -> str | None:
+    name = module.name.removeprefix("cluster_tools.schedulers.").partition(".")[0]
+    return name if module.folder == "schedulers" and name in _SCHEDULERS else None
+
+
+def _wrong(importing: _Module, imported: _Module) -> str | None:
+    """Why the one must not import the other."""
+    if importing.name in _SHOW_OTHERS:
+        return None
+    source, target = importing.folder, imported.folder
+    if source in _LAYERS and target in _LAYERS and _LAYERS.index(target) < _LAYERS.index(source):
+        return f"{source} stands below {target}"
+    if (
+        source == "cluster"
+        and target == "schedulers"
+        and imported.name != "cluster_tools.schedulers.base"
+    ):
+        return "the core knows no scheduler by name"
+    if source == "format" and target != "format":
+        return "the format imports nothing but itself"
+    if source == "observers" and target:
+        return "observers are told, they ask nobody"
+    if source == "" and target in ("executors", "cluster", "schedulers"):
+        return "what all use knows none of them"
+    one, other = _scheduler(importing), _scheduler(imported)
+    if one is not None and other is not None and one != other:
+        return "a scheduler knows no other"
+    return None
+
+
+def _circles(edges: dict[str, set[str]]) -> Iterator[list[str]]:
+    """Modules that import one another, each circle once."""
+    reached = {name: _reached_from(name, edges) for name in edges}
+    seen: set[str] = set()
+    for name in sorted(edges):
+        circle = sorted(other for other in reached[name] if name in reached.get(other, ()))
+        if name in circle and name not in seen:
+            seen.update(circle)
+            yield circle
+
+
+def _reached_from(name: str, edges: dict[str, set[str]]) -> set[str]:
+    reached: set[str] = set()
+    todo = [name]
+    while todo:
+        for other in edges.get(todo.pop(), set()) - reached:
+            reached.add(other)
+            todo.append(other)
+    return reached
+
+
+def breaches(package: Path) -> list[str]:
+    modules = _modules(package)
+    edges = {name: _imports(module, modules) for name, module in modules.items()}
+    found = [
+        f"{name} imports {other}: {why}"
+        for name in sorted(edges)
+        for other in sorted(edges[name])
+        if (why := _wrong(modules[name], modules[other])) is not None
+    ]
+    for name in _STARTS_FAST:
+        slow = _imported_at_the_start(modules[name].tree) - _QUICK - modules.keys()
+        found += [f"{name} imports {other} when it starts: that is slow" for other in sorted(slow)]
+    # The parts of a session know it still, and it knows them.
+    inside = {
+        name: {other for other in others if other not in _SHOW_OTHERS}
+        for name, others in edges.items()
+        if name not in _SHOW_OTHERS and modules[name].folder != "cluster"
+    }
+    found += [f"a circle of imports: {', '.join(circle)}" for circle in _circles(inside)]
+    return found
+
+
+def test_nobody_imports_what_stands_above() -> None:
+    assert breaches(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "breach"),
+    [
+        ("format/arrays.py", "from cluster_tools.job import worker", "format stands below job"),
+        ("format/arrays.py", "from cluster_tools import own_files", "nothing but itself"),
+        ("job/worker.py", "from cluster_tools.cluster import logs", "job stands below cluster"),
+        ("job/worker.py", "import logging", "that is slow"),
+        (
+            "schedulers/base.py",
+            "if TYPE_CHECKING:\n    from cluster_tools.executors.local import LocalExecutor",
+            "schedulers stands below executors",
+        ),
+        (
+            "schedulers/slurm/limits.py",
+            "from cluster_tools.schedulers.kubernetes.api import ApiServer",
+            "a scheduler knows no other",
+        ),
+        (
+            "cluster/probing.py",
+            "def f():\n    from cluster_tools.schedulers.slurm import commands",
+            "no scheduler by name",
+        ),
+        ("observers/failure_log.py", "from cluster_tools.cluster import logs", "ask nobody"),
+        ("pickling.py", "from cluster_tools.cluster import logs", "knows none of them"),
+        (
+            "schedulers/slurm/options.py",
+            "from cluster_tools.schedulers.slurm import scheduler",
+            "a circle of imports: cluster_tools.schedulers.slurm.limits, ",
+        ),
+    ],
+)
+def test_a_breach_is_found(tmp_path: Path, module: str, line: str, breach: str) -> None:
+    copy = tmp_path / "cluster_tools"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    assert any(breach in found for found in breaches(copy))
