@@ -17,8 +17,8 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
+from cluster_tools.by_reference import by_value_marks, dump_by_reference
 from cluster_tools.format import PICKLE_PROTOCOL
-from cluster_tools.job.worker import by_value_marks, dump_by_reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -16,9 +16,9 @@ from io import BytesIO
 from typing import Any
 
 from cluster_tools import pickling
+from cluster_tools.by_reference import reference_pickler
 from cluster_tools.executors.calls import Dumps, PackedCall, unpicklable_call
 from cluster_tools.executors.pool_worker import dumps_for_relatives, relatives_pickler
-from cluster_tools.job.worker import reference_pickler
 
 # Pieces from this size on that several calls have are kept once.
 _MIN_SHARED_BYTES = 4096

@@ -22,6 +22,7 @@ from types import MethodDescriptorType, MethodType, WrapperDescriptorType
 from typing import Any, NamedTuple
 
 from cluster_tools import pickling
+from cluster_tools.by_reference import reduce_method
 from cluster_tools.executors.calls import (
     Dumps,
     PackedCall,
@@ -32,7 +33,6 @@ from cluster_tools.executors.calls import (
 )
 from cluster_tools.executors.chunk_progress import ChunkProgress
 from cluster_tools.function_name import type_name
-from cluster_tools.job.worker import reduce_method
 from cluster_tools.packed_exceptions import failure_bytes
 
 PLAIN_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes})

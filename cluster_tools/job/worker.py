@@ -13,14 +13,14 @@ output beside the claim. `cluster_tools.format` has the names and layouts of all
 from __future__ import annotations
 
 import _thread
-import copyreg  # pickle imports it, too
 import errno
 import os
 import sys
 import time
-from types import MethodType, ModuleType
+from types import ModuleType
 
 from cluster_tools import own_files
+from cluster_tools.by_reference import by_value_marks, dump_by_reference
 from cluster_tools.format import FORMAT, PICKLE_PROTOCOL, arrays, numbers, outputs, run_files
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED
 
@@ -681,82 +681,6 @@ def _set_up_logging(pickled: bytes | None, main: Main, log_file: str) -> None:
     logging.basicConfig(**config)
     if "level" in config:  # basicConfig does nothing where an import has configured logging before
         logging.getLogger().setLevel(config["level"])
-
-
-def reduce_method(method: Any) -> tuple[Any, ...]:
-    """Says, for a pickle, how a bound method is found again.
-
-    Its own way is the function's name. That is not right for a private one (`__work` is `_Class__work`),
-    one that `super()` gave and one that was made under another name.
-
-    Raises: pickle.PicklingError, where the class does not have it.
-    """
-    owner, function = method.__self__, method.__func__
-    own_name = getattr(function, "__name__", None)
-    if isinstance(own_name, str) and _is_bound_as(method, own_name):
-        return getattr, (owner, own_name)
-    for cls in (owner if isinstance(owner, type) else type(owner)).__mro__:
-        for name, member in list(vars(cls).items()):
-            found: Any = member.__func__ if type(member) is classmethod else member  # pyright: ignore
-            if found is function and _is_bound_as(method, name):
-                return getattr, (owner, name)
-    raise pickle.PicklingError(f"{method!r} is not found under the name {own_name!r}")
-
-
-def _is_bound_as(method: Any, name: str) -> bool:
-    try:
-        found = getattr(method.__self__, name)
-        function, other = method.__func__, found.__func__
-        return (
-            type(found) is MethodType
-            and found.__self__ is method.__self__
-            # A descriptor may make a new function each time.
-            and (
-                other is function
-                or (other.__module__, other.__qualname__)
-                == (function.__module__, function.__qualname__)
-            )
-        )
-    except Exception:  # the class may have its own idea of attributes
-        return False
-
-
-_reducers: dict[type, Any] = {MethodType: reduce_method}
-
-
-class _ByReference(pickle.Pickler):
-    dispatch_table: Any = _reducers  # of the class: that costs the least with each pickle
-
-
-class _Referring(_ByReference):
-    def __init__(self, file: Any, refer: Callable[[Any], Any]):
-        self._refer = refer
-        super().__init__(file, PICKLE_PROTOCOL)
-
-    def persistent_id(self, obj: Any) -> Any:
-        return self._refer(obj)
-
-
-def dump_by_reference(value: object, file: Any, refer: Callable[[Any], Any] | None = None) -> None:
-    """Pickle's own way: functions and classes are the names under which they are imported.
-
-    `refer`: gives what stands for an object that does not go into this pickle, None for all others.
-    Raises: where one could not be found again, too, which pickle itself does not see with methods.
-    """
-    reference_pickler(file, refer).dump(value)
-
-
-def reference_pickler(file: Any, refer: Callable[[Any], Any] | None = None) -> pickle.Pickler:
-    """What `dump_by_reference` pickles with."""
-    _reducers.update(copyreg.dispatch_table)
-    return _ByReference(file, PICKLE_PROTOCOL) if refer is None else _Referring(file, refer)
-
-
-def by_value_marks() -> list[bytes]:
-    """What stands in each pickle that refers to a module of `cloudpickle.register_pickle_by_value`."""
-    cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
-    registered = getattr(cloudpickle, "list_registry_pickle_by_value", None)
-    return [name.encode() for name in registered()] if registered is not None else []
 
 
 def _dumps(value: object) -> bytes:

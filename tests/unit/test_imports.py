@@ -19,6 +19,7 @@ PACKAGE = Path(cluster_tools.__file__).parent
 
 # Who stands higher may import who stands lower, and its own folder.
 _LAYERS = ["executors", "cluster", "schedulers", "job", "format"]
+_FOLDERS = tuple(f"cluster_tools.{folder}" for folder in (*_LAYERS, "observers"))
 # They show names of other folders: the public ones, and those of old import paths.
 _SHOW_OTHERS = {
     "cluster_tools",
@@ -33,7 +34,11 @@ _SHOW_OTHERS = {
 # Each knows what all schedulers have in common, and no other scheduler.
 _SCHEDULERS = ["local", "slurm", "kubernetes"]
 # What of the standard library the worker may import before its call asks for more.
-_STARTS_FAST = ["cluster_tools.job.start_worker", "cluster_tools.job.worker"]
+_STARTS_FAST = [
+    "cluster_tools.by_reference",
+    "cluster_tools.job.start_worker",
+    "cluster_tools.job.worker",
+]
 _QUICK = {
     "__future__",
     "_thread",
@@ -52,14 +57,8 @@ class _Module:
     def __init__(self, name: str, tree: ast.Module):
         self.name = name
         self.tree = tree
-        parts = name.split(".")
-        self.folder = (
-            parts[1] if len(parts) > 2 or (name.count(".") and _is_folder(parts[1])) else ""
-        )
-
-
-def _is_folder(name: str) -> bool:
-    return name in (*_LAYERS, "observers")
+        # "" for what is in none.
+        self.folder = name.split(".")[1] if name.startswith(_FOLDERS) else ""
 
 
 def _modules(package: Path) -> dict[str, _Module]:
