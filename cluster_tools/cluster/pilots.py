@@ -25,6 +25,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from cluster_tools import own_files, pickling
+from cluster_tools.cluster import failures
+from cluster_tools.cluster.failures import Where
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.logs import Part
 from cluster_tools.cluster.run_directory import Outcome, stored_outcome
@@ -32,9 +34,7 @@ from cluster_tools.cluster.submission import Span
 from cluster_tools.cluster.tasks import Place, TaskArray
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.errors import (
-    RemoteException,
     RemoteNeverStartedException,
-    RemotePreemptedException,
     RemoteTimeLimitException,
     SubmissionException,
 )
@@ -384,7 +384,7 @@ class PilotPool:
             array = self._array(futures)
         except Exception as exc:
             for future in futures:
-                future.resolve(None, SubmissionException(f"No pilot could be written: {exc}", ""))
+                future.resolve(None, failures.pilot_not_written(exc))
             return
         session.resolver.expect(array)
         session.submitter.put(Span(array, range(array.count)))
@@ -486,8 +486,7 @@ class PilotPool:
         self._incarnations[journal.pilot] = incarnation
         for other in others:
             earlier = min(other, incarnation, key=lambda known: known.journal.restart)
-            text = f"The job {journal.job_id} of its pilot was requeued."
-            error = RemotePreemptedException(text, journal.job_id)
+            error = failures.pilot_requeued(journal.job_id)
             self._patiently(partial(self._take_over, earlier, error))
         self._tell_count()
         return self._incarnations.get(journal.pilot)
@@ -622,7 +621,7 @@ class PilotPool:
         incarnation.running = record
         incarnation.began = True
         if lost is not None and lost.task != record.task:
-            error = RemoteException("The record of its output was lost.", "")
+            error = failures.record_lost()
             self._patiently(partial(self._fail, incarnation, lost.task, error))
         place = self._place(record.task)
         if place is None:
@@ -829,36 +828,24 @@ class PilotPool:
         for task in sorted(missing & known):
             place = self._place(task)
             if place is not None:
-                text = (
-                    f"{place[0].describe(place[1])} was lost with the pilot that was about to run "
-                    "it: submit it again if its work is not done."
-                )
-                self._session.resolver.fail(*place, RemoteException(text, ""))
+                lost = failures.lost_with_pilot(place[0].describe(place[1]))
+                self._session.resolver.fail(*place, lost)
 
     def _fail_unreadable(self, error: OSError | own_files.NotOurs) -> None:
         """What has become of a pilot that has ended can't be found out."""
         self._ended.clear()
         for array, position in self._open():
-            text = (
-                f"{array.describe(position)} is lost: a pilot has ended, and the records of what "
-                f"it was doing can't be read: {error}"
-            )
-            exception = RemoteException(text, "")
-            exception.__cause__ = error
+            exception = failures.records_unreadable(array.describe(position), error)
             self._session.resolver.fail(array, position, exception)
 
     def _fail(self, incarnation: _Incarnation, task: int, error: BaseException | None) -> None:
         """Raises: OSError, where its output may be in the store."""
         place = self._place(task)
-        if place is None or self._session.resolver.take_stored(*place):
+        if place is None or self._session.resolver.take_kept(*place):
             return
         array, position = place
-        job_id = incarnation.journal.job_id
-        text = _text(error) or "Its pilot has left without a word on it."
-        where = f"{array.describe(position)} (job {job_id})"
-        exception = _kind(error)(f"{where} ended without a result: {text}", job_id)
-        exception.__cause__ = error
-        self._session.resolver.fail(array, position, exception)
+        where = Where(array.describe(position), incarnation.journal.job_id)
+        self._session.resolver.fail(array, position, failures.ended_on_pilot(where, error))
 
     def _fail_as_initializer(self, failure: bytes, element: Element) -> None:
         """Fails all open tasks as the initializer has, unless there is a pilot where it did not."""
@@ -878,9 +865,7 @@ class PilotPool:
             return
         self._failures = 0
         for array, position in self._open():
-            text = f"{array.describe(position)} was not begun: {_text(error)}"
-            exception = _kind(error)(text, "")
-            exception.__cause__ = error
+            exception = failures.not_begun(array.describe(position), error)
             self._session.resolver.fail(array, position, exception)
 
     def _open(self) -> list[tuple[TaskArray, int]]:
@@ -892,21 +877,8 @@ class PilotPool:
         ]
 
 
-def _kind(error: BaseException | None) -> type[RemoteException]:
-    """The class of ours that says best what `error` does; those made for exceptions of calls are the call's."""
-    if isinstance(error, RemoteException) and type(error).__module__ == RemoteException.__module__:
-        return type(error)
-    return RemoteException
-
-
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:
         pass  # not there, or left for the removal of the run directory
-
-
-def _text(error: BaseException | None) -> str:
-    if isinstance(error, RemoteException):
-        return error.error.strip()
-    return "" if error is None else f"{type(error).__name__}: {error}"

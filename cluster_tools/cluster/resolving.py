@@ -10,7 +10,6 @@ Whatever is slow here (a large result, a store, a callback) holds up this execut
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import time
 from bisect import bisect_right
@@ -21,40 +20,27 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster_tools import own_files
-from cluster_tools.cluster import logs, process_wide
+from cluster_tools.cluster import failures, logs, process_wide
+from cluster_tools.cluster.failures import Where
 from cluster_tools.cluster.future import end_quietly
 from cluster_tools.cluster.joinable_thread import JoinableThread
-from cluster_tools.cluster.run_directory import (
-    Outcome,
-    OutputCutShort,
-    OutputNotReadable,
-    stored_outcome,
-)
+from cluster_tools.cluster.outcomes import Outcomes, StoreError
+from cluster_tools.cluster.run_directory import Outcome, OutputCutShort, OutputNotReadable
 from cluster_tools.cluster.submission import Span
 from cluster_tools.cluster.tasks import Piece, TaskArray
-from cluster_tools.errors import (
-    RemoteCancelledException,
-    RemoteException,
-    RemoteExitException,
-    RemoteLostException,
-    RemoteNeverStartedException,
-    RemoteNodeFailureException,
-    RemoteOutOfMemoryException,
-    RemotePreemptedException,
-    RemoteTimeLimitException,
-    SubmissionException,
-    remote_exception,
+from cluster_tools.cluster.verdicts import (
+    NEVER_AGAIN,
+    Evidence,
+    Fail,
+    Follow,
+    GoesInAgain,
+    Policy,
+    TakeInterrupted,
+    decide,
 )
-from cluster_tools.format import outputs, run_files
-from cluster_tools.format.exit_codes import (
-    EXIT_NO_ARRAY,
-    EXIT_NO_WORKING_DIRECTORY,
-    EXIT_OUTPUT_NOT_WRITTEN,
-    EXIT_REFUSED,
-    OWN_EXIT_CODES,
-)
+from cluster_tools.errors import RemoteException
+from cluster_tools.format import run_files
 from cluster_tools.function_name import exception_text
-from cluster_tools.output_store import FileOutputStore
 from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Cause, Element, Ending
 
@@ -62,28 +48,7 @@ if TYPE_CHECKING:
     from cluster_tools.cluster.future import ClusterFuture
     from cluster_tools.cluster.session import Session
 
-_EXCEPTIONS: dict[Cause, type[RemoteException]] = {
-    Cause.OUT_OF_MEMORY: RemoteOutOfMemoryException,
-    Cause.TIME_LIMIT: RemoteTimeLimitException,
-    Cause.NODE_FAILURE: RemoteNodeFailureException,
-    Cause.PREEMPTED: RemotePreemptedException,
-    Cause.CANCELLED: RemoteCancelledException,
-    Cause.EXIT: RemoteExitException,
-    Cause.NEVER_STARTED: RemoteNeverStartedException,
-    Cause.LOST: RemoteLostException,
-}
-# The element did not end by what its call did: one that never began may go in again.
-_NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
-_MAX_SUBMISSIONS = 4
-# One that found its client stopped does so as often as the client stops; this is only for broken clocks.
-_MAX_LEAVES = 100
-# The worker has claimed the task and not begun the call.
-_NEVER_BEGAN = (EXIT_REFUSED, EXIT_NO_ARRAY)
-# Python ends with 120 where it can't write the last of its stderr: the log is on the same full disk.
-# https://docs.python.org/3/c-api/init.html#c.Py_FinalizeEx
-_NOT_WRITTEN = (EXIT_OUTPUT_NOT_WRITTEN, 120)
-# A shell's exit code is this plus the signal's number, where a signal has ended the command.
-_SIGNALLED = 128
+_POLICY = Policy()
 # A file that was listed may take so long to be readable through an NFS client's cache.
 _UNREADABLE_PATIENCE_S = 120.0
 _UNREADABLE_INTERVAL_S = 1.0
@@ -98,15 +63,6 @@ _MAX_PICKED = 5_000
 _CLEAR_INTERVAL_S = 1.0
 
 _logger = logging.getLogger("cluster_tools")
-
-
-def _was_killed(ending: Ending) -> bool:
-    """Whether a signal has ended it, as far as is known. Slurm has exit code 0 beside a signal."""
-    return ending.exit_code in (None, 0) or ending.exit_code > _SIGNALLED
-
-
-class _StoreError(Exception):
-    """What the store says can't be the output, or it raised something else than OSError, which may pass."""
 
 
 @dataclass
@@ -124,6 +80,7 @@ class Resolver(JoinableThread):
         self._session = session
         self._inbox: queue.SimpleQueue[tuple[Callable[..., None], tuple[Any, ...]]]
         self._inbox = queue.SimpleQueue()
+        self._outcomes = Outcomes(session.directory, session.store)
         # Arrays with open tasks, by first task, and those numbers in order.
         self._arrays: dict[int, TaskArray] = {}
         self._firsts: list[int] = []
@@ -400,29 +357,44 @@ class Resolver(JoinableThread):
         self, array: TaskArray, position: int, read: Callable[[], Outcome], name: str = ""
     ) -> None:
         """Resolves the future by an output. `name`: its file in the run directory, where it has one."""
+        result: Any = None
+        exception: BaseException | None = None
+        unusable: tuple[str, BaseException | None] | None = None
         try:
-            outcome = self._complete(array, position, read())
-            result, exception = outcome.value, None
-            if not outcome.success:
-                result, exception = None, self._failure(array, position, outcome)
+            outcome = self._outcomes.complete(read(), self._key(array, position))
+            result, exception = self._result(array, position, outcome)
             del outcome
         except OutputNotReadable as exc:
             first = (time.monotonic() + _UNREADABLE_PATIENCE_S, read)
             give_up, _ = self._unreadable.setdefault((array, position, name), first)
             if time.monotonic() < give_up:
                 return
-            result = None
-            exception = self._unusable(array, position, f"Its output can't be read: {exc}", exc)
+            unusable = (f"Its output can't be read: {exc}", exc)
         except NotOurs as exc:
-            result, exception = None, self._unusable(array, position, f"{exc}: not unpickled", exc)
-        except (OutputCutShort, _StoreError) as exc:
-            result, exception = None, self._unusable(array, position, str(exc), exc.__cause__)
+            unusable = (f"{exc}: not unpickled", exc)
+        except (OutputCutShort, StoreError) as exc:
+            unusable = (str(exc), exc.__cause__)
         except BaseException as exc:  # whatever the classes of the call do when they are unpickled
-            text = f"Its result can't be unpickled here: {exception_text(exc)}"
-            result, exception = None, self._unusable(array, position, text, exc)
+            unusable = (f"Its result can't be unpickled here: {exception_text(exc)}", exc)
+        if unusable is not None:
+            exception = failures.output_unusable(self._where(array, position), *unusable)
         self._unreadable.pop((array, position, name), None)
         self._discard(array, position, name)
         self._resolve(array, position, result, exception)
+
+    def _result(
+        self, array: TaskArray, position: int, outcome: Outcome
+    ) -> tuple[Any, BaseException | None]:
+        """The result, or what the future raises."""
+        if outcome.success:
+            return outcome.value, None
+        where = self._where(array, position)
+        node = outcome.record.get("node")
+        return None, failures.call_failed(where, node, outcome.exception, outcome.value)
+
+    @staticmethod
+    def _key(array: TaskArray, position: int) -> str | None:
+        return None if array.keys is None else array.keys[position]
 
     def fail(self, array: TaskArray, position: int, exception: RemoteException) -> None:
         """The task has no output, and will have none."""
@@ -437,32 +409,8 @@ class Resolver(JoinableThread):
                 piece = array.piece_of(position)
                 if piece is not None and piece.job_id is not None and not array.on_pilots:
                     self._to_cancel.append(piece.element(position))
-                self._resolve(
-                    array, position, None, self._unusable(array, position, str(error), error)
-                )
-
-    def _complete(self, array: TaskArray, position: int, outcome: Outcome) -> Outcome:
-        """The outcome, from the output store where it is there."""
-        if outcome.record["stored"]:
-            assert array.keys is not None
-            outcome = self._read_stored(array.keys[position], outcome.record)
-        return outcome
-
-    def _read_stored(self, key: str, record: dict[str, Any]) -> Outcome:
-        try:
-            output = self._session.store.read(key)
-        except OSError as exc:
-            raise OutputNotReadable(str(exc)) from exc
-        except Exception as exc:
-            raise _StoreError(
-                f"the output store can't read {key!r}: {exception_text(exc)}"
-            ) from exc
-        if record["stored"] != outputs.digest(output):
-            raise _StoreError(
-                f"what is kept under the key {key!r} is not this call's output: another call has "
-                "written to the same key"
-            )
-        return stored_outcome(output, record)
+                where = self._where(array, position)
+                self.fail(array, position, failures.output_unusable(where, str(error), error))
 
     def is_reading(self, array: TaskArray, position: int) -> bool:
         """Whether there is an output that could not be read yet."""
@@ -491,7 +439,7 @@ class Resolver(JoinableThread):
         self, array: TaskArray, position: int, result: Any, exception: BaseException | None
     ) -> None:
         future = array.futures[position]
-        where = "" if exception is None else self._where(array, position)
+        where = "" if exception is None else str(self._where(array, position))
         self._close(array, position)
         if future is None:
             return
@@ -499,170 +447,90 @@ class Resolver(JoinableThread):
         end_quietly(partial(future.resolve, result, exception), array.name)
         array.failures.note(None if was_cancelled else exception, where)
 
-    def _where(self, array: TaskArray, position: int) -> str:
+    def _where(self, array: TaskArray, position: int) -> Where:
         piece = array.piece_of(position)
         if piece is None or piece.job_id is None:
-            return array.describe(position)
-        return f"{array.describe(position)} (job {piece.element(position)})"
-
-    def _job_id(self, array: TaskArray, position: int) -> str:
-        piece = array.piece_of(position)
-        return "" if piece is None or piece.job_id is None else str(piece.element(position))
-
-    def _failure(self, array: TaskArray, position: int, outcome: Outcome) -> RemoteException:
-        where = self._where(array, position)
-        node = outcome.record.get("node")
-        on_node = f" on node {node}" if node else ""
-        line = f"{where} failed{on_node}; its log is {self._log_path(array, position)}"
-        job_id = self._job_id(array, position)
-        return remote_exception(outcome.exception, outcome.value, job_id, line)
-
-    def _unusable(
-        self, array: TaskArray, position: int, text: str, cause: BaseException | None
-    ) -> RemoteException:
-        where = self._where(array, position)
-        text = f"{where}: {text}\nIts log is {self._log_path(array, position)}"
-        exception = RemoteException(text, self._job_id(array, position))
-        exception.__cause__ = cause
-        return exception
-
-    def _log_path(self, array: TaskArray, position: int) -> str:
-        piece = array.piece_of(position)
-        if piece is None or piece.job_id is None:
-            return "not there, since no job was made"
-        return self._session.log_path(piece.element(position))
+            return Where(array.describe(position))
+        element = piece.element(position)
+        return Where(array.describe(position), str(element), self._session.log_path(element))
 
     # -- endings --
 
-    def bury(self, piece: Piece, element: Element, ending: Ending) -> None:
+    def element_ended(self, piece: Piece, element: Element, ending: Ending) -> None:
         """The scheduler says that this element has ended and does not run again; no output has come."""
         position = piece.position(element)
 
         def give_up(error: BaseException) -> None:  # it is not told of this element again
-            text = f"{ending.message} How the call has ended can't be told: {exception_text(error)}"
-            self._resolve(
-                piece.array, position, None, self._unusable(piece.array, position, text, error)
-            )
+            where = self._where(piece.array, position)
+            self.fail(piece.array, position, failures.ending_unknown(where, ending.message, error))
 
-        def bury() -> None:
+        def settle() -> None:
             try:
-                self._bury(piece, position, ending)
+                self._settle(piece, position, ending)
             except OSError:
                 raise
             except Exception as exc:
                 give_up(exc)
 
-        self.patiently(bury, give_up)
+        self.patiently(settle, give_up)
 
-    def _bury(self, piece: Piece, position: int, ending: Ending) -> None:
-        """Raises: OSError, where the disk does not tell."""
+    def _settle(self, piece: Piece, position: int, ending: Ending) -> None:
+        """Raises: OSError, where the disk or the store does not tell."""
         array = piece.array
         if array.futures[position] is None or array.piece_of(position) is not piece:
             return
-        task = array.first + position
+        evidence = self._outcomes.evidence(piece, position, ending)
+        verdict = decide(evidence, _POLICY)
+        if isinstance(verdict, GoesInAgain):
+            if self._goes_in_again(piece, position, verdict):
+                return
+            verdict = decide(evidence, NEVER_AGAIN)
+        if isinstance(verdict, Follow):
+            self._follow(piece, position, verdict.element)
+        elif isinstance(verdict, TakeInterrupted):
+            self._take(array, position, run_files.interrupted_name(array.first + position))
+        elif not self.take_kept(array, position):
+            assert isinstance(verdict, Fail)
+            self._fail_ended(piece, position, evidence, verdict.cause)
+
+    def _goes_in_again(self, piece: Piece, position: int, verdict: GoesInAgain) -> bool:
+        """False where it has begun meanwhile."""
         directory = self._session.directory
-        run_directory = directory.path
-        is_gone = not own_files.is_there(run_directory)
-        claims = directory.claims(task)
-        if is_gone:
-            pass  # nobody can tell what has begun
-        elif not claims and self._has_left(piece, position):
+        if verdict.after_silence:
             directory.beat()  # else the next would leave, too
-            if piece.submission + 1 < _MAX_LEAVES and directory.close_submission(
-                task, piece.submission
-            ):
-                self._submit_again(piece, position, "this client was silent for too long")
-                return
-        elif not claims and (ending.cause in _NOT_THE_CALLS_FAULT or ending.may_go_in_again):
-            if piece.submission + 1 < _MAX_SUBMISSIONS and directory.close_submission(
-                task, piece.submission
-            ):
-                self._submit_again(piece, position, ending.message)
-                return
-        elif claims and claims[-1] and not self._is_own_claim(claims[-1], piece, position):
-            self._adopt(piece, position, claims[-1])
-            return
-        if ending.cause in (Cause.EXIT, Cause.LOST):
-            interrupted = run_files.interrupted_name(task)
-            if own_files.is_there(os.path.join(directory.shard(task), interrupted)):
-                self._take(array, position, interrupted)
-                return
-        if self.take_stored(array, position):
-            return
-        path = self._log_path(array, position)
-        log_tail = logs.tail(path)
-        cause = ending.cause
-        began = (claims or is_gone) and ending.exit_code not in _NEVER_BEGAN
-        is_killed_pilot = array.runs_pilots and _was_killed(ending)  # another may do better
-        if cause is Cause.EXIT and not began and not is_killed_pilot:
-            cause = Cause.NEVER_STARTED
-        own_message = None
-        if not claims or ending.exit_code in OWN_EXIT_CODES:  # else the line is the call's
-            own_message = logs.own_message(log_tail)
-        words = ending.message
-        if is_gone:
-            words = f"Its run directory {run_directory} is gone: somebody has deleted it."
-        elif own_message is not None:  # what the job itself says is no guess
-            words = own_message
-        elif ending.exit_code == EXIT_REFUSED and logs.is_something_else(path):
-            words = logs.NOT_A_LOG
-        elif not claims and ending.exit_code == EXIT_NO_WORKING_DIRECTORY:
-            words = "The working directory does not exist on the node."
-        elif claims and ending.exit_code in _NOT_WRITTEN:
-            words = f"Its output could not be written to {run_directory}; is the disk full?"
-        if not words.endswith("."):
-            words += "."
+        if not directory.close_submission(piece.array.first + position, piece.submission):
+            return False
+        # With others that are lost at the same time.
+        self._again.setdefault((piece.array, piece.submission + 1), {})[position] = verdict.why
+        return True
+
+    def _fail_ended(self, piece: Piece, position: int, evidence: Evidence, cause: Cause) -> None:
+        array = piece.array
         where = self._where(array, position)
-        lines = [f"{where} ended without a result: {words} {ending.advice}".rstrip()]
-        if log_tail or not own_files.is_gone(path):
-            lines.append(f"Its log is {path}")
-        if log_tail:
-            lines.append(f"The log ends with:\n{log_tail}")
-        elif ending.last_words:
-            lines.append(f"Its last words were:\n{ending.last_words}")
-        exception = _EXCEPTIONS[cause]("\n".join(lines), self._job_id(array, position))
+        log = failures.Log(
+            logs.tail(where.log),
+            is_there=not own_files.is_gone(where.log),
+            is_something_else=logs.is_something_else(where.log),
+        )
+        run_directory = self._session.directory.path
+        exception = failures.element_ended(where, cause, evidence, log, run_directory)
         if array.open > 1 and self._session.scheduler.may_run_again and not array.on_pilots:
             self._session.revoke(array, position)  # the array's last needs none: its file goes
-        self._resolve(array, position, None, exception)
+        self.fail(array, position, exception)
 
-    def take_stored(self, array: TaskArray, position: int) -> bool:
+    def take_kept(self, array: TaskArray, position: int) -> bool:
         """Whether the output is in the store all the same: its job died before it could say so.
 
         Raises: OSError, where there is no telling.
         """
-        if array.keys is None:
+        key = self._key(array, position)
+        if key is None:
             return False
-        key = array.keys[position]
-        store = self._session.store
-        try:
-            if key not in store.poll([key]):
-                return False
-            if isinstance(store, FileOutputStore):  # there is no record of what it should be
-                output = store.read_own(key, {self._session.directory.owner, os.geteuid()})
-            else:
-                output = store.read(key)
-            outcome = stored_outcome(output, {})
-        except OSError:
-            raise
-        except Exception as exc:
-            _logger.warning("The store can't tell about %s: %s", self._where(array, position), exc)
+        outcome = self._outcomes.kept(key, self._where(array, position))
+        if outcome is None:
             return False
-        exception = None if outcome.success else self._failure(array, position, outcome)
-        self._resolve(array, position, outcome.value if outcome.success else None, exception)
+        self._resolve(array, position, *self._result(array, position, outcome))
         return True
-
-    @staticmethod
-    def _is_own_claim(claim: str, piece: Piece, position: int) -> bool:
-        return claim == str(piece.element(position))
-
-    def _has_left(self, piece: Piece, position: int) -> bool:
-        task = piece.array.first + position
-        element = str(piece.element(position))
-        return self._session.directory.has_left(task, piece.submission, element)
-
-    def _submit_again(self, piece: Piece, position: int, why: str) -> None:
-        """With others that are lost at the same time."""
-        self._again.setdefault((piece.array, piece.submission + 1), {})[position] = why
 
     def _submit_lost(self) -> None:
         again, self._again = self._again, {}
@@ -683,10 +551,10 @@ class Resolver(JoinableThread):
                 some = positions[start : start + _MAX_PICKED]
                 self._session.submitter.put(Span(array, some, submission))
 
-    def _adopt(self, piece: Piece, position: int, claim: str) -> None:
+    def _follow(self, piece: Piece, position: int, element: str) -> None:
         """A first submission, thought lost, runs this task: its job is the one to watch."""
-        _logger.warning("%s is run by job %s after all", piece.array.describe(position), claim)
-        self._session.adopt(piece, position, claim.partition("_")[0])
+        _logger.warning("%s is run by job %s after all", piece.array.describe(position), element)
+        self._session.adopt(piece, position, element.partition("_")[0])
 
     def refuse(self, array: TaskArray, positions: Sequence[int], error: BaseException) -> None:
         """These tasks can't be submitted."""
@@ -696,10 +564,7 @@ class Resolver(JoinableThread):
             if self._session.aborted:  # which took away what the submission needed
                 self.abandon(array)
                 return
-            text = f"{array.describe(position)} could not be submitted: {error}"
-            exception = SubmissionException(text, "")
-            exception.__cause__ = error
-            self._resolve(array, position, None, exception)
+            self.fail(array, position, failures.refused(array.describe(position), error))
 
     def cancelled(self, future: ClusterFuture[Any]) -> None:
         """A thread of the user's is cancelling this future."""

@@ -375,7 +375,7 @@ class Session:
         self.resolver.post(self.resolver.see, names)
 
     def on_dead(self, piece: Piece, element: Element, ending: Ending) -> None:
-        self.resolver.post(self.resolver.bury, piece, element, ending)
+        self.resolver.post(self.resolver.element_ended, piece, element, ending)
 
     def on_cancelled(self, future: ClusterFuture[Any]) -> None:
         """A thread of the user's is about to cancel it."""

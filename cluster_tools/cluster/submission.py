@@ -23,10 +23,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cluster_tools import pickling
+from cluster_tools.cluster import failures
 from cluster_tools.cluster.cutting import Cutter
 from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.tasks import Piece, TaskArray
-from cluster_tools.errors import SubmissionException
 from cluster_tools.observers.failure_log import FailureLog
 from cluster_tools.schedulers.base import (
     ArrayRequest,
@@ -229,14 +229,11 @@ class Submitter(threading.Thread):
             if self._session.aborted:  # which takes the run directory away
                 self._abandon(calls)
                 return
-            error = SubmissionException(
-                f"{calls[0].name} could not be written for a job: {exc}", ""
-            )
-            error.__cause__ = exc
-            failures = FailureLog(len(calls))
+            error = failures.not_written(calls[0].name, exc)
+            log = FailureLog(len(calls))
             for call in calls:
                 end_quietly(partial(call.future.resolve, None, error), call.name)
-                failures.note(error, f"The call of {call.name}")
+                log.note(error, f"The call of {call.name}")
             return
         self._session.hand_over(array, self._guarded)
 

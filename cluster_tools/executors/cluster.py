@@ -25,13 +25,12 @@ from typing import Any, TypeVar, cast
 from typing_extensions import ParamSpec
 
 from cluster_tools import job, pickling
-from cluster_tools.cluster import logs, process_wide
+from cluster_tools.cluster import failures, logs, process_wide
 from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.run_directory import ArrayWriter
 from cluster_tools.cluster.session import Session, Settings
 from cluster_tools.cluster.submission import Call
 from cluster_tools.counts import check_count
-from cluster_tools.errors import SubmissionException
 from cluster_tools.executor_stub import StaysHere
 from cluster_tools.function_name import exception_text, function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
@@ -523,11 +522,7 @@ class _Draft:
 def _submission_error(task: str, error: Exception) -> Exception:
     """What a future raises whose call could not be submitted because of `error`."""
     _make_text_of_frames(error)
-    if isinstance(error, pickle.PicklingError):
-        return error
-    exception = SubmissionException(f"{task} could not be submitted: {exception_text(error)}", "")
-    exception.__cause__ = error
-    return exception
+    return failures.not_submitted(task, error)
 
 
 def _make_text_of_frames(error: BaseException) -> None:

@@ -1,0 +1,102 @@
+"""What there is of a task in the run directory and in the output store: its output, or what is known without one.
+
+    run directory, output store --> read(), kept() --> Outcome
+    run directory, ending ------> evidence() ------> verdicts.decide()
+
+Reads and concludes nothing. Used in the resolver's thread alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from cluster_tools import own_files
+from cluster_tools.cluster.run_directory import (
+    Outcome,
+    OutputNotReadable,
+    RunDirectory,
+    stored_outcome,
+)
+from cluster_tools.cluster.tasks import Piece
+from cluster_tools.cluster.verdicts import Evidence
+from cluster_tools.format import outputs, run_files
+from cluster_tools.function_name import exception_text
+from cluster_tools.output_store import FileOutputStore, OutputStore
+from cluster_tools.schedulers.base import Ending
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class StoreError(Exception):
+    """What the store says can't be the output, or it raised something else than OSError, which may pass."""
+
+
+class Outcomes:
+    def __init__(self, directory: RunDirectory, store: OutputStore):
+        self._directory = directory
+        self._store = store
+
+    def complete(self, outcome: Outcome, key: str | None) -> Outcome:
+        """The outcome, from the store where it is there. Raises: OutputNotReadable; StoreError."""
+        if not outcome.record["stored"]:
+            return outcome
+        assert key is not None
+        return self._stored(key, outcome.record)
+
+    def _stored(self, key: str, record: dict[str, Any]) -> Outcome:
+        try:
+            output = self._store.read(key)
+        except OSError as exc:
+            raise OutputNotReadable(str(exc)) from exc
+        except Exception as exc:
+            raise StoreError(f"the output store can't read {key!r}: {exception_text(exc)}") from exc
+        if record["stored"] != outputs.digest(output):
+            raise StoreError(
+                f"what is kept under the key {key!r} is not this call's output: another call has "
+                "written to the same key"
+            )
+        return stored_outcome(output, record)
+
+    def kept(self, key: str, where: object) -> Outcome | None:
+        """What is in the store, though no file says so: a job died between the two.
+
+        `where`: whose it is, for the log. Raises: OSError, where there is no telling.
+        """
+        store = self._store
+        try:
+            if key not in store.poll([key]):
+                return None
+            if isinstance(store, FileOutputStore):  # there is no record of what it should be
+                output = store.read_own(key, {self._directory.owner, os.geteuid()})
+            else:
+                output = store.read(key)
+            return stored_outcome(output, {})
+        except OSError:
+            raise
+        except Exception as exc:
+            _logger.warning("The store can't tell about %s: %s", where, exc)
+            return None
+
+    def evidence(self, piece: Piece, position: int, ending: Ending) -> Evidence:
+        """What is known of a task whose element has ended, but for the store. Raises: OSError."""
+        directory = self._directory
+        task = piece.array.first + position
+        element = str(piece.element(position))
+        is_gone = not own_files.is_there(directory.path)
+        claims = directory.claims(task)
+        return Evidence(
+            ending,
+            element,
+            piece.submission,
+            claim=claims[-1] if claims else None,
+            has_left=not claims
+            and not is_gone
+            and directory.has_left(task, piece.submission, element),
+            is_interrupted=own_files.is_there(
+                os.path.join(directory.shard(task), run_files.interrupted_name(task))
+            ),
+            directory_is_gone=is_gone,
+            is_pilot=piece.array.runs_pilots,
+        )
