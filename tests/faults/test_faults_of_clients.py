@@ -183,22 +183,20 @@ def _all_is_cancelled(tmp_path: Path) -> None:
     assert not SLURM.elements_of(tmp_path)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_client_that_is_interrupted_while_slurmctld_is_silent_ends_and_its_jobs_later(
-    tmp_path: Path, signum: signal.Signals
+def test_a_client_that_is_told_to_end_while_slurmctld_is_silent_ends_and_its_jobs_later(
+    tmp_path: Path,
 ) -> None:
     with executor_program(SLURM, tmp_path, f"keywords = {{}}\n{_FOUR_CALLS}") as program:
         program.wait_for("waiting")
         with controller.silent():
-            _end_in_silence(program, signum)
+            _end_in_silence(program, signal.SIGTERM)
             assert "goes on by itself" in program.stderr
         _all_is_cancelled(tmp_path)
     assert _started(tmp_path) == 1
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_what_a_silent_slurmctld_was_given_before_the_interrupt_is_cancelled_later(
-    tmp_path: Path, signum: signal.Signals
+    tmp_path: Path,
 ) -> None:
     body = """\
     with new_executor() as executor:
@@ -211,6 +209,6 @@ def test_what_a_silent_slurmctld_was_given_before_the_interrupt_is_cancelled_lat
         with controller.silent():
             (tmp_path / "go").touch()
             wait_until(lambda: _processes("sbatch --parsable --job-name=wait_long"), "sbatch")
-            _end_in_silence(program, signum)
+            _end_in_silence(program, signal.SIGINT)
         _all_is_cancelled(tmp_path)
     assert _started(tmp_path) == 0

@@ -115,10 +115,9 @@ def test_a_limit_of_the_environment_that_is_no_number_is_named(
     assert "many" in str(error)
 
 
-def test_three_hundred_calls_in_one_map(executor: Any) -> None:
-    assert list(executor.map(jobs.square, range(300), timeout=LIMIT_S)) == [
-        n * n for n in range(300)
-    ]
+def test_a_hundred_calls_in_one_map(executor: Any) -> None:
+    results = list(executor.map(jobs.square, range(100), timeout=LIMIT_S))
+    assert results == [n * n for n in range(100)]
 
 
 def test_jobs_run_on_both_nodes(executor: Any, tmp_path: Path) -> None:
