@@ -19,7 +19,8 @@ import sys
 import time
 from types import ModuleType
 
-from cluster_tools import own_files
+# Not `from cluster_tools import`: that would ask the package's `__getattr__`, which imports importlib.
+import cluster_tools.own_files as own_files
 from cluster_tools.by_reference import by_value_marks, dump_by_reference
 from cluster_tools.format import FORMAT, PICKLE_PROTOCOL, arrays, numbers, outputs, run_files
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED
