@@ -35,6 +35,8 @@ class JoinableThread(threading.Thread):
             self._working_lock.release()
 
     def join(self, timeout: float | None = None) -> None:
+        if self.ident is None or self is threading.current_thread():
+            super().join(timeout)  # which raises
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._is_over:
             left = _LOOK_INTERVAL_S if deadline is None else deadline - time.monotonic()

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -53,9 +54,9 @@ class _Threads:
         # How often all sessions have been ended at once; whether they are to be, and are not yet.
         self.times_ended = 0
         self.is_ending = False
-        # A signal's handler waits for that; which came meanwhile.
+        # A signal's handler waits for that; those of signals that come meanwhile.
         self.is_handling = False
-        self.came_meanwhile: list[tuple[_Handler, int]] = []
+        self.came_meanwhile: dict[int, _Handler] = {}
         # Never closed: a handler may be about to write to it.
         self._pipe: tuple[int, int] | None = None
 
@@ -180,19 +181,25 @@ class _Handler:
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         threads = _threads
+        handlers = {signum: self}
         if threads.watcher is not None and self.is_ours():
             if threads.is_handling:  # this one came while another is waited for, below
-                threads.came_meanwhile.append((self, signum))
+                threads.came_meanwhile[signum] = self
                 return
             threads.is_handling = True
             try:
                 _have_all_end(threads.watcher)
             finally:
                 threads.is_handling = False
-            came_meanwhile, threads.came_meanwhile = threads.came_meanwhile, []
-            for handler, other in came_meanwhile:
-                handler.end_by_default(other)
-        self.end_by_default(signum)
+            came_meanwhile, threads.came_meanwhile = threads.came_meanwhile, {}
+            handlers = {**came_meanwhile, **handlers}
+        for number, handler in handlers.items():
+            handler.end_by_default(number)
+        with ExitStack() as previous:  # calls each, whatever the others raise
+            for number, handler in handlers.items():
+                previous.callback(handler.call_previous, number, frame)
+
+    def call_previous(self, signum: int, frame: FrameType | None) -> None:
         if callable(self._previous):
             self._previous(signum, frame)
 
@@ -215,6 +222,8 @@ def _have_all_end(watcher: Watcher) -> None:
         return _threads.times_ended != times and _stops_have_begun()
 
     _wait_until(lambda: is_over() or not watcher.is_alive(), _HANDLER_PATIENCE_S)
+    if not watcher.is_alive():  # it has stopped before it could see to that
+        _threads.is_ending = False
 
 
 def _stops_have_begun() -> bool:
@@ -270,10 +279,13 @@ def _was_unhandled_exception() -> bool:
 def _at_exit() -> None:
     watcher = _threads.watcher
     try:
-        if watcher is not None and _was_unhandled_exception():
+        is_after_error = _was_unhandled_exception()
+        if watcher is not None and is_after_error:
             _have_all_end(watcher)
         for session in list(_threads.sessions):
             try:
+                if is_after_error and not session.aborted:  # the watcher hangs in another's disk
+                    end_at_once(session)
                 session.close(wait=True)
             except Exception:
                 _logger.exception("an executor could not be ended at exit")

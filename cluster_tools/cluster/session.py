@@ -499,12 +499,16 @@ class Session:
         if self.pid != os.getpid():
             return  # the forked child's copy has nothing to end
         self.refuse_calls()
-        if not wait or threading.current_thread() in (self.resolver, *self._submitters):
-            return  # a callback can't wait for the thread that runs it
+        if not wait or self._is_in_own_thread():
+            return
         while self.resolver.is_alive() and not self.aborted:
             self.resolver.join(_ABORT_INTERVAL_S)
         if self.aborted:
             self.join()
+
+    def _is_in_own_thread(self) -> bool:
+        """A callback can't wait for the thread that runs it."""
+        return threading.current_thread() in (self.resolver, *self._submitters)
 
     def abort(self) -> None:
         """Cancels all that is queued or running, if it is not to be kept.
@@ -539,6 +543,8 @@ class Session:
 
     def join(self) -> None:
         """After `abort`: waits for the threads, but not for a command that hangs."""
+        if self._is_in_own_thread():
+            return
         self.resolver.join(max(0.0, self._patient_until - time.monotonic()))
 
     def begin_end(self) -> None:

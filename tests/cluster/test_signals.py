@@ -57,6 +57,34 @@ def test_signals_in_a_row_leave_no_job(
     wait_until(lambda: not cluster.elements_of(tmp_path), "the end of its jobs")
 
 
+def test_each_of_two_signals_does_what_it_would_have_done(tmp_path: Path) -> None:
+    """The second comes while the first waits until the jobs are being cancelled."""
+    body = """
+        def stop(*arguments):
+            print("stopping")
+            time.sleep(1)
+            really_stop(*arguments)
+
+        signal.signal(signal.SIGTERM, lambda signum, frame: print("saved"))
+        executor = new_executor()
+        futures = start(executor, 1)
+        really_stop, executor._session.scheduler.stop = executor._session.scheduler.stop, stop
+        wait_until(started)
+        print("ready")
+        futures[0].result()
+    """
+    with executor_program(LOCAL, tmp_path, body) as program:
+        program.wait_for("ready")
+        program.send(signal.SIGINT)
+        program.wait_for("stopping")
+        program.send(signal.SIGTERM)
+        program.send(signal.SIGINT)
+        assert program.exit_status() == -signal.SIGINT
+    assert program.stdout.split() == ["ready", "stopping", "saved"]
+    assert "KeyboardInterrupt" in program.stderr
+    wait_until(lambda: not LOCAL.elements_of(tmp_path), "the end of its jobs")
+
+
 def test_a_signal_cancels_queued_jobs(cluster: Cluster, tmp_path: Path) -> None:
     body = f"""
         executor = new_executor(**{cluster.narrow!r})

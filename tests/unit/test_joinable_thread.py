@@ -88,6 +88,24 @@ def test_others_can_join_it_after_an_interrupted_join(gated: _Gated) -> None:
         assert not other.is_alive()
 
 
+def test_it_joins_neither_itself_nor_before_it_is_started() -> None:
+    errors: list[RuntimeError] = []
+
+    class Joins(JoinableThread):
+        def work(self) -> None:
+            try:
+                self.join()
+            except RuntimeError as exc:
+                errors.append(exc)
+
+    thread = Joins("joins")
+    with pytest.raises(RuntimeError):
+        thread.join()
+    thread.start()
+    thread.join(LIMIT_S)
+    assert len(errors) == 1
+
+
 def test_join_returns_after_its_timeout(gated: _Gated) -> None:
     gated.join(0.01)
     gated.join(0)
