@@ -67,7 +67,7 @@ class Where:
 
 @dataclass(frozen=True)
 class Log:
-    """What a log says: its last lines, whether there is one, whether something else lies in its place."""
+    """What a log says: its last lines, whether there is one, whether a job refused what lies in its place."""
 
     tail: str
     is_there: bool
@@ -106,7 +106,7 @@ def element_ended(
     if not words.endswith("."):
         words += "."
     lines = [f"{where} ended without a result: {words} {ending.advice}".rstrip()]
-    if log.tail or log.is_there:
+    if log.is_there:
         lines.append(where.log_sentence)
     if log.tail:
         lines.append(f"The log ends with:\n{log.tail}")

@@ -20,7 +20,7 @@ from cluster_tools.cluster.run_directory import (
     stored_outcome,
 )
 from cluster_tools.cluster.tasks import Piece
-from cluster_tools.cluster.verdicts import Evidence
+from cluster_tools.cluster.verdicts import Evidence, may_be_by_a_signal
 from cluster_tools.format import outputs, run_files
 from cluster_tools.function_name import exception_text
 from cluster_tools.output_store import FileOutputStore, OutputStore
@@ -94,7 +94,8 @@ class Outcomes:
             has_left=not claims
             and not is_gone
             and directory.has_left(task, piece.submission, element),
-            is_interrupted=own_files.is_there(
+            is_interrupted=may_be_by_a_signal(ending)
+            and own_files.is_there(
                 os.path.join(directory.shard(task), run_files.interrupted_name(task))
             ),
             directory_is_gone=is_gone,

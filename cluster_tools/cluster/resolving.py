@@ -40,6 +40,7 @@ from cluster_tools.cluster.verdicts import (
 )
 from cluster_tools.errors import RemoteException
 from cluster_tools.format import run_files
+from cluster_tools.format.exit_codes import EXIT_REFUSED
 from cluster_tools.function_name import exception_text
 from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Cause, Element, Ending
@@ -484,6 +485,7 @@ class Resolver(JoinableThread):
         if isinstance(verdict, GoesInAgain):
             if self._goes_in_again(piece, position, verdict):
                 return
+            evidence = self._outcomes.evidence(piece, position, ending)
             verdict = decide(evidence, NEVER_AGAIN)
         if isinstance(verdict, Follow):
             self._follow(piece, position, verdict.element)
@@ -507,10 +509,12 @@ class Resolver(JoinableThread):
     def _fail_ended(self, piece: Piece, position: int, evidence: Evidence, cause: Cause) -> None:
         array = piece.array
         where = self._where(array, position)
+        tail = logs.tail(where.log)
+        was_refused = evidence.ending.exit_code == EXIT_REFUSED
         log = failures.Log(
-            logs.tail(where.log),
-            is_there=not own_files.is_gone(where.log),
-            is_something_else=logs.is_something_else(where.log),
+            tail,
+            is_there=bool(tail) or not own_files.is_gone(where.log),
+            is_something_else=was_refused and logs.is_something_else(where.log),
         )
         run_directory = self._session.directory.path
         exception = failures.element_ended(where, cause, evidence, log, run_directory)

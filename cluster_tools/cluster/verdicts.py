@@ -34,8 +34,7 @@ class Evidence:
         submission: How often the task has gone in again.
         claim: Who has claimed the task last, as `element`; "" where that is not written yet; None: nobody has.
         has_left: The element found that its client was silent, and left without a claim.
-        is_interrupted: A failure was written after a signal.
-        is_kept: The output store has an output.
+        is_interrupted: A failure was written after a signal. Looked for where `may_be_by_a_signal(ending)`.
         directory_is_gone: Somebody has deleted the run directory: nothing tells what has begun.
         is_pilot: The task is a pilot.
     """
@@ -46,7 +45,6 @@ class Evidence:
     claim: str | None = None
     has_left: bool = False
     is_interrupted: bool = False
-    is_kept: bool = False
     directory_is_gone: bool = False
     is_pilot: bool = False
 
@@ -78,11 +76,6 @@ class TakeInterrupted:
 
 
 @dataclass(frozen=True)
-class TakeKept:
-    """The output that is in the store is the call's: its job died before it could say so."""
-
-
-@dataclass(frozen=True)
 class GoesInAgain:
     """The task is submitted again. `why`: for the log. `after_silence`: since its client was silent."""
 
@@ -99,12 +92,17 @@ class Follow:
 
 @dataclass(frozen=True)
 class Fail:
-    """The future fails."""
+    """The future fails, unless its output is in the output store: then its job died before it could say so."""
 
     cause: Cause
 
 
-Verdict = TakeInterrupted | TakeKept | GoesInAgain | Follow | Fail
+Verdict = TakeInterrupted | GoesInAgain | Follow | Fail
+
+
+def may_be_by_a_signal(ending: Ending) -> bool:
+    """Whether a failure that was written after a signal may be the reason."""
+    return ending.cause in _BY_A_SIGNAL
 
 
 def decide(evidence: Evidence, policy: Policy) -> Verdict:
@@ -120,10 +118,8 @@ def decide(evidence: Evidence, policy: Policy) -> Verdict:
             return GoesInAgain(ending.message)
     elif evidence.claim and evidence.claim != evidence.element:
         return Follow(evidence.claim)
-    if evidence.is_interrupted and ending.cause in _BY_A_SIGNAL:
+    if evidence.is_interrupted and may_be_by_a_signal(ending):
         return TakeInterrupted()
-    if evidence.is_kept:
-        return TakeKept()
     return Fail(_cause(evidence))
 
 

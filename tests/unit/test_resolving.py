@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from cluster_tools import FileOutputStore
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.session import Session, Settings
 from cluster_tools.cluster.tasks import Piece, TaskArray
+from cluster_tools.format import outputs, run_files
+from cluster_tools.job import worker
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -139,6 +142,30 @@ def test_a_future_whose_end_is_told_twice_ends_once(session: Session) -> None:
         session.on_dead(piece, Element("7"), ending)
     assert "word 0" in str(future.exception(LIMIT_S))
     wait_until(lambda: session.watched.open_tasks == {}, "the end of the array")
+
+
+def test_a_failure_that_is_written_while_its_task_is_to_go_in_again_is_taken(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = ClusterFuture[object](session)
+    array = _array(session, future)
+    directory = session.directory
+
+    def begins_meanwhile(task: int, submission: int) -> bool:
+        output = worker.failure_bytes(ValueError("its own"))
+        record = pickle.dumps({"node": "c1", "stored": None})
+        shard = Path(directory.shard(task))
+        shard.mkdir(exist_ok=True)
+        footer = outputs.encode_footer(len(output), len(record))
+        (shard / run_files.interrupted_name(task)).write_bytes(output + record + footer)
+        return False
+
+    monkeypatch.setattr(directory, "close_submission", begins_meanwhile)
+    piece = Piece(array, range(1), 0, directory.token)
+    session.resolver.post(session.resolver.expect, array)
+    session.on_submitted(piece, "7")
+    session.on_dead(piece, Element("7"), Ending(Cause.LOST, "lost", may_go_in_again=True))
+    assert isinstance(future.exception(LIMIT_S), ValueError)
 
 
 def test_a_call_that_is_cancelled_while_it_goes_in_again_is_cancelled_there(

@@ -17,7 +17,6 @@ from cluster_tools.cluster.verdicts import (
     GoesInAgain,
     Policy,
     TakeInterrupted,
-    TakeKept,
     Verdict,
     decide,
 )
@@ -114,16 +113,6 @@ ROWS = [
         {**OURS, "is_interrupted": True},
         Fail(Cause.PREEMPTED),
     ),
-    # Its output is in the store, though it died before it could say so.
-    ("kept", NODE_FAILURE, {**OURS, "is_kept": True}, TakeKept()),
-    ("kept, out of memory", OUT_OF_MEMORY, {**OURS, "is_kept": True}, TakeKept()),
-    ("kept by an earlier run", NODE_FAILURE, {"is_kept": True}, AGAIN),
-    (
-        "kept, interrupted",
-        EXIT_1,
-        {**OURS, "is_kept": True, "is_interrupted": True},
-        TakeInterrupted(),
-    ),
     # Somebody has deleted the run directory: what has begun is not known, so nothing goes in again.
     ("directory gone", NODE_FAILURE, {"directory_is_gone": True}, Fail(Cause.NODE_FAILURE)),
     ("directory gone, exit", EXIT_1, {"directory_is_gone": True}, Fail(Cause.EXIT)),
@@ -132,12 +121,6 @@ ROWS = [
         ended(Cause.EXIT, EXIT_NO_ARRAY),
         {"directory_is_gone": True},
         Fail(Cause.NEVER_STARTED),
-    ),
-    (
-        "directory gone, kept",
-        NODE_FAILURE,
-        {"directory_is_gone": True, "is_kept": True},
-        TakeKept(),
     ),
 ]
 
