@@ -99,12 +99,12 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
         What importing the strategy raises, such as ImportError.
     """
     name = _ALIASES.get(environment, environment)
-    if name in _LEFT_OUT:
-        raise ValueError(
-            f"the strategy {name!r} was left out of cluster_tools 5; {_known_strategies()}"
-        )
     executor_class = _executor_class(name)
     if executor_class is None:
+        if name in _LEFT_OUT:
+            raise ValueError(
+                f"the strategy {name!r} was left out of cluster_tools 5; {_known_strategies()}"
+            )
         raise ValueError(f"unknown strategy {environment!r}; {_known_strategies()}")
     check_keywords(kwargs)
     arguments = taken(name, kwargs)

@@ -16,3 +16,7 @@ if not TYPE_CHECKING:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(cluster_tools, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -53,6 +53,20 @@ def test_an_older_import_path_leads_to_the_same_class(module: str, name: str) ->
     assert getattr(importlib.import_module(module), name) is getattr(cluster_tools, name)
 
 
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("cluster_tools.schedulers.cluster_executor", "ClusterExecutor"),
+        ("cluster_tools.schedulers.kube", "KubernetesExecutor"),
+        ("cluster_tools.schedulers.kubernetes", "KubernetesExecutor"),
+        ("cluster_tools.schedulers.slurm", "SlurmExecutor"),
+    ],
+)
+def test_an_older_import_path_shows_its_names(module: str, name: str) -> None:
+    assert name in dir(importlib.import_module(module))
+    assert _run(f"from {module} import *\nprint({name}.__name__)") == f"{name}\n"
+
+
 def test_sub_packages_resolve_after_a_bare_import() -> None:
     program = (
         "import cluster_tools\n"

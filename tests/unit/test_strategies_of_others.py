@@ -34,6 +34,7 @@ def site(tmp_path: Path) -> Path:
         "theirs = their_scheduler:TheirExecutor\n"
         "broken = their_scheduler_of_old:TheirExecutor\n"
         "slurm = their_scheduler:TheirExecutor\n"
+        "pbs = their_scheduler:TheirExecutor\n"
     )
     return tmp_path
 
@@ -90,6 +91,16 @@ def test_it_is_named_where_a_strategy_is_unknown(site: Path) -> None:
             print(exc)
     """
     assert "theirs" in _run(site, body)
+
+
+def test_one_that_was_left_out_here_may_come_from_others(site: Path) -> None:
+    body = """
+        import cluster_tools
+
+        with cluster_tools.get_executor("pbs", max_workers=1) as executor:
+            print(executor.submit(sum, [1, 2]).result())
+    """
+    assert _run(site, body) == "3\n"
 
 
 def test_ours_come_first(site: Path) -> None:
