@@ -7,13 +7,17 @@ tried on copies of the package in which a rule is broken.
 from __future__ import annotations
 
 import ast
+import functools
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import cluster_tools
+from cluster_tools import _MODULE_OF  # pyright: ignore[reportPrivateUsage]
 
 PACKAGE = Path(cluster_tools.__file__).parent
 
@@ -31,8 +35,10 @@ _SHOW_OTHERS = {
     "cluster_tools.schedulers.kubernetes",
     "cluster_tools.schedulers.slurm",
 }
+_OLD_PATHS = {"cluster_tools.schedulers.cluster_executor", "cluster_tools.schedulers.kube"}
 # Each knows what all schedulers have in common, and no other scheduler.
 _SCHEDULERS = ["local", "slurm", "kubernetes"]
+_DECIDES = "cluster_tools.cluster.verdicts"
 # What of the standard library the worker may import before its call asks for more.
 _STARTS_FAST = [
     "cluster_tools.by_reference",
@@ -61,23 +67,31 @@ class _Module:
         self.folder = name.split(".")[1] if name.startswith(_FOLDERS) else ""
 
 
+_parse = functools.cache(ast.parse)
+
+
 def _modules(package: Path) -> dict[str, _Module]:
     found: dict[str, _Module] = {}
     for path in package.rglob("*.py"):
         parts = (package.name, *path.relative_to(package).with_suffix("").parts)
         name = ".".join(parts).removesuffix(".__init__")
-        found[name] = _Module(name, ast.parse(path.read_text()))
+        found[name] = _Module(name, _parse(path.read_text()))
     return found
 
 
 def _imports(module: _Module, modules: dict[str, _Module]) -> set[str]:
-    """The modules of the package that it imports anywhere in it."""
+    """The modules of the package that it imports anywhere in it; a public name is of its own module."""
     found: set[str] = set()
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module.name}: imports are absolute"
             for alias in node.names:
                 full = f"{node.module}.{alias.name}"
-                found.add(full if full in modules else node.module)
+                if node.module in _OLD_PATHS:
+                    found.add(node.module)
+                if alias.name in _MODULE_OF and full not in modules:
+                    full = f"cluster_tools.{_MODULE_OF[alias.name]}"
+                found.add(full if full in modules else str(node.module))
         elif isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
     return {name for name in found if name in modules} - {module.name}
@@ -104,6 +118,10 @@ def _wrong(importing: _Module, imported: _Module) -> str | None:
     if importing.name in _SHOW_OTHERS:
         return None
     source, target = importing.folder, imported.folder
+    if imported.name in _OLD_PATHS:
+        return "old import paths are for users"
+    if source in _LAYERS and imported.name == "cluster_tools._factory":
+        return f"{source} stands below the factory"
     if source in _LAYERS and target in _LAYERS and _LAYERS.index(target) < _LAYERS.index(source):
         return f"{source} stands below {target}"
     if (
@@ -114,6 +132,8 @@ def _wrong(importing: _Module, imported: _Module) -> str | None:
         return "the core knows no scheduler by name"
     if source == "format" and target != "format":
         return "the format imports nothing but itself"
+    if importing.name == _DECIDES and target == "cluster":
+        return "what decides looks at nothing"
     if source == "observers" and target:
         return "observers are told, they ask nobody"
     if source == "" and target in ("executors", "cluster", "schedulers"):
@@ -167,6 +187,35 @@ def breaches(package: Path) -> list[str]:
     return found
 
 
+def test_the_worker_starts_with_few_modules() -> None:
+    """Each costs every job: those of ours, and what they import of the standard library."""
+    code = (
+        "import sys\n"
+        f"sys.path.insert(0, {str(PACKAGE.parent)!r})\n"
+        "import __future__, _pickle, _signal, _thread, errno, os, time, types\n"
+        "before = {*sys.modules}\n"
+        "import cluster_tools.job.worker\n"
+        "print(*{*sys.modules} - before)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True
+    )
+    modules = set(ended.stdout.split())
+    assert {name.removeprefix("cluster_tools") for name in modules} == {
+        "",
+        ".by_reference",
+        ".format",
+        ".format.arrays",
+        ".format.exit_codes",
+        ".format.numbers",
+        ".format.outputs",
+        ".format.run_files",
+        ".job",
+        ".job.worker",
+        ".own_files",
+    }
+
+
 def test_nobody_imports_what_stands_above() -> None:
     assert breaches(PACKAGE) == []
 
@@ -192,6 +241,19 @@ def test_nobody_imports_what_stands_above() -> None:
             "cluster/probing.py",
             "def f():\n    from cluster_tools.schedulers.slurm import commands",
             "no scheduler by name",
+        ),
+        ("cluster/verdicts.py", "from cluster_tools.cluster import logs", "looks at nothing"),
+        ("schedulers/local.py", "from cluster_tools import SlurmExecutor", "below executors"),
+        (
+            "schedulers/local.py",
+            "from cluster_tools.schedulers.slurm import SlurmExecutor",
+            "below executors",
+        ),
+        ("cluster/tasks.py", "from cluster_tools import get_executor", "below the factory"),
+        (
+            "executors/local.py",
+            "from cluster_tools.schedulers.cluster_executor import RemoteException",
+            "old import paths are for users",
         ),
         ("observers/failure_log.py", "from cluster_tools.cluster import logs", "ask nobody"),
         ("pickling.py", "from cluster_tools.cluster import logs", "knows none of them"),
