@@ -53,12 +53,16 @@ pytest_args=("$@")
 # Files, as what runs side by side has no variables in common: the stages' results, what was left out.
 notes=$(mktemp -d)
 kubernetes=    # the process of the stages there
+machine=       # the process of the tests of this machine, where they run beside those
 brought_up=0   # dockered-slurm, by us
 trap clean_up EXIT
 touch "$notes/results" "$notes/left_out"
 
 clean_up() {
-    [ -z "$kubernetes" ] || { kill "$kubernetes" && wait "$kubernetes"; } 2>/dev/null
+    local process
+    for process in $kubernetes $machine; do
+        { kill "$process" && wait "$process"; } 2>/dev/null
+    done
     [ "$brought_up" = 0 ] || take_down
     rm -rf "$notes"
 }
@@ -256,6 +260,9 @@ all() {
         kubernetes=$!
     fi
     [ "$has_slurm" = 0 ] || on_slurm
+    # Beside the last tests on Kubernetes, which mostly wait. Shown last.
+    stage "this machine" host_tests >"$notes/machine" 2>&1 &
+    machine=$!
     if [ "$has_kubernetes" = 1 ]; then
         say "on Kubernetes, meanwhile"
         wait "$kubernetes"
@@ -264,7 +271,10 @@ all() {
         [ -e "$notes/kubernetes.over" ] || echo "on Kubernetes: FAILED (its shell was ended)" >>"$notes/results"
     fi
     report
-    stage "this machine" host_tests
+    wait "$machine"
+    machine=
+    grep -q "^this machine: " "$notes/results" || echo "this machine: FAILED (its shell was ended)" >>"$notes/results"
+    cat "$notes/machine"
 }
 
 prepared=
