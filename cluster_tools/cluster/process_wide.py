@@ -186,8 +186,8 @@ class _Handler:
             if threads.is_handling:  # this one came while another is waited for, below
                 threads.came_meanwhile[signum] = self
                 return
-            threads.is_handling = True
-            try:
+            try:  # else an exception of another's handler could leave it set
+                threads.is_handling = True
                 _have_all_end(threads.watcher)
             finally:
                 threads.is_handling = False
