@@ -9,9 +9,10 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-import kube
 import pytest
-from waiting import wait_until
+
+from support import kube
+from support.waiting import wait_until
 
 _SCONTROL_LIMIT_S = 20  # it tries a controller that is not there for a while
 

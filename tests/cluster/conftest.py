@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import CLUSTERS, Cluster
-from other_user import group_directory, trace
+
+from support.clusters import CLUSTERS, Cluster
+from support.other_user import group_directory, trace
 
 __all__ = ["group_directory", "trace"]
 

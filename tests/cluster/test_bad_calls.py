@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from bad_calls import BAD_CALLS, printed
-from clusters import Cluster, element_of, log_of
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools import RemoteException
+from support import jobs
+from support.bad_calls import BAD_CALLS, printed
+from support.clusters import Cluster, element_of, log_of
+from support.waiting import LIMIT_S, wait_until
 
 GOOD_CALLS = [partial(jobs.square, number) for number in (2, 3, 4)]
 GOOD_RESULTS = [4, 9, 16]

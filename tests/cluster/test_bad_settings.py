@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-import tiny_disk
-from clusters import LOCAL, SLURM, Cluster, element_of, log_of
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools import RemoteException
 from cluster_tools.errors import RemoteNeverStartedException, SubmissionException
+from support import jobs, tiny_disk
+from support.clusters import LOCAL, SLURM, Cluster, element_of, log_of
+from support.waiting import LIMIT_S, wait_until
 
 OTHER_USER = 12345
 NewExecutor = Callable[..., Any]

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import Cluster
-from waiting import LIMIT_S
 
 import cluster_tools
+from support import jobs
+from support.clusters import Cluster
+from support.waiting import LIMIT_S
 
 
 @pytest.fixture

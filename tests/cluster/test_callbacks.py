@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL, Cluster
-from waiting import LIMIT_S, wait_until
+
+from support import jobs
+from support.clusters import LOCAL, Cluster
+from support.waiting import LIMIT_S, wait_until
 
 
 def _raise(_: Any) -> None:

@@ -10,14 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.executors.local import LocalExecutor
 from cluster_tools.schedulers.base import ArrayRequest, Options, Scheduler
 from cluster_tools.schedulers.local import LocalScheduler
+from support import jobs
+from support.clusters import LOCAL
+from support.waiting import LIMIT_S, wait_until
 
 
 def _exit(_: Any) -> None:

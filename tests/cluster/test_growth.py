@@ -12,13 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL, SLURM, Cluster
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.cluster.tasks import TaskArray
 from cluster_tools.format import pilots
+from support import jobs
+from support.clusters import LOCAL, SLURM, Cluster
+from support.waiting import LIMIT_S, wait_until
 
 NewExecutor = Callable[..., Any]
 

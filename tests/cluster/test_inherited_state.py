@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import LOCAL
-from programs import executor_program
-from waiting import wait_until
+
+from support.clusters import LOCAL
+from support.programs import executor_program
+from support.waiting import wait_until
 
 _CALLS = """
-    import signal_calls
+    from support import signal_calls
     from cluster_tools import RemoteException
     def tell(executor):
         print(executor.submit(jobs.square, 3).result())

@@ -14,10 +14,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL
-from waiting import LIMIT_S, wait_until
+
+from support import jobs
+from support.clusters import LOCAL
+from support.waiting import LIMIT_S, wait_until
 
 _SEEDS = range(20)
 

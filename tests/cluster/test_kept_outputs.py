@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from waiting import LIMIT_S
+
+from support import jobs
+from support.waiting import LIMIT_S
 
 
 def _count_run(paths: tuple[Path, int]) -> int:

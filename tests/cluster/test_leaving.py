@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
-import lingering_calls
 import pytest
-from clusters import LOCAL, Cluster
-from programs import executor_program
-from waiting import LIMIT_S, wait_until
+
+from support import jobs, lingering_calls
+from support.clusters import LOCAL, Cluster
+from support.programs import executor_program
+from support.waiting import LIMIT_S, wait_until
 
 _NAMES = ["alone", "set up", "beside a shell", "on pilots"]
 _WAYS: list[dict[str, Any]] = [
@@ -37,7 +37,7 @@ def _is_alive(pid: int) -> bool:
 
 
 _SUBMIT = """
-    import lingering_calls
+    from support import lingering_calls
     executor = new_executor(linger_s=600, **{way!r})
     with executor:
         print(executor.submit(lingering_calls.note_and_leave_a_thread, directory).result())
@@ -78,7 +78,7 @@ def test_what_lingers_does_not_keep_others_from_its_place(tmp_path: Path) -> Non
 
 def test_what_lingers_outlives_a_client_that_was_killed_by_its_patience(tmp_path: Path) -> None:
     body = """
-        import lingering_calls
+        from support import lingering_calls
         executor = new_executor(linger_s=1)
         executor.submit(lingering_calls.note_and_leave_a_thread, directory).result()
         os.kill(os.getpid(), signal.SIGKILL)

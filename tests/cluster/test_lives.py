@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL, Cluster
-from programs import executor_program
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
+from support import jobs
+from support.clusters import LOCAL, Cluster
+from support.programs import executor_program
+from support.waiting import LIMIT_S, wait_until
 
 
 def _threads() -> set[threading.Thread]:

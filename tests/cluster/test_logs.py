@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL, Cluster, element_of, log_of
-from waiting import LIMIT_S, wait_until
+
+from support import jobs
+from support.clusters import LOCAL, Cluster, element_of, log_of
+from support.waiting import LIMIT_S, wait_until
 
 
 def set_up_logging(log_file: str) -> None:

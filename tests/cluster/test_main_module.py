@@ -9,9 +9,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from clusters import Cluster
-from programs import Program
-from waiting import LIMIT_S
+
+from support.clusters import Cluster
+from support.programs import Program
+from support.waiting import LIMIT_S
 
 _SCRIPT = """
     import functools

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import Cluster
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools.errors import RemoteExitException
+from support import jobs
+from support.clusters import Cluster
+from support.waiting import LIMIT_S, wait_until
 
 
 def _sum_of_squares(cluster: Cluster, directory: Path, numbers: list[int]) -> int:

@@ -11,16 +11,16 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL
-from programs import executor_program
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteException, RemoteExitException
 from cluster_tools.format import pilots
 from cluster_tools.format.pilots import read_range
 from cluster_tools.job.pilot import Claimer
+from support import jobs
+from support.clusters import LOCAL
+from support.programs import executor_program
+from support.waiting import LIMIT_S, wait_until
 
 
 def _pool_directory(cfut: Path, name: str) -> Path:

@@ -8,9 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jobs
-from waiting import LIMIT_S, wait_until
-
 from cluster_tools.executors.local import LocalExecutor
 from cluster_tools.schedulers.base import (
     ArrayRequest,
@@ -24,6 +21,8 @@ from cluster_tools.schedulers.base import (
     Uncertain,
 )
 from cluster_tools.schedulers.local import LocalScheduler
+from support import jobs
+from support.waiting import LIMIT_S, wait_until
 
 COUNT = 4
 

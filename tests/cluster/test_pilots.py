@@ -12,10 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL, Cluster, element_of, log_of
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools.errors import (
@@ -27,6 +24,9 @@ from cluster_tools.errors import (
 from cluster_tools.executors.local import LocalExecutor
 from cluster_tools.schedulers.base import ArrayRequest, Options, RefusedForCount
 from cluster_tools.schedulers.local import LocalScheduler
+from support import jobs
+from support.clusters import LOCAL, Cluster, element_of, log_of
+from support.waiting import LIMIT_S, wait_until
 
 NewExecutor = Callable[..., Any]
 

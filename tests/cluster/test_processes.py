@@ -10,11 +10,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL, Cluster
-from programs import Program, executor_program
-from waiting import LIMIT_S, wait_until
+
+from support import jobs
+from support.clusters import LOCAL, Cluster
+from support.programs import Program, executor_program
+from support.waiting import LIMIT_S, wait_until
 
 # What it submits is not waited for by the script itself, but by the interpreter's exit.
 _EXITING = """

@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from clusters import LOCAL, Cluster
-from programs import executor_program
-from waiting import wait_until
+
+from support.clusters import LOCAL, Cluster
+from support.programs import executor_program
+from support.waiting import wait_until
 
 # Waits until its calls run, says so and waits for ever.
 _RUN_AND_WAIT = """

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import signal_calls
-from clusters import LOCAL, Cluster
-from programs import executor_program
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools import RemoteException
+from support import signal_calls
+from support.clusters import LOCAL, Cluster
+from support.programs import executor_program
+from support.waiting import LIMIT_S, wait_until
 
 NewExecutor = Callable[..., Any]
 

@@ -16,10 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import LOCAL, WITH_CLIENTS_PYTHON, Cluster
-from other_user import (
+
+from cluster_tools.errors import RemoteException
+from cluster_tools.format import outputs, pilots, run_files
+from support import jobs
+from support.clusters import LOCAL, WITH_CLIENTS_PYTHON, Cluster
+from support.other_user import (
     GROUP,
     OTHER,
     Poison,
@@ -28,10 +31,7 @@ from other_user import (
     only_root_is_two,
     replace,
 )
-from waiting import LIMIT_S, wait_until
-
-from cluster_tools.errors import RemoteException
-from cluster_tools.format import outputs, pilots, run_files
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = only_root_is_two
 

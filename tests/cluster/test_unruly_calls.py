@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import jobs
 import pytest
-from waiting import LIMIT_S
 
 from cluster_tools import RemoteException
 from cluster_tools.errors import RemoteExitException
+from support import jobs
+from support.waiting import LIMIT_S
 
 
 class AsksADict(Exception):

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from waiting import LIMIT_S
+
+from support.waiting import LIMIT_S
 
 # Every function that a program calls stands in it and in a module beside it.
 _FUNCTIONS = """

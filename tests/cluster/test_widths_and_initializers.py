@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import LOCAL, Cluster
-from waiting import LIMIT_S
 
 from cluster_tools.errors import RemoteException
+from support.clusters import LOCAL, Cluster
+from support.waiting import LIMIT_S
 
 NewExecutor = Callable[..., Any]
 

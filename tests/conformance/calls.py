@@ -10,9 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from waiting import wait_until
-
 import cluster_tools
+from support.waiting import wait_until
 
 
 def square(number: int) -> int:

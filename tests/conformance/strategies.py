@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import kube
+from support import kube
 
 # Takes the keywords of `get_executor`, and `narrow`.
 NewExecutor = Callable[..., Any]

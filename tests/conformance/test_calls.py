@@ -14,9 +14,9 @@ from typing import Any
 import calls
 import pytest
 from strategies import NewExecutor, Strategy
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools import RemoteException
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:BatchingExecutor.submit bypasses batching")
 

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import calls
-import kube
 import pytest
 from strategies import NewExecutor, Strategy
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools import FileOutputStore, RemoteException
 from cluster_tools._keywords import KEYWORDS
+from support import kube
+from support.waiting import LIMIT_S, wait_until
 
 _STANDARD_CLASSES = [
     getattr(concurrent.futures, name)

@@ -8,7 +8,8 @@ from typing import Any
 import calls
 import pytest
 from strategies import NewExecutor
-from waiting import LIMIT_S, wait_until
+
+from support.waiting import LIMIT_S, wait_until
 
 
 def _errors(caplog: pytest.LogCaptureFixture) -> list[str]:

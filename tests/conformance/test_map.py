@@ -13,9 +13,9 @@ from typing import Any
 import calls
 import pytest
 from strategies import NewExecutor, Strategy
-from waiting import wait_until
 
 import cluster_tools
+from support.waiting import wait_until
 
 
 def test_map_yields_results_in_the_order_of_the_calls(executor: Any) -> None:

@@ -12,9 +12,9 @@ from unittest.mock import MagicMock, Mock
 import odd_objects
 import pytest
 from strategies import Strategy
-from waiting import LIMIT_S
 
 from cluster_tools import RemoteException
+from support.waiting import LIMIT_S
 
 _MISSING = object()
 

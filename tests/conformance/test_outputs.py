@@ -12,7 +12,8 @@ import calls
 import pytest
 from calls import kept
 from strategies import NewExecutor, Strategy
-from waiting import LIMIT_S
+
+from support.waiting import LIMIT_S
 
 
 def test_map_to_futures_makes_one_call_per_item(executor: Any) -> None:

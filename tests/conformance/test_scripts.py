@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from strategies import Strategy
-from waiting import LIMIT_S
+
+from support.waiting import LIMIT_S
 
 # Written for the standard library: `new_executor()` is all that knows which executor it is.
 _STANDARD_LIBRARY_SCRIPT = """

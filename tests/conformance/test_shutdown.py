@@ -14,7 +14,8 @@ from typing import Any
 import calls
 import pytest
 from strategies import NewExecutor, Strategy
-from waiting import LIMIT_S, wait_until
+
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:BatchingExecutor.submit bypasses batching")
 
@@ -145,7 +146,7 @@ _SCRIPT = """
     import cluster_tools
     sys.path += {test_directories!r}
     import calls
-    from waiting import wait_until
+    from support.waiting import wait_until
 
     if __name__ == "__main__":
         executor = cluster_tools.get_executor({environment!r}, **{arguments!r})

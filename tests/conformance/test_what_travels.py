@@ -13,7 +13,8 @@ from typing import Any
 import cloudpickle
 import pytest
 from strategies import Strategy
-from waiting import LIMIT_S
+
+from support.waiting import LIMIT_S
 
 
 class Base:

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 import containers
 import pytest
-from clusters import command, queue
-from other_user import group_directory
-from slurm_fixtures import executor, new_executor, shared_directory
-from waiting import wait_until
+
+from support.clusters import command, queue
+from support.other_user import group_directory
+from support.slurm_fixtures import executor, new_executor, shared_directory
+from support.waiting import wait_until
 
 __all__ = ["executor", "group_directory", "new_executor", "shared_directory"]
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from clusters import command
-from waiting import wait_until
+from support.clusters import command
+from support.waiting import wait_until
 
 # Its process, as `pgrep -x` and `pkill -x` find it: newer Debians call it by its file's name.
 PROCESS = "slurmctld(-wlm)?"

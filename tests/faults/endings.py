@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from clusters import SLURM, command, element_of
-from waiting import wait_until
-
 from cluster_tools.errors import RemoteException
+from support.clusters import SLURM, command, element_of
+from support.waiting import wait_until
 
 
 def assert_says(error: BaseException | None, kind: type[RemoteException], future: Any) -> str:

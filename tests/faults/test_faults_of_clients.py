@@ -9,9 +9,10 @@ from pathlib import Path
 
 import controller
 import pytest
-from clusters import SLURM, command
-from programs import Program, executor_program
-from waiting import wait_until
+
+from support.clusters import SLURM, command
+from support.programs import Program, executor_program
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jobs
 import pytest
-from bad_calls import BAD_CALLS, printed
-from waiting import LIMIT_S
+
+from support import jobs
+from support.bad_calls import BAD_CALLS, printed
+from support.waiting import LIMIT_S
 
 pytestmark = pytest.mark.slurm
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import controller
-import jobs
 import pytest
-from clusters import SLURM, element_of, queue
-from other_user import only_root_is_two, replace
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteExitException
 from cluster_tools.schedulers.slurm import commands, scheduler
+from support import jobs
+from support.clusters import SLURM, element_of, queue
+from support.other_user import only_root_is_two, replace
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 

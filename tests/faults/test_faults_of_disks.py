@@ -14,14 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-import tiny_disk
-from clusters import SLURM
 from endings import assert_says
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteException, RemoteExitException, SubmissionException
+from support import jobs, tiny_disk
+from support.clusters import SLURM
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import controller
-import jobs
 import pytest
-from clusters import SLURM, command, element_of, queue
 from endings import assert_says, let_run_again, sacct_line
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools.errors import (
@@ -25,6 +22,9 @@ from cluster_tools.errors import (
     RemoteNeverStartedException,
     RemotePreemptedException,
 )
+from support import jobs
+from support.clusters import SLURM, command, element_of, queue
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 

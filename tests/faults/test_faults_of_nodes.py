@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import containers
-import jobs
 import pytest
-from clusters import SLURM, command, element_of
 from endings import assert_says, let_run_again, sacct_line
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteNodeFailureException
+from support import jobs
+from support.clusters import SLURM, command, element_of
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [
     pytest.mark.slurm,

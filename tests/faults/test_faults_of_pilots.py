@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import containers
-import jobs
 import pytest
-from clusters import command, element_of
 from endings import assert_says
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools.errors import (
@@ -24,6 +21,9 @@ from cluster_tools.errors import (
     RemoteExitException,
     RemoteNodeFailureException,
 )
+from support import jobs
+from support.clusters import command, element_of
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [
     pytest.mark.slurm,

@@ -14,11 +14,8 @@ from typing import Any
 
 import containers
 import controller
-import jobs
 import pytest
-from clusters import SLURM, command, element_of, queue
 from endings import assert_says
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import (
     RemoteCancelledException,
@@ -26,6 +23,9 @@ from cluster_tools.errors import (
     RemoteLostException,
     RemoteOutOfMemoryException,
 )
+from support import jobs
+from support.clusters import SLURM, command, element_of, queue
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(240)]
 

@@ -29,12 +29,7 @@ from typing import Any
 
 import containers
 import controller
-import jobs
 import pytest
-from bad_calls import BAD_CALLS
-from clusters import SLURM, command, queue
-from programs import executor_program
-from waiting import wait_until
 
 from cluster_tools.errors import (
     RemoteCancelledException,
@@ -44,6 +39,11 @@ from cluster_tools.errors import (
     RemoteNodeFailureException,
     RemotePreemptedException,
 )
+from support import jobs
+from support.bad_calls import BAD_CALLS
+from support.clusters import SLURM, command, queue
+from support.programs import executor_program
+from support.waiting import wait_until
 
 _SECONDS = 60 * float(os.environ.get("FAULTS_MINUTES", "10"))
 _THREADS = 4

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clusters import LOCAL, SLURM, Cluster
-
 from fuzz import leftovers
 from fuzz.faults import ON_SLURM, ON_THIS_MACHINE, Faults
 from fuzz.ledger import Ledger
 from fuzz.program import Handle, Interrupts, Program
+from support.clusters import LOCAL, SLURM, Cluster
 
 # From the signal by which a process is killed to its end, on a machine that is busy.
 _ENDING_S = 2.0

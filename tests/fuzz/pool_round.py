@@ -24,11 +24,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from waiting import wait_until
-
 import cluster_tools
 from fuzz import leftovers, pool_calls
 from fuzz.report import LIMIT_S, Report
+from support.waiting import wait_until
 
 _CHILD_LIMIT_S = 20
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from waiting import wait_until
+from support.waiting import wait_until
 
 # How long a result may be on its way while nothing else goes wrong; a fault comes on top.
 LIMIT_S = 60.0

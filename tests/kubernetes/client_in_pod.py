@@ -14,13 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
-import kube
 import pytest
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools.errors import RemoteExitException, RemoteNeverStartedException
+from support import jobs, kube
+from support.waiting import LIMIT_S, wait_until
 
 NewExecutor = Callable[..., Any]
 

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import kube
 import pytest
-from clusters import KUBERNETES
-from waiting import wait_until
+
+from support import kube
+from support.clusters import KUBERNETES
+from support.waiting import wait_until
 
 _SERVICE_LIMIT_S = 120
 _SCRIPTS = Path(__file__).parent / "cluster"

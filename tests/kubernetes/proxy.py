@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import kube
 import urllib3
 import yaml
+
+from support import kube
 
 # What is answered instead of the server's own: status, headers, body; None: the server is asked.
 Answer = tuple[int, dict[str, str], bytes] | None

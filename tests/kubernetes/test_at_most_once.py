@@ -7,17 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
-import kube
 import pytest
-from clusters import KUBERNETES
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import (
     RemoteCancelledException,
     RemoteExitException,
     RemotePreemptedException,
 )
+from support import jobs, kube
+from support.clusters import KUBERNETES
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.kubernetes
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import jobs
-import kube
 import pytest
 import yaml
-from clusters import KUBERNETES, Cluster
-from programs import executor_program
-from waiting import LIMIT_S, wait_until
+
+from support import jobs, kube
+from support.clusters import KUBERNETES, Cluster
+from support.programs import executor_program
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.usefixtures("nothing_is_left")]
 

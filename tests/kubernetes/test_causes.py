@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
-import kube
 import kubernetes.client
 import kubernetes.config
 import pytest
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools.errors import (
@@ -21,6 +18,8 @@ from cluster_tools.errors import (
     RemoteNeverStartedException,
     SubmissionException,
 )
+from support import jobs, kube
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.kubernetes
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import client_in_pod
-import kube
 import pytest
-from waiting import wait_until
+
+from support import kube
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(300)]
 
@@ -34,7 +35,7 @@ class _Client:
             "imagePullPolicy": "IfNotPresent",
             "command": ["python", client_in_pod.__file__, namespace, str(directory), *parts],
             "workingDir": str(directory),
-            "env": [{"name": "PYTHONPATH", "value": str(Path(kube.__file__).parent)}],
+            "env": [{"name": "PYTHONPATH", "value": str(Path(kube.__file__).parents[1])}],
             "volumeMounts": [
                 {"name": name, "mountPath": str(path)} for name, path in zip(names, mounts)
             ],

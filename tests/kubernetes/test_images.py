@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
-import kube
 import pytest
 import registry
 from registry import Registry
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteNeverStartedException
+from support import jobs, kube
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(240)]
 

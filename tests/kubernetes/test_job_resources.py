@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
-import kube
 import kubernetes.client
 import pytest
 import yaml
-from clusters import KUBERNETES, element_of, log_of
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteNeverStartedException
+from support import jobs, kube
+from support.clusters import KUBERNETES, element_of, log_of
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.usefixtures("nothing_is_left")]
 

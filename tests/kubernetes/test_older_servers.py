@@ -9,12 +9,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import jobs
-import kube
 import pytest
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteExitException, RemoteNeverStartedException
+from support import jobs, kube
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.kubernetes
 

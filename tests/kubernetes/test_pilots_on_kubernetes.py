@@ -7,13 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
-import kube
 import pytest
-from clusters import element_of
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteTimeLimitException
+from support import jobs, kube
+from support.clusters import element_of
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.kubernetes
 

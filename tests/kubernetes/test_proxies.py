@@ -10,13 +10,13 @@ from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
-import jobs
 import proxy
 import pytest
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteExitException, SubmissionException
 from cluster_tools.schedulers.kubernetes import api
+from support import jobs
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.kubernetes
 

@@ -8,16 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jobs
-import kube
 import pytest
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import (
     RemoteExitException,
     RemoteNeverStartedException,
     RemoteOutOfMemoryException,
 )
+from support import jobs, kube
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.kubernetes
 

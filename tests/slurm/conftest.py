@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import jobs
 import pytest
-from clusters import SLURM, command
-from other_user import group_directory, trace
-from slurm_fixtures import executor, new_executor, shared_directory
+
+from support import jobs
+from support.clusters import SLURM, command
+from support.other_user import group_directory, trace
+from support.slurm_fixtures import executor, new_executor, shared_directory
 
 __all__ = ["executor", "group_directory", "new_executor", "shared_directory", "trace"]
 

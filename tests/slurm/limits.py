@@ -7,8 +7,8 @@ import subprocess
 from collections import Counter
 from typing import Any
 
-from clusters import command
-from waiting import wait_until
+from support.clusters import command
+from support.waiting import wait_until
 
 NO_LIMIT = -1  # to sacctmgr
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import SLURM, command
-from other_user import OTHER, fill_with_poison, only_root_is_two, replace
-from programs import Program, executor_program
-from waiting import wait_until
+
+from support.clusters import SLURM, command
+from support.other_user import OTHER, fill_with_poison, only_root_is_two, replace
+from support.programs import Program, executor_program
+from support.waiting import wait_until
 
 pytestmark = [pytest.mark.slurm, only_root_is_two]
 

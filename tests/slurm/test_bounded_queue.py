@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import command, queue
 from limits import NO_LIMIT, limit_qos, limit_user, piece_sizes
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools import SlurmExecutor
+from support import jobs
+from support.clusters import command, queue
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.slurm
 

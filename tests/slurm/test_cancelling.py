@@ -7,10 +7,11 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, as_completed, wa
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import SLURM, queue
-from waiting import LIMIT_S, wait_until
+
+from support import jobs
+from support.clusters import SLURM, queue
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("one_minute_job")]
 

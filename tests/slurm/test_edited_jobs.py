@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import SLURM, command, element_of, queue
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteCancelledException, RemoteExitException
+from support import jobs
+from support.clusters import SLURM, command, element_of, queue
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("one_minute_job")]
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import SLURM, command, log_of
-from other_user import as_other, only_root_is_two
-from waiting import LIMIT_S, wait_until
+
+from support import jobs
+from support.clusters import SLURM, command, log_of
+from support.other_user import as_other, only_root_is_two
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("one_minute_job")]
 

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from clusters import SLURM, command
-from waiting import LIMIT_S, wait_until
+
+from support import jobs
+from support.clusters import SLURM, command
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("one_minute_job")]
 

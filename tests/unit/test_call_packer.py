@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 import workers
-from waiting import LIMIT_S
 
 from cluster_tools import (
     MultiprocessingExecutor,
     MultiprocessingPickleExecutor,
 )
+from support.waiting import LIMIT_S
 
 CARRIED = 2_000_000
 COUNT = 60

@@ -26,9 +26,9 @@ from typing import Any, NamedTuple
 
 import pytest
 import workers
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools import MultiprocessingExecutor
+from support.waiting import LIMIT_S, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 

@@ -12,7 +12,6 @@ import weakref
 from abc import ABC
 from typing import Any
 
-import jobs
 import pytest
 
 from cluster_tools import (
@@ -24,6 +23,7 @@ from cluster_tools import (
 )
 from cluster_tools.errors import remote_exception
 from cluster_tools.packed_exceptions import pack
+from support import jobs
 
 
 def _arrived(exception: BaseException) -> RemoteException:

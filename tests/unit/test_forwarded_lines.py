@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.cluster import logs
+from support.waiting import LIMIT_S, wait_until
 
 
 def test_a_line_that_comes_in_two_pieces_has_one_prefix(

@@ -13,11 +13,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools.schedulers import detached
 from cluster_tools.schedulers.detached import entries_for, helper_command, start_helper
+from support.waiting import LIMIT_S, wait_until
 
 _PACKAGE = Path(cluster_tools.__file__).parent
 _STOP = "cluster_tools.schedulers.slurm.stop"

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from waiting import LIMIT_S
 
 from cluster_tools.cluster.joinable_thread import JoinableThread
+from support.waiting import LIMIT_S
 
 _INTERRUPT_AFTER_S = 0.05
 

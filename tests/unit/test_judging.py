@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import wait_until
 
 from cluster_tools.cluster.probing import Docket
 from cluster_tools.cluster.tasks import Piece, TaskArray
 from cluster_tools.format import run_files
 from cluster_tools.schedulers.base import Cause, Element, Ending, Report, State
 from cluster_tools.schedulers.slurm.commands import queue_rows
+from support.waiting import wait_until
 
 JOB = "1632"
 PENDING, RUNNING = Report(State.PENDING, "PENDING", "Priority"), Report(State.RUNNING, "RUNNING")

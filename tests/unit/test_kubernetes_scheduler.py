@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from waiting import wait_until
+from support.waiting import wait_until
 
 from cluster_tools.schedulers.base import (
     ArrayRequest,

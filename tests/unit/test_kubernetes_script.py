@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT_REFUSED
 from cluster_tools.schedulers.base import ArrayRequest
@@ -21,6 +20,7 @@ from cluster_tools.schedulers.kubernetes.script import (
     element_script,
     environment_script,
 )
+from support.waiting import LIMIT_S, wait_until
 
 PRINT_ARGUMENTS = [sys.executable, "-c", "import sys; print(sys.argv[1:])"]
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import workers
-from waiting import LIMIT_S
 
 from cluster_tools import MultiprocessingExecutor
 from cluster_tools.executors.log_forwarding import (
@@ -21,6 +20,7 @@ from cluster_tools.executors.log_forwarding import (
     parts_of,
     unpack_record,
 )
+from support.waiting import LIMIT_S
 
 LARGE = 10_000_000
 START_METHODS = ["spawn"] if sys.platform == "win32" else ["spawn", "forkserver"]

@@ -23,9 +23,9 @@ from typing import Any
 
 import pytest
 import workers
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools import MultiprocessingExecutor, get_executor
+from support.waiting import LIMIT_S, wait_until
 
 START_METHODS = [
     method

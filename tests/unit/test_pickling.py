@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import jobs
 import pytest
 
 from cluster_tools import pickling
+from support import jobs
 
 
 def _round_trip(value: Any) -> Any:
@@ -187,7 +187,7 @@ def test_what_a_program_has_copyreg_do_is_done() -> None:
         ("no_suffix", "__mp_main__"),
         ("statistics.py", "__mp_main__"),
         ("class.py", "__mp_main__"),
-        ("jobs.py", "__mp_main__"),  # of that name another one is loaded
+        ("pytest.py", "__mp_main__"),  # of that name another one is loaded
     ],
 )
 def test_a_script_is_imported_under_its_name_only_where_that_finds_it(

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import jobs
 import pytest
-from clusters import LOCAL
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools.errors import RemoteException
 from cluster_tools.format import pilots
+from support import jobs
+from support.clusters import LOCAL
+from support.waiting import LIMIT_S, wait_until
 
 
 def _journal() -> list[bytes]:

@@ -6,12 +6,11 @@ import threading
 from collections.abc import Mapping
 from typing import Any, cast
 
-from waiting import wait_until
-
 from cluster_tools.cluster.probing import Prober
 from cluster_tools.cluster.session import Session
 from cluster_tools.cluster.tasks import Piece
 from cluster_tools.schedulers.base import Element, Report
+from support.waiting import wait_until
 
 
 class _Busy:

@@ -8,7 +8,6 @@ from collections.abc import Collection, Hashable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools import FileOutputStore
 from cluster_tools.cluster.future import ClusterFuture
@@ -25,6 +24,7 @@ from cluster_tools.schedulers.base import (
     Scheduler,
     State,
 )
+from support.waiting import LIMIT_S, wait_until
 
 
 class _Idle(Scheduler):

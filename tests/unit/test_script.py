@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from waiting import LIMIT_S, wait_until
-
 from cluster_tools.format.exit_codes import EXIT_NO_WORKING_DIRECTORY
 from cluster_tools.schedulers.script import job_script
+from support.waiting import LIMIT_S, wait_until
 
 PRINT = [sys.executable, "-c", "import os, sys; print(os.getcwd(), sys.argv[1:])"]
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from waiting import LIMIT_S
 
 from cluster_tools.schedulers.script import job_script
+from support.waiting import LIMIT_S
 
 
 def _run(directory: Path, *lines: str) -> tuple[int, str, str]:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from waiting import wait_until
 
 from cluster_tools.executors.slurm import SlurmExecutor
 from cluster_tools.schedulers.base import ArrayRequest, Element, Options
 from cluster_tools.schedulers.slurm.commands import SQUEUE_HEADER, queue_rows
 from cluster_tools.schedulers.slurm.scheduler import SlurmScheduler
+from support.waiting import wait_until
 
 SESSION = "0a1b2c3d"
 TOKEN = f"{SESSION}.0.0.0"

@@ -11,9 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jobs
 import pytest
-from waiting import LIMIT_S, wait_until
 
 import cluster_tools
 from cluster_tools import FileOutputStore, pickling
@@ -23,6 +21,8 @@ from cluster_tools.errors import remote_exception
 from cluster_tools.format import FORMAT, numbers, run_files
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED
 from cluster_tools.job import worker
+from support import jobs
+from support.waiting import LIMIT_S, wait_until
 
 START = Path(worker.__file__).parent / "start_worker.py"
 

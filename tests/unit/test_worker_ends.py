@@ -15,12 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import jobs
-import lingering_calls
 import pytest
-from clusters import LOCAL
-from lingering_calls import LEAVING
-from waiting import LIMIT_S, wait_until
 
 from cluster_tools import pickling
 from cluster_tools.cluster import run_directory
@@ -28,6 +23,10 @@ from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.format import run_files
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_OUTPUT_NOT_WRITTEN
 from cluster_tools.job import worker
+from support import jobs, lingering_calls
+from support.clusters import LOCAL
+from support.lingering_calls import LEAVING
+from support.waiting import LIMIT_S, wait_until
 
 START = Path(worker.__file__).parent / "start_worker.py"
 _LINGERS = "cluster_tools: what the call has left behind still runs; the job ends"

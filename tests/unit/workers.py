@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from waiting import wait_until
+from support.waiting import wait_until
 
 initialized_with: Any = None
 

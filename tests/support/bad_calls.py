@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import jobs
-
 from cluster_tools import RemoteException
 from cluster_tools.errors import RemoteExitException
+from support import jobs
 
 
 def _vanished() -> Callable[[], Any]:

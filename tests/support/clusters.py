@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import kube
 import pytest
-from waiting import LIMIT_S
 
 import cluster_tools
+from support import kube
+from support.waiting import LIMIT_S
 
 
 def queue(format_: str = "%i|%T|%j", *options: str) -> list[str]:

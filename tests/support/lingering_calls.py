@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from waiting import wait_until
+from support.waiting import wait_until
 
 # As one that does not return, but for tests.
 _LONG_S = 600

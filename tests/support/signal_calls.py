@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from waiting import LIMIT_S, wait_until
+from support.waiting import LIMIT_S, wait_until
 
 
 class Late(Exception):

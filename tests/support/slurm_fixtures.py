@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import SLURM
+
+from support.clusters import SLURM
 
 __all__ = ["executor", "new_executor", "shared_directory"]
 

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from waiting import wait_until
+from support.waiting import wait_until
 
 NAMESPACE = "cluster-tools-tests"
 IMAGE = os.environ.get("CLUSTER_TOOLS_TEST_IMAGE", "localhost/cluster-tools-tests:worker")
@@ -26,7 +26,7 @@ RESOURCES: dict[str, Any] = {
     "namespace": NAMESPACE,
     "image": IMAGE,
     # The functions that tests send, and where tests put what they wait for.
-    "mounts": [str(Path(__file__).parent), tempfile.gettempdir()],
+    "mounts": [str(Path(__file__).parents[1]), tempfile.gettempdir()],
 }
 # One pod at a time in the whole cluster: they keep away from each other, on all that runs Linux.
 NARROW_RESOURCES: dict[str, Any] = {
@@ -47,7 +47,7 @@ NARROW_RESOURCES: dict[str, Any] = {
         }
     },
 }
-_README = Path(__file__).parents[1] / "README.md"
+_README = Path(__file__).parents[2] / "README.md"
 ADMIN_CONFIG = os.environ.get("KUBECONFIG")
 _TIMEOUT_S = 10.0
 

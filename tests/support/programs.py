@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clusters import Cluster
-from waiting import LIMIT_S, wait_until
+from support.clusters import Cluster
+from support.waiting import LIMIT_S, wait_until
 
 
 class Program:
@@ -96,8 +96,8 @@ from pathlib import Path
 import cluster_tools
 
 sys.path.insert(0, {tests!r})
-import jobs
-from waiting import wait_until
+from support import jobs
+from support.waiting import wait_until
 
 directory = Path({directory!r})
 
@@ -131,7 +131,7 @@ def executor_program(
     """
     text = _WITH_EXECUTOR.format(
         functions=textwrap.dedent(functions),
-        tests=str(Path(__file__).parent),
+        tests=str(Path(__file__).parents[1]),
         directory=str(directory),
         environment=cluster.environment,
         keywords={**cluster.keywords, "cfut_dir": str(directory / "cfut")},
