@@ -26,7 +26,7 @@ def _has_kubernetes_client() -> bool:
 
 # Modules that use the client of the extra: the summary says so, too.
 collect_ignore_glob = (
-    [] if _has_kubernetes_client() else ["kubernetes/*", "unit/test_kubernetes_scheduler.py"]
+    [] if _has_kubernetes_client() else ["kubernetes/*", "unit/kubernetes_scheduler"]
 )
 
 _left_out = pytest.StashKey[list[str]]()
