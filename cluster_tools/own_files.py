@@ -1,4 +1,4 @@
-"""Opens and looks for files that have to be our user's, for the client and its jobs.
+"""Opens, looks for and removes files that have to be our user's, for the client and its jobs.
 
 Whoever may write to `cfut_dir` can put something else in the place of a run directory. So each file
 that is read there is opened first and then asked who owns it. No link is followed, and nothing that
@@ -68,6 +68,17 @@ def is_there(path: str) -> bool:
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def unlink(path: str) -> bool:
+    """Removes a file that may be gone already. Returns: False where it stays."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError:
         return False
     return True
 

@@ -1,1 +1,4 @@
-"""Futures in, futures out: what the executors of all schedulers share. Knows no scheduler by name."""
+"""Futures in, futures out: what the executors of all schedulers share.
+
+Knows no scheduler by name.
+"""

@@ -15,8 +15,8 @@ from cluster_tools.schedulers.base import (
     SchedulerError,
 )
 
-# There may be limits that can't be looked up: of a group, an account, a partition. A piece that is refused
-# so often although nothing of ours is in the queue is too large for one of them.
+# There may be limits that can't be looked up: of a group, an account, a partition. A piece that is
+# refused so often although nothing of ours is in the queue is too large for one of them.
 _WAITS_BEFORE_HALVING = 2
 
 _logger = logging.getLogger("cluster_tools")
@@ -47,8 +47,8 @@ class Cutter:
     def on_refused(self, refusal: RefusedForSize | RefusedForCount, count: int) -> int | None:
         """Learns from the refusal of a piece of `count` elements.
 
-        Returns: None where a smaller piece may be tried at once; else for how many of our own elements
-        to leave the queue before this one is tried again.
+        Returns: None where a smaller piece may be tried at once; else for how many of our own
+        elements to leave the queue before this one is tried again.
         Raises: the refusal, where even one element is too many.
         """
         limit = self._look_up(refusal)

@@ -1,7 +1,7 @@
 """What failed futures raise and say, unless it is the call's own exception: all of it stands here.
 
-A sentence says what happened, to which task and job, where the log is, and what to do now. Nothing here looks at
-a file: whoever fails a future has looked.
+A sentence says what happened, to which task and job, where the log is, and what to do now. Nothing
+here looks at a file: whoever fails a future has looked.
 """
 
 from __future__ import annotations
@@ -44,14 +44,17 @@ _EXCEPTIONS: dict[Cause, type[RemoteException]] = {
     Cause.NEVER_STARTED: RemoteNeverStartedException,
     Cause.LOST: RemoteLostException,
 }
-# Python ends with 120 where it can't write the last of its stderr: the log is on the same full disk.
-# https://docs.python.org/3/c-api/init.html#c.Py_FinalizeEx
+# Python ends with 120 where it can't write the last of its stderr: the log is on the same full
+# disk. https://docs.python.org/3/c-api/init.html#c.Py_FinalizeEx
 _NOT_WRITTEN = (EXIT_OUTPUT_NOT_WRITTEN, 120)
 
 
 @dataclass(frozen=True)
 class Where:
-    """Which task it is: "Task 3 of 10 of f", its element and that one's log. The last two: "" where no job was made."""
+    """Which task it is: "Task 3 of 10 of f", its element and that one's log.
+
+    The last two: "" where no job was made.
+    """
 
     task: str
     element: str = ""
@@ -67,7 +70,9 @@ class Where:
 
 @dataclass(frozen=True)
 class Log:
-    """What a log says: its last lines, whether there is one, whether a job refused what lies in its place."""
+    """What a log says: its last lines, whether there is one, whether a job refused what lies in its
+    place.
+    """
 
     tail: str
     is_there: bool
@@ -212,7 +217,9 @@ def records_unreadable(task: str, error: BaseException) -> RemoteException:
 
 
 def _kind(error: BaseException | None) -> type[RemoteException]:
-    """The class of ours that says best what `error` does; those made for exceptions of calls are the call's."""
+    """The class of ours that says best what `error` does; those made for exceptions of calls are
+    the call's.
+    """
     if isinstance(error, RemoteException) and type(error).__module__ == RemoteException.__module__:
         return type(error)
     return RemoteException

@@ -1,6 +1,6 @@
 """The future of a task on a cluster.
 
-Knows its place in its array; everything else it asks its session.
+Knows its place in its array; everything else it asks those who are named in `Owner`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
 
+from cluster_tools.cluster.tasks import TaskArray
 from cluster_tools.futures import RaisingFuture
-
-if TYPE_CHECKING:
-    from cluster_tools.cluster.session import Session
-    from cluster_tools.cluster.tasks import TaskArray
 
 _T = TypeVar("_T")
 
@@ -42,8 +40,42 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_lock_in_child)
 
 
+class JobsOfFutures(Protocol):
+    def job_of(self, future: ClusterFuture[Any]) -> tuple[str, int | None]:
+        """The job id of the task, and its index where it has one; waits for the submission."""
+        ...
+
+    def announce(self) -> None:
+        """A future is done, or its call has a job: whoever waits for that is to look."""
+        ...
+
+
+class CancellationOfFutures(Protocol):
+    def is_taken(self, future: ClusterFuture[Any]) -> bool:
+        """Whether a pilot has taken its task, or may have."""
+        ...
+
+    def on_cancelled(self, future: ClusterFuture[Any]) -> None:
+        """It is about to be cancelled."""
+        ...
+
+    def after_cancelling(self, future: ClusterFuture[Any]) -> None:
+        """It is cancelled: nobody is to begin its task."""
+        ...
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whom the futures of one executor ask."""
+
+    jobs: JobsOfFutures
+    cancellation: CancellationOfFutures
+
+
 def end_quietly(end: Callable[[], object], name: str) -> None:
-    """Ends a future of calls of `name` where nothing may be raised: its callbacks may raise SystemExit."""
+    """Ends a future of calls of `name` where nothing may be raised: its callbacks may raise
+    SystemExit.
+    """
     try:
         end()
     except BaseException:
@@ -86,21 +118,24 @@ class _Condition:
 
 
 class ClusterFuture(RaisingFuture[_T]):
-    """A `concurrent.futures.Future` that knows its job, and of which 100,000 fit into little memory."""
+    """A `concurrent.futures.Future` that knows its job, and of which 100,000 fit into little
+    memory.
+    """
 
-    # On a pilot: where in its log what the call has printed is, (from, to); None: nothing. Of few, so of the class.
+    # On a pilot: where in its log what the call has printed is, (from, to); None: nothing. Of few,
+    # so of the class.
     log_range: tuple[int, int | None] | None = None
 
-    # The standard library's future makes a condition at once, which is most of its size and cost. Here
-    # it is made when somebody first waits, asks or adds a callback.
-    def __init__(self, session: Session) -> None:
+    # The standard library's future makes a condition at once, which is most of its size and cost.
+    # Here it is made when somebody first waits, asks or adds a callback.
+    def __init__(self, owner: Owner) -> None:
         self._own_condition: _Condition | None = None
         self._state = _PENDING
         self._result = None
         self._exception = None
         self._waiters: list[Any] = []
         self._done_callbacks: list[Any] = []
-        self._session = session
+        self._owner = owner
         # Set when the task joins an array.
         self.array: TaskArray | None = None
         self.position = 0
@@ -122,16 +157,16 @@ class ClusterFuture(RaisingFuture[_T]):
     def cluster_jobid(self) -> str:
         """The id of the job; waits until it is submitted.
 
-        In an array made by `map_to_futures` or `map` the array's id, with `cluster_jobindex` beside it;
-        for calls of `submit` that went in together `<jobid>_<index>`.
+        In an array made by `map_to_futures` or `map` the array's id, with `cluster_jobindex` beside
+        it; for calls of `submit` that went in together `<jobid>_<index>`.
         Raises: the future's own exception, where no job was made.
         """
-        return self._session.job_of(self)[0]
+        return self._owner.jobs.job_of(self)[0]
 
     @property
     def cluster_jobindex(self) -> int:
         """The index in the array. Only futures of `map_to_futures` and `map` have one."""
-        index = self._session.job_of(self)[1]
+        index = self._owner.jobs.job_of(self)[1]
         if index is None:
             raise AttributeError("a future of submit() has no cluster_jobindex")
         return index
@@ -146,20 +181,20 @@ class ClusterFuture(RaisingFuture[_T]):
         """Cancels the call unless it is known to run; True means that the future is done."""
         if self._state != _PENDING:
             return self.cancelled()
-        if self._session.is_taken(self):
+        if self._owner.cancellation.is_taken(self):
             self.start()
             return self.cancelled()
         return self.cancel_waiting()
 
     def cancel_waiting(self) -> bool:
         """`cancel` of a call that no pilot has taken."""
-        is_ours = self._end_as_cancelled((_PENDING,), self._session.on_cancelled)
+        is_ours = self._end_as_cancelled((_PENDING,), self._owner.cancellation.on_cancelled)
         if is_ours:
-            self._session.after_cancelling(self)
+            self._owner.cancellation.after_cancelling(self)
             self._call_back()
         return is_ours or self.cancelled()
 
-    def abandon(self) -> None:
+    def cancel_for_shutdown(self) -> None:
         """Ends the future as cancelled even if its call runs: its executor is shutting down."""
         if self._end_as_cancelled((_PENDING, _RUNNING), lambda _: None):
             self._call_back()
@@ -191,7 +226,7 @@ class ClusterFuture(RaisingFuture[_T]):
                 for waiter in self._waiters:
                     waiter.add_cancelled(self)
                 self._condition.notify_all()
-        self._session.announce()
+        self._owner.jobs.announce()
         return True
 
     def was_cancelled(self) -> bool:
@@ -214,7 +249,7 @@ class ClusterFuture(RaisingFuture[_T]):
                 self._state = _RUNNING
 
     def resolve(self, result: _T | None, exception: BaseException | None) -> None:
-        """Sets the result, or the exception where there is one, unless the future is done already."""
+        """Sets the result, or the exception where there is one, unless the future is done."""
         with _unwatched_lock:
             unwatched = self._own_condition is None
             if unwatched:
@@ -231,7 +266,7 @@ class ClusterFuture(RaisingFuture[_T]):
         except InvalidStateError:  # cancelled meanwhile
             pass
         finally:  # a callback may raise SystemExit
-            self._session.announce()
+            self._owner.jobs.announce()
 
     def has_started(self) -> bool:
         """`running()` without making a condition."""
@@ -242,4 +277,4 @@ class ClusterFuture(RaisingFuture[_T]):
         return self._state not in (_PENDING, _RUNNING)
 
     def _call_back(self) -> None:
-        self._invoke_callbacks()  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+        self._invoke_callbacks()  # pyright: ignore - typeshed does not have it

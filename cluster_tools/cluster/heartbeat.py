@@ -1,7 +1,8 @@
-"""Lets workers know that somebody waits for them: writes a file of the run directory from time to time.
+"""Lets workers know that somebody waits for them: writes a file of the run directory from time to
+time.
 
-A thread of each executor that does nothing else, so that nothing else holds it up: no callback, no command,
-no other executor's disk.
+A thread of each executor that does nothing else, so that nothing else holds it up: no callback, no
+command, no other executor's disk.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ import threading
 import time
 from collections.abc import Callable
 
-# How often the heart beats in the time after which workers take the client for gone.
+# So often it is written in the time after which workers take the client for gone.
 _BEATS = 30
-# A thread's clock stands still while the machine sleeps: so soon after waking it beats again.
+# A thread's clock stands still while the machine sleeps: so soon after waking it is written again.
 _MAX_PAUSE_S = 5.0
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 _logger = logging.getLogger("cluster_tools")
 
 
-class Heart(threading.Thread):
-    """`beat`: may raise OSError. `client_timeout_s`: after which a silent client is taken for gone."""
+class HeartbeatThread(threading.Thread):
+    """`beat`: may raise OSError.
+
+    `client_timeout_s`: after which a silent client is taken for gone.
+    """
 
     def __init__(self, beat: Callable[[], None], client_timeout_s: float):
-        super().__init__(name="cluster_tools-heart", daemon=True)
+        super().__init__(name="cluster_tools-heartbeat", daemon=True)
         self._beat = beat
         self._interval_s = client_timeout_s / _BEATS
         # No Event: the end may come in the middle of anything.

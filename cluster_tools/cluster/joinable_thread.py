@@ -1,7 +1,8 @@
 """A thread that signals' handlers may interrupt the waiting for.
 
-Up to Python 3.12 a `threading.Thread` is taken for ended, by `join` and `is_alive`, once an exception of a
-handler (KeyboardInterrupt) has left one of them: https://github.com/python/cpython/issues/90882
+Up to Python 3.12 a `threading.Thread` is taken for ended, by `join` and `is_alive`, once an
+exception of a handler (KeyboardInterrupt) has left one of them:
+https://github.com/python/cpython/issues/90882
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ class JoinableThread(threading.Thread):
     def __init__(self, name: str):
         super().__init__(name=name, daemon=True)
         self._is_over = False
-        # Held until it is over. No Event, whose `set` may wait for a lock that an interrupted thread keeps.
+        # Held until it is over. No Event, whose `set` may wait for a lock that an interrupted
+        # thread keeps.
         self._working_lock = threading.Lock()
         self._working_lock.acquire()
 

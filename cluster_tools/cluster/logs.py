@@ -24,7 +24,7 @@ _FIRST_INTERVAL_S = 0.02
 _MAX_INTERVAL_S = 1.0
 
 
-class Part(NamedTuple):
+class LogSection(NamedTuple):
     """Where in a log the output of a call is."""
 
     begin: int
@@ -32,6 +32,10 @@ class Part(NamedTuple):
     end: int | None
     # What follows it, where others do.
     mark: bytes
+
+
+def _whole_log() -> LogSection:
+    return LogSection(0, None, b"")
 
 
 def tail(path: str) -> str:
@@ -67,23 +71,24 @@ def follow(
     prefix: str,
     is_done: Callable[[], bool],
     late_s: float,
-    part: Callable[[], Part] = lambda: Part(0, None, b""),
+    section: Callable[[], LogSection] | None = None,
 ) -> None:
     """Writes what is added to the log to stdout until the call is done.
 
     Each piece has `prefix` before it, unless it goes on in the middle of a line.
 
-    `late_s`: how long after that the last of it may come through an NFS client's cache. `part`: what of the
-    log is the call's.
+    `late_s`: how long after that the last of it may come through an NFS client's cache. `section`:
+    what of the log is the call's.
     """
+    section = section or _whole_log
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    position = part().begin
+    position = section().begin
     interval_s = _FIRST_INTERVAL_S
     late_until: float | None = None
     is_at_line_start = True
     while True:
         done = is_done()
-        _, end, mark = part()
+        _, end, mark = section()
         piece = _read_from(path, position)
         if end is not None:
             piece = piece[: max(0, end - position)]
@@ -120,7 +125,7 @@ def _show(text: str) -> None:
 
 
 def _end_before(piece: bytes, mark: bytes) -> int:
-    """Where the mark begins in the piece, or may begin with its last bytes; else the piece's end."""
+    """Where the mark begins in the piece, or may begin at its end; else the piece's length."""
     found = piece.find(mark)
     if found >= 0:
         return found

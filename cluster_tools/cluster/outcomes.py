@@ -1,4 +1,5 @@
-"""What there is of a task in the run directory and in the output store: its output, or what is known without one.
+"""What there is of a task in the run directory and in the output store: its output, or what is
+known without one.
 
     run directory, output store --> read(), kept() --> Outcome
     run directory, ending ------> evidence() ------> verdicts.decide()
@@ -19,7 +20,7 @@ from cluster_tools.cluster.run_directory import (
     RunDirectory,
     stored_outcome,
 )
-from cluster_tools.cluster.tasks import Piece
+from cluster_tools.cluster.tasks import Job
 from cluster_tools.cluster.verdicts import Evidence, may_be_by_a_signal
 from cluster_tools.format import outputs, run_files
 from cluster_tools.function_name import exception_text
@@ -30,7 +31,9 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class StoreError(Exception):
-    """What the store says can't be the output, or it raised something else than OSError, which may pass."""
+    """What the store says can't be the output, or it raised something else than OSError, which may
+    pass.
+    """
 
 
 class Outcomes:
@@ -79,25 +82,25 @@ class Outcomes:
             _logger.warning("The store can't tell about %s: %s", where, exc)
             return None
 
-    def evidence(self, piece: Piece, position: int, ending: Ending) -> Evidence:
+    def evidence(self, job: Job, position: int, ending: Ending) -> Evidence:
         """What is known of a task whose element has ended, but for the store. Raises: OSError."""
         directory = self._directory
-        task = piece.array.first + position
-        element = str(piece.element(position))
+        task = job.array.first + position
+        element = str(job.element(position))
         is_gone = not own_files.is_there(directory.path)
         claims = directory.claims(task)
         return Evidence(
             ending,
             element,
-            piece.submission,
+            job.submission,
             claim=claims[-1] if claims else None,
             has_left=not claims
             and not is_gone
-            and directory.has_left(task, piece.submission, element),
+            and directory.has_left(task, job.submission, element),
             is_interrupted=may_be_by_a_signal(ending)
             and own_files.is_there(
                 os.path.join(directory.shard(task), run_files.interrupted_name(task))
             ),
             directory_is_gone=is_gone,
-            is_pilot=piece.array.runs_pilots,
+            is_pilot=job.array.runs_pilots,
         )

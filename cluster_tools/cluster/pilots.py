@@ -1,63 +1,55 @@
-"""The pilots of one executor, seen from the client: what they are given, what they have done, who is there.
+"""The pilots of one executor, seen from the client.
 
-    arrays --publish--> todo files --> pilots --> journals
-               |                                     |
-    futures <--+-- resolver's thread <-- watcher ----+
-               |
-               +-- staff: submits pilots while there is work, as ordinary tasks of the same session;
-               |   when the future of one is done its element has ended, and
-               +-- bury: what it held and had not begun is to do again, what it was running fails
+    resolver --arrays--> PilotQueue --ranges of tasks--> pilots --journals--> JournalReader
+       ^                                                                          |
+       +--outputs, ends-- PilotPool: takes in what began and what ended <---------+
+       +--element's end-> PilotPool: what a pilot that has ended held and had not begun is to do
+                          again, what it was running fails; others are started in its place
 
-The files and their rules are those of `cluster_tools.job.pilot`. The resolver's thread alone knows who does what;
-what other threads call says so.
+All of it in the resolver's thread, but for what says otherwise.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Any
+from itertools import zip_longest
+from typing import Any, ClassVar, Protocol
 
 from cluster_tools import own_files, pickling
 from cluster_tools.cluster import failures
+from cluster_tools.cluster.arrays import Arrays
+from cluster_tools.cluster.calls import CallArray
+from cluster_tools.cluster.events import Chore, Event, JournalsGrew, Refused
 from cluster_tools.cluster.failures import Where
 from cluster_tools.cluster.future import ClusterFuture
-from cluster_tools.cluster.logs import Part
-from cluster_tools.cluster.run_directory import Outcome, stored_outcome
-from cluster_tools.cluster.submission import Span
-from cluster_tools.cluster.tasks import Place, TaskArray
-from cluster_tools.cluster.watching import Watched
+from cluster_tools.cluster.jobs import Jobs
+from cluster_tools.cluster.journals import JournalReader, WatchedJournals
+from cluster_tools.cluster.ledger import Ledger
+from cluster_tools.cluster.lifecycle import Lifecycle
+from cluster_tools.cluster.logs import LogSection
+from cluster_tools.cluster.pilot_queue import NotOffered, PilotQueue
+from cluster_tools.cluster.run_directory import Outcome, RunDirectory, stored_outcome
+from cluster_tools.cluster.settings import Settings
+from cluster_tools.cluster.tasks import State, TaskArray
 from cluster_tools.errors import (
     RemoteNeverStartedException,
     RemoteTimeLimitException,
     SubmissionException,
 )
 from cluster_tools.format import pilots, run_files
-from cluster_tools.job import pilot
+from cluster_tools.job import pilot as pilot_job
 from cluster_tools.schedulers.base import Element
 
-if TYPE_CHECKING:
-    from cluster_tools.cluster.session import Session
-
-# Pilots that end one after the other without having begun a task: then there is no hope for the rest.
+# Pilots that end one after the other without having begun a task: then there is no hope for the
+# rest.
 _MAX_FAILURES = 4
 # The same of those whose initializer has failed.
 _MAX_INITIALIZER_FAILURES = 2
-_READ_BYTES = 4 << 20
-# So many lines of cancelled calls that are over may stay in their file.
-_MAX_STALE_LINES = 1_000
-# What is not right in a journal may be on its way for so long.
-_DAMAGE_PATIENCE_S = 5.0
-# A warm pilot's answer is not to wait for us.
-_MIN_INTERVAL_S = 0.005
-# A range is made for about so long or longer, as its files cost a part of a millisecond.
-_RANGE_S = 0.005
 # Calls may wait for others for this part of the time for which pilots have enough to do.
 _GATHERING_PART = 0.25
 _MAX_GATHERING_S = 0.1
@@ -65,6 +57,57 @@ _MAX_GATHERING_S = 0.1
 _NEWEST_PART = 0.2
 
 _logger = logging.getLogger("cluster_tools")
+
+
+@dataclass(eq=False)
+class Pilot:
+    """An element that takes task after task, from when it is wanted to its end."""
+
+    array: PilotArray | None = None
+    position: int = 0
+    # What it has ended with: its initializer's failure, pickled; what has ended it.
+    failed_initializer: bytes | None = None
+    error: BaseException | None = None
+
+    @property
+    def element(self) -> Element | None:
+        """None where it has no job."""
+        place = None if self.array is None else self.array.place_of(self.position)
+        return None if place is None or place.job_id is None else place.element(self.position)
+
+
+@dataclass(eq=False, kw_only=True)
+class PilotArray(TaskArray):
+    """Pilots that are submitted together."""
+
+    runs_pilots: ClassVar[bool] = True
+
+    pilots: list[Pilot]
+    on_pilot_end: Callable[[Pilot], None]
+    on_pilot_abandoned: Callable[[Pilot], None]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for position, pilot in enumerate(self.pilots):
+            pilot.array, pilot.position = self, position
+
+    def describe(self, position: int) -> str:
+        return "The pilot" if self.count == 1 else f"Pilot {position} of {self.count}"
+
+    def is_over(self, position: int) -> bool:
+        return not self.is_open(position)
+
+    def on_running(self, position: int) -> None:
+        pass  # its journal tells more
+
+    def on_end(self, position: int, result: Any, exception: BaseException | None) -> bool:
+        pilot = self.pilots[position]
+        pilot.failed_initializer, pilot.error = result, exception
+        self.on_pilot_end(pilot)
+        return True
+
+    def on_cancelled(self, position: int) -> None:
+        self.on_pilot_abandoned(self.pilots[position])
 
 
 class _OnPilot:
@@ -81,16 +124,12 @@ class _OnPilot:
         return self._element
 
 
-@dataclass
-class _Incarnation:
+@dataclass(eq=False)
+class _PilotRun:
     """A pilot from its journal on: one run of one element."""
 
-    # The part that is being read, and the last one that was seen.
     journal: pilots.Journal
-    last_part: int
-    # How far that part was read, and since when it does not go on there.
-    offset: int = 0
-    stuck_since: float | None = None
+    reader: JournalReader
     running: pilots.Began | None = None
     began: bool = False
     done: int = 0
@@ -105,82 +144,76 @@ class _Incarnation:
         self.place = _OnPilot(Element(job_id, int(index)))
 
 
-class Journals(Watched):
-    """The pilots' journals, a file for each part; `post` takes the names. Those of pilots that are over are gone."""
+class TaskEnds(Protocol):
+    """What the pool asks of the resolver. A task is an array and a position there."""
 
-    min_interval_s = _MIN_INTERVAL_S
-
-    def __init__(self, path: str, post: Any, on_replaced: Any):
-        super().__init__(path, post, on_replaced)
-        self._sizes: dict[str, int] = {}
-        # Those whose last record is not whole, or not right: they are looked at again all the same.
-        self.unsettled: set[str] = set()
-
-    def _news(self) -> list[str]:
-        news: list[str] = []
-        names = own_files.listed(self.path)
-        sizes, self._sizes = self._sizes, {}
-        for name in names:
-            try:
-                # By opening: what `stat` says of a file on NFS may be seconds old.
-                fd = own_files.open_own(os.path.join(self.path, name), owner=None)
-            except FileNotFoundError:
-                continue
-            except (OSError, own_files.NotOurs):  # whoever reads it will see
-                size = -1
-            else:
-                size = os.fstat(fd).st_size
-                os.close(fd)
-            self._sizes[name] = size
-            if size != sizes.get(name) or name in self.unsettled:
-                news.append(name)
-        return news
+    def take_output_file(self, array: TaskArray, position: int) -> None: ...
+    def take(
+        self, array: TaskArray, position: int, read: Callable[[], Outcome], name: str = ""
+    ) -> None: ...
+    def take_kept(self, array: TaskArray, position: int) -> bool: ...
+    def fail(self, array: TaskArray, position: int, exception: BaseException) -> None: ...
+    def end_cancelled(self, array: TaskArray, position: int) -> None: ...
+    def is_reading(self, array: TaskArray, position: int) -> bool: ...
+    def expect(self, array: TaskArray) -> None: ...
+    def later(self, act: Callable[[], None]) -> None: ...
+    def patiently(self, act: Callable[[], None], give_up: Callable[[OSError], None]) -> None: ...
 
 
 class PilotPool:
-    """`count`: pilots at the most. `idle_timeout_s`: after which one without work leaves."""
+    """`submit`: has an array of pilots submitted.
 
-    def __init__(self, session: Session, count: int, idle_timeout_s: float):
-        self._session = session
+    `time_limit_s`: that of a pilot's element, where it is known.
+    Raises: OSError, where the run directory can't be written.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        queue: PilotQueue,
+        arrays: Arrays,
+        jobs: Jobs,
+        ledger: Ledger,
+        lifecycle: Lifecycle,
+        settings: Settings,
+        *,
+        ends: TaskEnds,
+        count: int,
+        time_limit_s: float | None,
+        post: Callable[[Event], None],
+        on_replaced: Callable[[], None],
+        submit: Callable[[TaskArray], None],
+    ):
+        self._directory = directory
+        self._queue = queue
+        self._array_files = arrays
+        self._jobs = jobs
+        self._ledger = ledger
+        self._lifecycle = lifecycle
+        self._settings = settings
         self._count = count
-        self._idle_timeout_s = idle_timeout_s
-        path = session.directory.path
-        self._todo = os.path.join(path, pilots.TODO)
-        self._held = os.path.join(path, pilots.HELD)
-        self._journals = os.path.join(path, pilots.JOURNALS)
-        for directory in (self._todo, self._held, self._journals):
-            os.mkdir(directory, 0o700)
-        self._revoked = os.path.join(path, pilots.REVOKED)
-        # Reentrant: a future may be cancelled in the middle of anything.
-        self._revoked_lock = threading.RLock()
-        # Cancelled tasks, by the numbers of their arrays that are not done; a dict is a set that
-        # keeps the order of the file's lines. And how many lines there are of arrays that are done.
-        self._revoked_tasks: dict[int, dict[int, None]] = {}
-        self._stale_lines = 0
-        # Tasks that no pilot had taken at the last look, each range with the file that proves it as
-        # long as that exists.
-        self._waiting: list[tuple[range, str]] = []
-        # There from the beginning: that is looked at before each task, and what is missing costs more.
-        self._write_revoked()
-        # Arrays that are done, of which there may be ranges that nobody has taken.
-        self._forsaken: set[int] = set()
-        self.watched = Journals(self._journals, self._on_news, session.on_replaced)
-        # Those with open tasks, and of them the numbers of those that pilots may know.
-        self._arrays: dict[int, TaskArray] = {}
-        self._published: set[int] = set()
+        self._time_limit_s = time_limit_s
+        self._ends = ends
+        self._post = post
+        self._submit = submit
+        self._journals = os.path.join(directory.path, pilots.JOURNALS)
+        os.mkdir(self._journals, 0o700)
+        self.watched = WatchedJournals(
+            self._journals, lambda names: post(JournalsGrew(names)), on_replaced
+        )
+        # Those with open tasks.
+        self._arrays: dict[int, CallArray] = {}
         self._open_tasks = 0
         # How long tasks take, as far as the times tell at which their ends were seen.
         self._task_s: float | None = None
-        # How many pilots there are, as the last name under which they were told.
-        self._told_count = ""
-        # The futures of those who are in the queue or there. Only whole-dict operations.
-        self.pilots: dict[ClusterFuture[Any], None] = {}
-        # Those of pilots that have ended and are still to be buried.
-        self._ended: dict[ClusterFuture[Any], None] = {}
+        # Those that are in the queue or there.
+        self._pilots: dict[Pilot, None] = {}
+        # Those that have ended, of which it is still to be seen what they have left undone.
+        self._ended: dict[Pilot, None] = {}
         # Those that are not over, by the pilot's name.
-        self._incarnations: dict[str, _Incarnation] = {}
-        # They are made up for once all who have ended by now are known.
-        self._is_staffing = False
+        self._runs: dict[str, _PilotRun] = {}
+        # Others are started in their place once all who have ended by now are known.
+        self._is_starting = False
         # Pilots that have ended since the last task was begun.
         self._failures = 0
         # Open tasks that no file named at the last look; None: before the first of two looks.
@@ -190,46 +223,16 @@ class PilotPool:
 
     # -- work --
 
-    def publish(self, array: TaskArray) -> None:
+    def publish(self, array: CallArray) -> None:
         """Its tasks are for whoever comes first. After `expect`: their records may come at once."""
-        if self._session.aborted:
+        if self._lifecycle.aborted:
             return
-        offered: list[pilots.Range] = []
         try:
-            for begin, end in self._cut(array):
-                tasks = pilots.Range(array.number, begin, begin, end)
-                self._offer(tasks)
-                offered.append(tasks)
-        except OSError as exc:
-            self._withdraw(array, offered, exc)
-        self._published.add(array.number)
-        self.staff()
-
-    def _withdraw(self, array: TaskArray, offered: list[pilots.Range], error: OSError) -> None:
-        """What no pilot has taken yet can't be offered."""
-        taken: set[int] = set()
-        for tasks in offered:
-            try:
-                os.unlink(os.path.join(self._todo, tasks.todo_name()))
-            except OSError:
-                taken.update(range(tasks.begin, tasks.end))
-        rest = [p for p in range(array.count) if array.first + p not in taken]
-        self._session.resolver.refuse(array, rest, error)
-
-    def _cut(self, array: TaskArray) -> Iterator[tuple[int, int]]:
-        """Ranges, large ones first: each is half of what would be one pilot's part of the rest.
-
-        Small ones are for long tasks. There are about eight for each pilot all the same: the next tasks may
-        be longer, and what one takes over from another it takes as a whole.
-        """
-        first, last = array.first, array.first + array.count
-        least = 1
-        if self._task_s is not None:
-            least = min(array.count // (8 * self._count), int(_RANGE_S / self._task_s))
-        while first < last:
-            size = min(last - first, max(1, least, (last - first) // (2 * self._count)))
-            yield first, first + size
-            first += size
+            self._queue.publish(array, self._task_s)
+        except NotOffered as exc:
+            self._post(Refused(array, exc.positions, exc.error))
+        self._ledger.submitted(array, range(array.count))
+        self.start_missing()
 
     def gathering_s(self) -> float:
         """How long a call may wait for others, since pilots have enough to do. In any thread."""
@@ -239,21 +242,16 @@ class PilotPool:
         busy_s = waiting * self._task_s / self._count
         return min(_MAX_GATHERING_S, _GATHERING_PART * busy_s)
 
-    def _offer(self, tasks: pilots.Range) -> None:
-        """Raises: OSError."""
-        # No link to another: a rename between names of one file does nothing, and says that it has.
-        self._session.directory.make(os.path.join(self._todo, tasks.todo_name()))
-
     def has_open_tasks(self) -> bool:
+        """In any thread."""
         return bool(self._open_tasks)
 
-    def expect(self, array: TaskArray) -> None:
+    def expect(self, array: CallArray) -> None:
         self._arrays[array.number] = array
         self._open_tasks += array.open
         self.watched.open_tasks[0] = self._open_tasks
 
-    def on_closed(self, array: TaskArray, position: int) -> None:
-        """A task of the array has come to its end."""
+    def on_task_ended(self, array: TaskArray, position: int) -> None:
         self._open_tasks -= 1
         self._second_chances.discard(array.first + position)
         if self._open_tasks:
@@ -262,521 +260,320 @@ class PilotPool:
             self.watched.open_tasks.pop(0, None)
         if not array.open:
             self._arrays.pop(array.number, None)
-            self._published.discard(array.number)
-
-    def revoke(self, array: TaskArray, positions: Iterable[int]) -> None:
-        """A pilot that takes one of these from now on skips it. In any thread. Raises: OSError."""
-        with self._revoked_lock:
-            known = self._revoked_tasks.get(array.number, {})
-            tasks = [t for p in positions if (t := array.first + p) not in known]
-            if not tasks:
-                return
-            self._append_revoked(tasks)
-            if array.open:  # else the line only makes pilots see that the array is gone
-                noted = self._revoked_tasks.setdefault(array.number, {})
-                noted.update(dict.fromkeys(tasks))
-
-    def withdraw(self, array: TaskArray, positions: Collection[int]) -> set[int]:
-        """Revokes these tasks. In any thread.
-
-        Returns: the positions of those that a pilot has taken, or may have taken, before it could
-        see that they are revoked.
-        Raises: OSError.
-        """
-        self.revoke(array, positions)
-        is_published = array.number in self._published
-        tasks = [task for p in positions if not self._waits(task := array.first + p)]
-        begun: list[range] = []
-        for _ in range(2):  # one listing may miss a file that is being renamed
-            if not tasks:
-                break
-            waiting: list[tuple[range, str]] = []
-            for directory in (self._todo, self._held):
-                for name in own_files.listed(directory):
-                    found = pilots.read_range(name)
-                    if found is not None and found.array == array.number:
-                        waiting.append((range(found.next, found.end), f"{directory}/{name}"))
-                        begun.append(range(found.begin, found.next))
-            self._waiting = waiting
-            tasks = [task for task in tasks if not any(task in some for some, _ in waiting)]
-        return {
-            task - array.first
-            for task in tasks
-            if is_published or any(task in some for some in begun)
-        }
-
-    def _waits(self, task: int) -> bool:
-        """Whether this task waited at the last look, and still does. Raises: OSError."""
-        return any(task in some and own_files.is_there(path) for some, path in self._waiting)
-
-    def _append_revoked(self, tasks: Iterable[int]) -> None:
-        fd = self._open_revoked(self._revoked, os.O_APPEND)
-        try:
-            os.write(fd, b"".join(b"%d\n" % task for task in tasks))
-        finally:
-            os.close(fd)
-
-    def _open_revoked(self, path: str, flag: int) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | flag
-        return own_files.open_own(path, flags, owner=self._session.directory.owner)
-
-    def _write_revoked(self) -> None:
-        """Begins the file anew, without what is over. Raises: OSError."""
-        with self._revoked_lock:
-            known = {number: len(tasks) for number, tasks in self._revoked_tasks.items()}
-            lines = [f"{task}\n" for tasks in self._revoked_tasks.values() for task in tasks]
-            temporary = f"{self._revoked}.tmp"
-            with open(self._open_revoked(temporary, os.O_TRUNC), "w") as file:
-                file.write(f"{os.urandom(6).hex()}\n{''.join(lines)}")
-            os.rename(temporary, self._revoked)
-            self._stale_lines = 0
-            # Cancelled by what was collected as garbage meanwhile, in this thread.
-            late = [
-                task
-                for number, tasks in self._revoked_tasks.items()
-                for task in islice(tasks, known.get(number, 0), None)
-            ]
-            if late:
-                self._append_revoked(late)
+            self._queue.on_array_ended(array)
 
     def forget(self, array: TaskArray) -> None:
-        """It is done, and its file is gone: whoever comes for one of its tasks begins nothing."""
-        with self._revoked_lock:
-            self._stale_lines += len(self._revoked_tasks.pop(array.number, ()))
-            live = sum(map(len, self._revoked_tasks.values()))
-            if self._stale_lines > max(_MAX_STALE_LINES, live):
-                try:
-                    self._write_revoked()
-                except OSError as exc:
-                    _logger.debug("cancelled calls that are over stay noted: %s", exc)
-        if array.cancelled:
-            self._forsaken.add(array.number)
-            self._session.resolver.later(self._remove_forsaken)
+        """It has ended, and its file is gone: whoever comes for one of its tasks begins nothing."""
+        if self._queue.forget(array):
+            self._ends.later(self._remove_leftover)
 
-    def _remove_forsaken(self) -> None:
-        try:
-            names = own_files.listed(self._todo)
-        except OSError as exc:
-            _logger.debug("ranges of cancelled calls go later: %s", exc)
-            self._session.resolver.later(self._remove_forsaken)
-            return
-        forsaken, self._forsaken = self._forsaken, set()
-        for name in names:
-            tasks = pilots.read_range(name)
-            if tasks is not None and tasks.array in forsaken:
-                _unlink(os.path.join(self._todo, name))
+    def _remove_leftover(self) -> None:
+        if not self._queue.remove_leftover():
+            self._ends.later(self._remove_leftover)
 
     # -- pilots --
 
-    def staff(self) -> None:
+    def start_missing(self) -> None:
         """As many pilots as there is work for."""
-        session = self._session
-        missing = min(self._count, self._open_tasks) - len(self.pilots)
-        if missing <= 0 or session.aborted or session.ending or session.cancelling:
+        missing = min(self._count, self._open_tasks) - len(self._pilots)
+        if missing <= 0 or self._lifecycle.begins_nothing:
             return
-        futures: list[ClusterFuture[Any]] = []
-        for _ in range(missing):
-            future = ClusterFuture[Any](session)
-            self.pilots[future] = None
-            future.add_done_callback(self._on_end)
-            futures.append(future)
+        new = [Pilot() for _ in range(missing)]
+        self._pilots.update(dict.fromkeys(new))
         try:
-            array = self._array(futures)
+            array = self._write(new)
         except Exception as exc:
-            for future in futures:
-                future.resolve(None, failures.pilot_not_written(exc))
+            for pilot in new:
+                pilot.error = failures.pilot_not_written(exc)
+                self._on_pilot_end(pilot)
             return
-        session.resolver.expect(array)
-        session.submitter.put(Span(array, range(array.count)))
+        self._ends.expect(array)
+        self._submit(array)
 
-    def _array(self, futures: list[ClusterFuture[Any]]) -> TaskArray:
-        session = self._session
-        limit_s = session.scheduler.time_limit_s
-        function = pickling.dumps(pilot.run_pilot)
-        keywords = {"initializes": session.settings.initializer is not None}
-        call = pickling.dump_pieces(((self._idle_timeout_s, limit_s), keywords))
-        writer = session.directory.begin_array()
+    def _write(self, new: list[Pilot]) -> PilotArray:
+        """Raises: OSError, among others."""
+        function = pickling.dumps(pilot_job.run_pilot)
+        keywords = {"initializes": self._settings.initializer is not None}
+        arguments = (self._settings.pilot_idle_timeout_s, self._time_limit_s)
+        call = pickling.dump_pieces((arguments, keywords))
+        working_directory = self._working_directory()
+        writer = self._array_files.begin()
         try:
-            for _ in futures:
+            for _ in new:
                 writer.add(function, call, None)
-            return session.finish_array(
-                writer,
-                session.settings.pilot_name,
-                futures,
-                None,
-                working_directory=self._working_directory(),
-                kept=False,
-                indexed=True,
-                runs_pilots=True,
+            # Pilots run the initializer themselves, before their first call.
+            first = self._array_files.finish_file(
+                writer, working_directory, has_keys=False, initializer=False
             )
         except BaseException:
             writer.discard()
             raise
+        return PilotArray(
+            name=self._settings.pilot_name,
+            count=len(new),
+            path=writer.path,
+            number=writer.number,
+            first=first,
+            working_directory=working_directory,
+            indexed=True,
+            pilots=new,
+            on_pilot_end=self._on_pilot_end,
+            on_pilot_abandoned=self._on_pilot_abandoned,
+        )
 
     def _working_directory(self) -> str:
         """Where set-up lines run; each task has its own."""
         try:
             return os.getcwd()
         except FileNotFoundError:  # removed
-            return self._session.directory.path
+            return self._directory.path
 
-    def _on_end(self, future: Any) -> None:
-        """In any thread."""
-        self._ended[future] = None
-        self.pilots.pop(future, None)
-        self._session.resolver.post(self._patiently, partial(self._bury, future))
+    def _on_pilot_end(self, pilot: Pilot) -> None:
+        self._ended[pilot] = None
+        self._pilots.pop(pilot, None)
+        self._post(Chore(partial(self._patiently, partial(self._settle_ended, pilot))))
+
+    def _on_pilot_abandoned(self, pilot: Pilot) -> None:
+        self._pilots.pop(pilot, None)
 
     def dismiss(self) -> None:
         """All calls are done, and no more come: pilots leave by themselves, or never begin."""
-        if not self._session.leaves_jobs:
-            path = os.path.join(self._todo, pilots.STOP)
-            try:
-                self._session.directory.make(path)
-            except (OSError, own_files.NotOurs):  # they see that the directory is gone
-                pass
-        unborn: list[Element] = []
-        known = {i.journal.job_id for i in list(self._incarnations.values())}
-        for future in list(self.pilots):
-            array = future.array
-            piece = None if array is None else array.piece_of(future.position)
-            if array is not None and (piece is None or piece.job_id is None):
-                array.cancelled.add(future.position)  # its job is on its way
-            elif piece is not None:
-                element = piece.element(future.position)
-                if str(element) not in known:
-                    unborn.append(element)
-        if unborn:
-            self._session.cancel_elements(unborn)
-        for future in list(self.pilots):
-            future.abandon()
+        if not self._lifecycle.leaves_jobs:
+            self._queue.tell_to_leave()
+        not_started: list[Element] = []
+        known = {run.journal.job_id for run in self._runs.values()}
+        for pilot in list(self._pilots):
+            element, array = pilot.element, pilot.array
+            if element is None and array is not None:
+                # Its job may be on its way: it is cancelled when it is known.
+                self._ends.end_cancelled(array, pilot.position)
+            elif element is not None and str(element) not in known:
+                not_started.append(element)
+        if not_started:
+            self._jobs.cancel(not_started)
+        self._pilots.clear()
 
     # -- what they do --
 
-    def _on_news(self, names: list[str]) -> None:
-        self._session.resolver.post(self._see, names)
-
-    def _see(self, names: list[str]) -> None:
+    def on_journals_grew(self, names: Sequence[str]) -> None:
         journals = [journal for name in names if (journal := pilots.read_journal_name(name))]
         for journal in sorted(journals, key=lambda journal: journal.part):
             try:
-                incarnation = self._meet(journal)
+                run = self._run_of(journal)
             except OSError as exc:
                 _logger.debug("the journal of a pilot is looked for later: %s", exc)
                 self.watched.unsettled.add(journal.name())
                 continue
-            if incarnation is None:
+            if run is None:
                 self.watched.unsettled.discard(journal.name())
                 continue
             try:
-                self._read(incarnation)
+                self._read(run)
+            except OSError as exc:
+                run.reader.read_later(exc)
             except own_files.NotOurs as exc:
                 self._fail_unreadable(exc)
-        self._session.announce()
+        self._jobs.announce()
 
-    def _meet(self, journal: pilots.Journal) -> _Incarnation | None:
+    def _run_of(self, journal: pilots.Journal) -> _PilotRun | None:
         """The pilot with this journal; None where it is over. Raises: OSError."""
-        known = self._incarnations.get(journal.pilot)
+        known = self._runs.get(journal.pilot)
         if known is not None:
-            known.last_part = max(known.last_part, journal.part)
+            known.reader.last_part = max(known.reader.last_part, journal.part)
             return known
-        if journal.part or not own_files.is_there(self._path_of(journal)):
+        path = os.path.join(self._journals, journal.name())
+        if journal.part or not own_files.is_there(path):
             return None
-        incarnation = _Incarnation(journal, journal.part)
-        others = [i for i in self._incarnations.values() if i.journal.job_id == journal.job_id]
-        self._incarnations[journal.pilot] = incarnation
+        reader = JournalReader(
+            self._journals, journal, self._directory.owner, self.watched.unsettled
+        )
+        run = _PilotRun(journal, reader)
+        others = [other for other in self._runs.values() if other.journal.job_id == journal.job_id]
+        self._runs[journal.pilot] = run
         for other in others:
-            earlier = min(other, incarnation, key=lambda known: known.journal.restart)
+            earlier = min(other, run, key=lambda known: known.journal.restart)
             error = failures.pilot_requeued(journal.job_id)
             self._patiently(partial(self._take_over, earlier, error))
         self._tell_count()
-        return self._incarnations.get(journal.pilot)
-
-    def _path_of(self, journal: pilots.Journal) -> str:
-        return os.path.join(self._journals, journal.name())
+        return self._runs.get(journal.pilot)
 
     def _tell_count(self) -> None:
-        """The more pilots there are, the less often each of them looks for work."""
-        name = f"{pilots.ALIVE}{max(1, len(self._incarnations))}"
-        if name == self._told_count:
-            return
-        path = os.path.join(self._todo, name)
-        try:
-            if self._told_count:
-                os.rename(os.path.join(self._todo, self._told_count), path)
-            else:
-                self._session.directory.make(path)
-        except (OSError, own_files.NotOurs):  # then they look as often as before
-            return
-        self._told_count = name
+        self._queue.tell_count(len(self._runs))
 
-    def _read(self, incarnation: _Incarnation) -> None:
-        """Takes in what is new in its journal, or will do so later."""
-        try:
-            self._read_now(incarnation)
-        except OSError as exc:
-            _logger.debug("the journal of a pilot is read later: %s", exc)
-            self.watched.unsettled.add(incarnation.journal.name())
+    def _read(self, run: _PilotRun) -> None:
+        """Takes in what is new in its journal. Raises: OSError; NotOurs."""
+        was_idle, done = run.running is None, run.done
+        for records in run.reader.read(is_over=run.is_over):
+            self._take_all(run, records)
+        self._measure(run, run.done - done, was_idle)
 
-    def _read_now(self, incarnation: _Incarnation) -> None:
-        """Takes in what is new in its journal; what was read of a part goes. Raises: OSError."""
-        was_idle, done = incarnation.running is None, incarnation.done
-        try:
-            while self._read_part(incarnation):
-                self._begin_part(incarnation)
-        except FileNotFoundError:  # the next part, which is on its way
-            pass
-        self._measure(incarnation, incarnation.done - done, was_idle)
-
-    def _begin_part(self, incarnation: _Incarnation) -> None:
-        part = incarnation.journal
-        _unlink(self._path_of(part))
-        self.watched.unsettled.discard(part.name())
-        incarnation.journal = part._replace(part=part.part + 1)
-        incarnation.offset, incarnation.stuck_since = 0, None
-
-    def _forget(self, incarnation: _Incarnation) -> None:
-        """It is over, and all of its journal was read."""
-        part = incarnation.journal
-        # It may have made the next one when it ended, and not said so.
-        for journal in (part, part._replace(part=part.part + 1)):
-            _unlink(self._path_of(journal))
-        self.watched.unsettled.discard(part.name())
-        self._incarnations.pop(incarnation.journal.pilot, None)
-
-    def _read_part(self, incarnation: _Incarnation) -> bool:
-        """Takes in what is new in this part. Returns: whether it has ended and another follows.
-
-        Raises: OSError.
-        """
-        stuck = incarnation.stuck_since
-        size = _READ_BYTES
-        while True:
-            final = incarnation.is_over or (
-                stuck is not None and time.monotonic() - stuck > _DAMAGE_PATIENCE_S
-            )
-            path, owner = self._path_of(incarnation.journal), self._session.directory.owner
-            with open(own_files.open_own(path, owner=owner), "rb") as file:
-                file.seek(incarnation.offset)
-                piece = file.read(size)
-            records, length = pilots.read_records(piece, final=final)
-            incarnation.offset += length
-            self._take_all(incarnation, records)
-            if records and isinstance(records[-1], pilots.Continued):
-                return True
-            if len(piece) < size:
-                break
-            size = _READ_BYTES if length else 2 * size
-        if final and incarnation.last_part > incarnation.journal.part:
-            return True  # the record that says so is lost
-        if length == len(piece):
-            incarnation.stuck_since = None
-        elif length or stuck is None:
-            incarnation.stuck_since = time.monotonic()
-        name = incarnation.journal.name()
-        if incarnation.stuck_since is None or final:
-            self.watched.unsettled.discard(name)
-        else:
-            self.watched.unsettled.add(name)
-        return False
-
-    def _take_all(self, incarnation: _Incarnation, records: list[pilots.Record]) -> None:
-        for record, following in zip(records, [*records[1:], None]):
+    def _take_all(self, run: _PilotRun, records: list[pilots.Record]) -> None:
+        for record, following in zip_longest(records, records[1:]):
             # Most tasks are over when it is seen that they began.
             if (
-                incarnation.running is None
+                run.running is None
                 and isinstance(record, pilots.Began)
                 and isinstance(following, pilots.Ended)
                 and following.task == record.task
             ):
                 continue
             try:
-                self._take(incarnation, record)
+                self._take(run, record)
             except Exception:  # the others' records are not to be lost with it
-                name = incarnation.journal.name()
-                _logger.exception("a record of the journal %s could not be taken in", name)
+                _logger.exception(
+                    "a record of the journal %s could not be taken in", run.reader.name
+                )
 
-    def _measure(self, incarnation: _Incarnation, done: int, was_idle: bool) -> None:
+    def _measure(self, run: _PilotRun, done: int, was_idle: bool) -> None:
         """So many tasks were done since its journal was last read; `was_idle`: then it ran none."""
         now = time.monotonic()
         if done and not was_idle:
-            took = max(1e-6, (now - incarnation.seen_at) / done)
+            took = max(1e-6, (now - run.seen_at) / done)
             known = took if self._task_s is None else self._task_s
             self._task_s = known + _NEWEST_PART * (took - known)
         if done or was_idle:
-            incarnation.seen_at = now
+            run.seen_at = now
 
-    def _take(self, incarnation: _Incarnation, record: pilots.Record) -> None:
+    def _take(self, run: _PilotRun, record: pilots.Record) -> None:
         if isinstance(record, pilots.Ended):
-            self._on_ended(incarnation, record)
+            self._on_ended(run, record)
         elif isinstance(record, pilots.Began):
-            self._on_began(incarnation, record)
+            self._on_began(run, record)
         elif isinstance(record, pilots.Skipped) and (place := self._place(record.task)) is not None:
-            self._session.resolver.end_cancelled(*place)
+            self._ends.end_cancelled(*place)
 
-    def _place(self, task: int) -> tuple[TaskArray, int] | None:
-        return self._session.resolver.locate(task)
+    def _place(self, task: int) -> tuple[CallArray, int] | None:
+        array, position = self._ledger.locate(task) or (None, 0)
+        return (array, position) if isinstance(array, CallArray) else None
 
-    def _on_began(self, incarnation: _Incarnation, record: pilots.Began) -> None:
-        lost = incarnation.running
-        incarnation.running = record
-        incarnation.began = True
+    def _on_began(self, run: _PilotRun, record: pilots.Began) -> None:
+        lost = run.running
+        run.running = record
+        run.began = True
         if lost is not None and lost.task != record.task:
             error = failures.record_lost()
-            self._patiently(partial(self._fail, incarnation, lost.task, error))
+            self._patiently(partial(self._fail, run, lost.task, error))
         place = self._place(record.task)
         if place is None:
             return
         array, position = place
-        array.again[position] = incarnation.place
+        array.places[position] = run.place
         future = array.futures[position]
-        if future is not None:
-            if record.log_offset != pilots.NO_LOG:
-                future.log_range = (record.log_offset, None)
-            future.start()
+        if future is not None and record.log_offset != pilots.NO_LOG:
+            future.log_range = (record.log_offset, None)
+        if self._ledger.change(array, position, State.RUNNING):
+            array.on_running(position)
 
-    def _on_ended(self, incarnation: _Incarnation, record: pilots.Ended) -> None:
-        incarnation.done += 1
-        incarnation.began = True
+    def _on_ended(self, run: _PilotRun, record: pilots.Ended) -> None:
+        run.done += 1
+        run.began = True
         self._failures = 0
-        if incarnation.running is not None and incarnation.running.task == record.task:
-            incarnation.running = None
+        if run.running is not None and run.running.task == record.task:
+            run.running = None
         place = self._place(record.task)
         if place is None:
             if record.place == pilots.IN_FILE:  # nobody reads it any more
-                shard = self._session.directory.shard(record.task)
-                _unlink(os.path.join(shard, run_files.output_name(record.task)))
+                shard = self._directory.shard(record.task)
+                own_files.unlink(os.path.join(shard, run_files.output_name(record.task)))
             return
         array, position = place
-        array.again[position] = incarnation.place
+        array.places[position] = run.place
         future = array.futures[position]
         if future is not None:
             has_printed = record.log_end > record.log_begin
             future.log_range = (record.log_begin, record.log_end) if has_printed else None
-        resolver = self._session.resolver
-        of_run: dict[str, Any] = {"node": incarnation.journal.node, "stored": None}
+        of_run: dict[str, Any] = {"node": run.journal.node, "stored": None}
         if record.place == pilots.IN_FILE:
-            resolver.take_output_file(*place)
+            self._ends.take_output_file(array, position)
         elif record.place == pilots.IN_STORE:
             of_run["stored"] = record.output
-            resolver.take(*place, lambda: Outcome(True, None, None, of_run))
+            self._ends.take(array, position, lambda: Outcome(True, None, None, of_run))
         else:
-            resolver.take(*place, lambda: stored_outcome(record.output, of_run))
+            self._ends.take(array, position, lambda: stored_outcome(record.output, of_run))
 
-    def log_part(self, future: ClusterFuture[Any]) -> Part:
-        """Where in the log of its pilot what the call has printed is; empty where it has printed nothing.
-
-        In any thread.
-        """
-        task = -1 if future.array is None else future.array.first + future.position
-        begin, end = future.log_range or (0, 0)
-        return Part(begin, end, pilots.end_of_part(task, begin))
-
-    # -- their end --
+    # -- their ends --
 
     def _patiently(self, act: Callable[[], None]) -> None:
         """Does what reads the run directory; again, while that fails."""
-        self._session.resolver.patiently(act, self._fail_unreadable)
+        self._ends.patiently(act, self._fail_unreadable)
 
-    def _bury(self, future: ClusterFuture[Any]) -> None:
-        """The pilot of this future has ended, or will never be. Raises: OSError."""
-        if future.cancelled():
-            self._ended.pop(future, None)
-            return
-        error = future.exception(0)
-        array = future.array
-        piece = None if array is None else array.piece_of(future.position)
-        element = None
-        if piece is not None and piece.job_id is not None:
-            element = str(piece.element(future.position))
-        self._see(own_files.listed(self._journals))
-        known = list(self._incarnations.values())
-        its = [incarnation for incarnation in known if incarnation.journal.job_id == element]
-        for incarnation in its:
-            self._take_over(incarnation, error)
-        if not self.pilots and len(self._ended) == 1:
-            for incarnation in list(self._incarnations.values()):
-                self._take_over(incarnation, error)
-        self._ended.pop(future, None)
+    def _settle_ended(self, pilot: Pilot) -> None:
+        """The pilot has ended, or will never be. Raises: OSError."""
+        element = pilot.element
+        self.on_journals_grew(own_files.listed(self._journals))
+        its = [run for run in self._runs.values() if run.journal.job_id == str(element)]
+        for run in its:
+            self._take_over(run, pilot.error)
+        if not self._pilots and len(self._ended) == 1:
+            for run in list(self._runs.values()):
+                self._take_over(run, pilot.error)
+        self._ended.pop(pilot, None)
         self._tell_count()
         self._look_for_lost()
-        self._replace(future, piece, any(incarnation.began for incarnation in its))
+        self._replace(pilot, began=any(run.began for run in its))
 
-    def _replace(self, future: ClusterFuture[Any], piece: Place | None, began: bool) -> None:
-        """Others come in its place, unless there is no hope for them."""
-        error = future.exception(0)
-        failure = future.result(0) if error is None else None
-        if isinstance(failure, bytes) and piece is not None:
+    def _replace(self, pilot: Pilot, *, began: bool) -> None:
+        """Another one comes in its place, unless there is no hope for it."""
+        error, element = pilot.error, pilot.element
+        if pilot.failed_initializer is not None and element is not None:
             self._failures += 1
             if self._failures >= _MAX_INITIALIZER_FAILURES:
-                self._fail_as_initializer(failure, piece.element(future.position))
+                self._fail_as_initializer(pilot.failed_initializer, element)
                 return
         elif error is not None and not began:
             self._failures += 1
-            # What a scheduler could not start is not tried again here: it has taken its time for that.
+            # What a scheduler could not start is not tried again here: it has taken its time for
+            # that.
             is_hopeless = isinstance(error, (SubmissionException, RemoteNeverStartedException))
             if is_hopeless or self._failures >= _MAX_FAILURES:
-                self._give_up(error)
+                self._fail_not_begun(error)
                 return
-        if not self._is_staffing:  # behind the others that are lost with the same node
-            self._is_staffing = True
-            self._session.resolver.post(self._staff_again)
+        if not self._is_starting:  # behind the others that are lost with the same node
+            self._is_starting = True
+            self._post(Chore(self._start_again))
 
-    def _staff_again(self) -> None:
-        self._is_staffing = False
-        self.staff()
+    def _start_again(self) -> None:
+        self._is_starting = False
+        self.start_missing()
 
-    def _take_over(self, incarnation: _Incarnation, error: BaseException | None) -> None:
+    def _take_over(self, run: _PilotRun, error: BaseException | None) -> None:
         """It has ended: others do what it has not begun, and what it was running fails.
 
         Raises: OSError, where that is not known, or not done, yet; it may be called again.
         """
-        incarnation.is_over = True
-        self._read_now(incarnation)
-        self._session.directory.probe(self._held)
-        # Twice: one listing may miss a file that another pilot is renaming.
-        names = {*own_files.listed(self._held), *own_files.listed(self._held)}
-        ranges = [held for name in names if (held := pilots.read_range(name)) is not None]
-        its = [held for held in ranges if held.pilot == incarnation.journal.pilot]
+        run.is_over = True
+        self._read(run)
+        its = self._queue.held_by(run.journal.pilot)
         # Tasks that its journal may not tell of.
         begun = {held.next - 1 for held in its if held.next > held.begin}
-        if incarnation.running is not None:
-            begun.add(incarnation.running.task)
-        for task in sorted(begun - incarnation.ended_tasks):
+        if run.running is not None:
+            begun.add(run.running.task)
+        for task in sorted(begun - run.ended_tasks):
             if not (
-                isinstance(error, RemoteTimeLimitException)
-                and self._goes_once_more(incarnation, task)
+                isinstance(error, RemoteTimeLimitException) and self._goes_once_more(run, task)
             ):
-                self._fail(incarnation, task, error)
-            incarnation.ended_tasks.add(task)
-        incarnation.running = None
+                self._fail(run, task, error)
+            run.ended_tasks.add(task)
+        run.running = None
         for held in its:
-            self._give_to_others(held)
-        self._forget(incarnation)
+            self._queue.give_to_others(held, is_wanted=held.array in self._arrays)
+        run.reader.remove()
+        self._runs.pop(run.journal.pilot, None)
 
-    def _give_to_others(self, held: pilots.Range) -> None:
-        """What is left of it is to do again. Raises: OSError."""
-        path = os.path.join(self._held, held.held_name())
-        try:
-            if held.next == held.end or held.array not in self._arrays:
-                os.unlink(path)
-            else:
-                os.rename(path, os.path.join(self._todo, held.todo_name()))
-        except FileNotFoundError:  # another pilot was faster
-            pass
-
-    def _goes_once_more(self, incarnation: _Incarnation, task: int) -> bool:
+    def _goes_once_more(self, run: _PilotRun, task: int) -> bool:
         """A task that had less than a full time limit to run in is given one."""
-        session = self._session
         place = self._place(task)
-        if place is None or task in self._second_chances or not incarnation.done:
+        if place is None or task in self._second_chances or not run.done:
             return False
-        if session.cancelling or session.aborted or session.ending:
+        if self._lifecycle.begins_nothing:
             return False
         self._second_chances.add(task)
         try:
-            self._offer(pilots.Range(place[0].number, task, task, task + 1))
+            self._queue.offer(pilots.Range(place[0].number, task, task, task + 1))
         except OSError:
             return False
+        self._ledger.change(*place, State.WRITTEN)
+        self._ledger.change(*place, State.SUBMITTED)
         return True
 
     def _look_for_lost(self) -> None:
@@ -786,99 +583,86 @@ class PilotPool:
         file names would never be done, so it is looked for all the same.
         """
         self._missing = None
-        self._session.resolver.later(self._look_for_missing)
+        self._ends.later(self._look_for_missing)
 
     def _look_for_missing(self) -> None:
         self._patiently(self._fail_missing)
 
     def _fail_missing(self) -> None:
-        """Fails the tasks that are in no file at two looks, a second apart. Raises: OSError.
-
-        Each look lists twice, as one listing may miss a file that is being renamed.
-        """
-        names = {
-            name
-            for _ in range(2)
-            for path in (self._todo, self._held)
-            for name in own_files.listed(path)
-        }
-        there: set[int] = set()
-        for name in names:
-            tasks = pilots.read_range(name)
-            if tasks is not None:
-                there.update(range(max(tasks.begin, tasks.next - 1), tasks.end))
-        self._see(own_files.listed(self._journals))
+        """Fails the tasks that are in no file at two looks, a second apart. Raises: OSError."""
+        there = self._queue.tasks_in_files()
+        self.on_journals_grew(own_files.listed(self._journals))
         if self.watched.unsettled:  # it may tell of an end
             self._look_for_lost()
             return
-        there.update(i.running.task for i in self._incarnations.values() if i.running is not None)
+        there.update(run.running.task for run in self._runs.values() if run.running is not None)
         missing = {
             array.first + position
             for array, position in self._open()
-            if array.number in self._published
+            if self._queue.is_published(array)
             and array.first + position not in there
-            and not self._session.resolver.is_reading(array, position)
+            and not self._ends.is_reading(array, position)
         }
         known, self._missing = self._missing, missing
         if not missing:
             return
         if known is None:
-            self._session.resolver.later(self._look_for_missing)
+            self._ends.later(self._look_for_missing)
             return
         for task in sorted(missing & known):
             place = self._place(task)
             if place is not None:
-                lost = failures.lost_with_pilot(place[0].describe(place[1]))
-                self._session.resolver.fail(*place, lost)
+                self._ends.fail(*place, failures.lost_with_pilot(place[0].describe(place[1])))
 
     def _fail_unreadable(self, error: OSError | own_files.NotOurs) -> None:
         """What has become of a pilot that has ended can't be found out."""
         self._ended.clear()
         for array, position in self._open():
             exception = failures.records_unreadable(array.describe(position), error)
-            self._session.resolver.fail(array, position, exception)
+            self._ends.fail(array, position, exception)
 
-    def _fail(self, incarnation: _Incarnation, task: int, error: BaseException | None) -> None:
+    def _fail(self, run: _PilotRun, task: int, error: BaseException | None) -> None:
         """Raises: OSError, where its output may be in the store."""
         place = self._place(task)
-        if place is None or self._session.resolver.take_kept(*place):
+        if place is None or self._ends.take_kept(*place):
             return
         array, position = place
-        where = Where(array.describe(position), incarnation.journal.job_id)
-        self._session.resolver.fail(array, position, failures.ended_on_pilot(where, error))
+        where = Where(array.describe(position), run.journal.job_id)
+        self._ends.fail(array, position, failures.ended_on_pilot(where, error))
 
     def _fail_as_initializer(self, failure: bytes, element: Element) -> None:
         """Fails all open tasks as the initializer has, unless there is a pilot where it did not."""
-        if self.pilots or self._ended:
+        if self._pilots or self._ended:
             return
         self._failures = 0
         for array, position in self._open():
-            array.again[position] = _OnPilot(element)
+            array.places[position] = _OnPilot(element)
             # Read anew for each: two futures have no exception in common.
-            self._session.resolver.take(
-                array, position, lambda: stored_outcome(failure, {"stored": None})
-            )
+            self._ends.take(array, position, lambda: stored_outcome(failure, {"stored": None}))
 
-    def _give_up(self, error: BaseException) -> None:
-        """Where there are no pilots, there will be none."""
-        if self.pilots or self._ended:
+    def _fail_not_begun(self, error: BaseException) -> None:
+        """Fails all open tasks once no pilot is left."""
+        if self._pilots or self._ended:
             return
         self._failures = 0
         for array, position in self._open():
             exception = failures.not_begun(array.describe(position), error)
-            self._session.resolver.fail(array, position, exception)
+            self._ends.fail(array, position, exception)
 
-    def _open(self) -> list[tuple[TaskArray, int]]:
+    def _open(self) -> list[tuple[CallArray, int]]:
         return [
             (array, position)
-            for array in self._arrays.values()
-            for position, future in enumerate(array.futures)
-            if future is not None
+            for array in list(self._arrays.values())
+            for position in array.open_positions()
         ]
 
 
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass  # not there, or left for the removal of the run directory
+def log_section(future: ClusterFuture[Any]) -> LogSection:
+    """Where in the log of its pilot what the call has printed is; empty where it has printed
+    nothing.
+
+    In any thread.
+    """
+    task = -1 if future.array is None else future.array.first + future.position
+    begin, end = future.log_range or (0, 0)
+    return LogSection(begin, end, pilots.end_of_part(task, begin))

@@ -1,12 +1,12 @@
 """Asks schedulers how the elements are whose outputs have not come.
 
-    sessions --open tasks--> prober thread --one query a cluster--> scheduler
+    executors --open jobs--> prober thread --one query a cluster--> scheduler
        ^                          |
-       +---- endings, outputs ----+
+       +--- ElementEnded, Seen ---+
 
-One thread for all executors of the process; its commands may take their time. Nothing is concluded from
-silence: only a positive answer decides, or an element that stays unknown while the scheduler answers.
-An element that has ended is looked for on the disk once more before its task is given up.
+One thread for all executors of the process; its commands may take their time. Nothing is concluded
+from silence: only a positive answer decides, or an element that stays unknown while the scheduler
+answers. An element that has ended is looked for on the disk once more before its task is given up.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from cluster_tools.cluster import logs
-from cluster_tools.cluster.tasks import Piece
+from cluster_tools.cluster.events import ElementEnded, Event, Seen
+from cluster_tools.cluster.jobs import Jobs
+from cluster_tools.cluster.run_directory import RunDirectory
+from cluster_tools.cluster.tasks import Job
 from cluster_tools.format import run_files
 from cluster_tools.schedulers.base import (
     Cause,
     Element,
     Ending,
     Report,
+    Scheduler,
     SchedulerError,
     State,
 )
-
-if TYPE_CHECKING:
-    from cluster_tools.cluster.session import Session
 
 # An ending is noticed at most this part of its waiting time late.
 _INTERVAL_PART = 0.1
@@ -40,8 +40,8 @@ _INTERVAL_PART = 0.1
 # first, and mostly the second.
 _MAX_LOAD = 0.02
 _LOAD = 0.005
-# Between looks at an element that has ended, until its output is there or given up: at least, and as a
-# part of the time that files may be late.
+# Between looks at an element that has ended, until its output is there or given up: at least, and
+# as a part of the time that files may be late.
 _MIN_RECHECK_S = 1.0
 _RECHECK_PART = 0.1
 # An element that the scheduler does not mention in any answer for so long is forgotten.
@@ -64,62 +64,80 @@ class _Suspicion:
         self.report = report
 
 
-class Docket:
-    """What the prober remembers of one session between its rounds."""
+class Probe:
+    """What is asked about one executor's jobs, and remembered between two questions.
 
-    def __init__(self, session: Session):
-        self._session = session
+    Arguments:
+        late_files_s: How late an output may be seen that a job has written.
+        pending_timeout_s: Seconds after which a pending element is given up; None: never.
+        post: Puts an event into the resolver's inbox.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        jobs: Jobs,
+        directory: RunDirectory,
+        *,
+        late_files_s: float,
+        pending_timeout_s: float | None,
+        post: Callable[[Event], None],
+    ):
+        self.scheduler = scheduler
+        self.jobs = jobs
+        self._directory = directory
+        self._late_files_s = late_files_s
+        self._pending_timeout_s = pending_timeout_s
+        self._post = post
         self._suspicions: dict[Element, _Suspicion] = {}
         # Elements have ended whose outputs are not there.
-        self._hurries = False
+        self._awaits_outputs = False
         self._told: set[tuple[str, str]] = set()
         # Since when an element waits in the queue without a break; kept only where that is limited.
         self._pending_since: dict[Element, float] = {}
         # At the last look outputs could not be opened, though they may exist.
         self._is_unreadable = False
-        # The session has been told how they ended; it may be slow to act on it.
+        # The resolver has been told how they ended; it may be slow to act on it.
         self._given_up: set[Element] = set()
 
     @property
     def recheck_s(self) -> float | None:
         """When to look again at elements that have ended; None where there are none."""
-        if not self._suspicions or not self._hurries:
+        if not self._suspicions or not self._awaits_outputs:
             return None
-        return max(_MIN_RECHECK_S, self._session.late_files_s * _RECHECK_PART)
+        return max(_MIN_RECHECK_S, self._late_files_s * _RECHECK_PART)
 
-    def judge(self, pieces: Sequence[Piece], reports: Mapping[Element, Report]) -> None:
-        """Takes in one answer of the scheduler; tells the session what it proves."""
-        suspects: dict[Element, Piece] = {}
-        hopeless: dict[Element, tuple[Piece, Ending]] = {}
+    def take_in(self, jobs: Sequence[Job], reports: Mapping[Element, Report]) -> None:
+        """Takes in one answer of the scheduler; tells the resolver what it proves."""
+        suspects: dict[Element, Job] = {}
+        hopeless: dict[Element, tuple[Job, Ending]] = {}
         there: set[Element] = set()
-        for piece in pieces:
-            for position in piece.open_positions():
-                element = piece.element(position)
+        for job in jobs:
+            for position in job.open_positions():
+                element = job.element(position)
                 there.add(element)
                 if element in self._given_up:
                     continue
                 # A row without an index stands for all elements that have none of their own.
                 report = reports.get(element, reports.get(Element(element.job_id)))
                 if report is None or report.state is State.ENDED:
-                    suspects[element] = piece
+                    suspects[element] = job
                     known = self._suspicions.get(element)
                     if known is None or (known.report is None) != (report is None):
                         self._suspicions[element] = _Suspicion(report)
                 else:
                     self._suspicions.pop(element, None)
-                    ending = self._hopeless(
-                        piece, position, element, report, own=element in reports
-                    )
+                    ending = self._hopeless(job, position, element, report, own=element in reports)
                     if ending is not None:
-                        hopeless[element] = (piece, ending)
+                        hopeless[element] = (job, ending)
         for element in [element for element in self._suspicions if element not in suspects]:
             del self._suspicions[element]
         self._forget_all_but(there)
         if hopeless:
             self._given_up.update(hopeless)
-            self._session.cancel_elements(list(hopeless))
-            for element, (piece, ending) in hopeless.items():
-                self._session.on_dead(piece, element, ending)
+            self.jobs.cancel(list(hopeless))
+            for element, (job, ending) in hopeless.items():
+                self._post(ElementEnded(job, element, ending))
         if suspects:
             self._examine(suspects, {element.job_id for element in reports})
 
@@ -132,19 +150,18 @@ class Docket:
         self._told = {(job_id, reason) for job_id, reason in self._told if job_id in jobs}
 
     def _hopeless(
-        self, piece: Piece, position: int, element: Element, report: Report, *, own: bool
+        self, job: Job, position: int, element: Element, report: Report, *, own: bool
     ) -> Ending | None:
         """Why an element that has not begun is given up; None while it may still run.
 
         `own`: the report is on this element alone, not on all the rest of its array.
         """
-        future = piece.array.futures[position]
-        has_started = future is None or future.has_started()
+        has_started = job.array.has_started(position)
         if has_started or (own and report.state is not State.PENDING):
             self._pending_since.pop(element, None)
         if report.state is not State.PENDING:
             # Slurm waits for ever for somebody who reads a FIFO in the place of a log.
-            if not has_started and logs.is_something_else(self._session.log_path(element)):
+            if not has_started and logs.is_something_else(self.jobs.log_path(element)):
                 return Ending(Cause.NEVER_STARTED, logs.NOT_A_LOG)
             return None
         details = f": {report.details}" if report.details else ""
@@ -152,26 +169,25 @@ class Docket:
         if not has_started:
             if report.hopeless:
                 return Ending(Cause.NEVER_STARTED, f"{reason} {report.hopeless}.")
-            limit = self._session.pending_timeout_s
+            limit = self._pending_timeout_s
             now = time.monotonic()
             if limit is not None and now - self._pending_since.setdefault(element, now) > limit:
                 return Ending(
                     Cause.NEVER_STARTED,
                     f"{reason} for longer than pending_timeout_s = {limit:g} s.",
                 )
-        if report.notable and (piece.job_id or "", report.reason) not in self._told:
-            self._told.add((piece.job_id or "", report.reason))
-            _logger.warning("%s: job %s of %s", reason, piece.job_id, piece.array.name)
+        if report.notable and (job.job_id or "", report.reason) not in self._told:
+            self._told.add((job.job_id or "", report.reason))
+            _logger.warning("%s: job %s of %s", reason, job.job_id, job.array.name)
         return None
 
-    def _examine(self, suspects: Mapping[Element, Piece], known_jobs: set[str]) -> None:
-        session = self._session
-        tasks = {piece.array.first + piece.position(e): e for e, piece in suspects.items()}
-        found, unknown = session.directory.look_again(tasks)
+    def _examine(self, suspects: Mapping[Element, Job], known_jobs: set[str]) -> None:
+        tasks = {job.array.first + job.position(e): e for e, job in suspects.items()}
+        found, unknown = self._directory.look_again(tasks)
         self._say_unreadable(unknown)
         names = [name for names in found.values() for name in names]
         if names:
-            session.on_seen(names)
+            self._post(Seen(names))
         now = time.monotonic()
         given_up: dict[Element, Report | None] = {}
         for task, element in tasks.items():
@@ -179,7 +195,7 @@ class Docket:
                 del self._suspicions[element]
                 continue
             suspicion = self._suspicions[element]
-            patience = session.late_files_s
+            patience = self._late_files_s
             if task in unknown:  # an error is no answer
                 patience = max(patience, _UNREADABLE_PATIENCE_S)
             if suspicion.report is None:
@@ -190,24 +206,24 @@ class Docket:
                 patience = max(patience, _REQUEUE_PATIENCE_S)
             if now - suspicion.since >= patience:
                 given_up[element] = suspicion.report
-        self._hurries = any(
+        self._awaits_outputs = any(
             suspicion.report is not None or element.job_id in known_jobs
             for element, suspicion in self._suspicions.items()
         )
         if not given_up:
             return
         tokens = {element.job_id: suspects[element].token for element in given_up}
-        endings = session.scheduler.explain(given_up, tokens)
+        endings = self.scheduler.explain(given_up, tokens)
         self._given_up.update(given_up)
         for element in given_up:
             del self._suspicions[element]
-            session.on_dead(suspects[element], element, endings[element])
+            self._post(ElementEnded(suspects[element], element, endings[element]))
 
     def _say_unreadable(self, unknown: Mapping[int, OSError]) -> None:
         if bool(unknown) == self._is_unreadable:
             return
         self._is_unreadable = bool(unknown)
-        path = self._session.directory.path
+        path = self._directory.path
         if unknown:
             error = next(iter(unknown.values()))
             _logger.warning("%s can't be read for now; looking again: %s", path, error)
@@ -230,21 +246,21 @@ class Prober(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="cluster_tools-prober", daemon=True)
         # Only whole-dict operations, which need no lock.
-        self._dockets: dict[Session, Docket] = {}
-        self._wakes: queue.SimpleQueue[Session | None] = queue.SimpleQueue()
+        self._probes: dict[Probe, None] = {}
+        self._wakes: queue.SimpleQueue[Probe | None] = queue.SimpleQueue()
         self._ended = False
         self._rounds: defaultdict[Hashable, _Round] = defaultdict(_Round)
 
-    def add(self, session: Session) -> None:
-        self._dockets[session] = Docket(session)
+    def add(self, probe: Probe) -> None:
+        self._probes[probe] = None
 
-    def remove(self, session: Session) -> None:
-        self._dockets.pop(session, None)
-        self._rounds.pop(session.scheduler.cluster, None)  # others of the cluster begin a new one
+    def remove(self, probe: Probe) -> None:
+        self._probes.pop(probe, None)
+        self._rounds.pop(probe.scheduler.cluster, None)  # others of the cluster begin a new one
 
-    def expect(self, session: Session) -> None:
+    def expect(self, probe: Probe) -> None:
         """Something was submitted: ask often from now on."""
-        self._wakes.put(session)
+        self._wakes.put(probe)
 
     def stop(self) -> None:
         self._ended = True
@@ -255,9 +271,9 @@ class Prober(threading.Thread):
             due = [self._rounds[cluster].due for cluster in self._clusters()]
             timeout = max(0.0, min(due) - time.monotonic()) if due else None
             woken = self._wait(timeout)
-            for session in woken:
-                if session in self._dockets:
-                    self._hurry(session)
+            for probe in woken:
+                if probe in self._probes:
+                    self._ask_soon(probe)
             if woken or self._ended:
                 continue
             try:
@@ -266,38 +282,40 @@ class Prober(threading.Thread):
                 _logger.exception("the prober goes on after an unexpected error")
                 time.sleep(_MIN_RECHECK_S)
 
-    def _wait(self, timeout: float | None) -> set[Session]:
-        """Waits so long, or until something is submitted. Returns: the sessions that did that."""
-        woken: set[Session] = set()
+    def _wait(self, timeout: float | None) -> set[Probe]:
+        """Waits so long, or until something is submitted.
+
+        Returns: the probes of those who did that.
+        """
+        woken: set[Probe] = set()
         while not self._ended:
             try:
-                session = self._wakes.get(timeout=0 if woken else timeout)
+                probe = self._wakes.get(timeout=0 if woken else timeout)
             except queue.Empty:
                 break
-            if session is not None:
-                woken.add(session)
+            if probe is not None:
+                woken.add(probe)
         return woken
 
     def _clusters(self) -> set[Hashable]:
         """Those where jobs are open. Looks at none of them, as it is asked at each wake."""
-        return {session.scheduler.cluster for session in list(self._dockets) if session.has_jobs()}
+        return {probe.scheduler.cluster for probe in list(self._probes) if probe.jobs.any()}
 
-    def _hurry(self, session: Session) -> None:
+    def _ask_soon(self, probe: Probe) -> None:
         now = time.monotonic()
-        round_ = self._rounds[session.scheduler.cluster]
+        round_ = self._rounds[probe.scheduler.cluster]
         idle = round_.due < now
         round_.last_news = now
-        first = max(round_.rests_until, now + session.scheduler.min_interval_s)
+        first = max(round_.rests_until, now + probe.scheduler.min_interval_s)
         round_.due = first if idle else min(round_.due, first)
 
-    def _asking(self) -> dict[Hashable, list[tuple[Docket, Session, list[Piece]]]]:
-        """The sessions with jobs whose tasks are not all done, by cluster."""
-        asking: defaultdict[Hashable, list[tuple[Docket, Session, list[Piece]]]]
-        asking = defaultdict(list)
-        for session, docket in list(self._dockets.items()):
-            pieces = session.open_pieces()
-            if pieces:
-                asking[session.scheduler.cluster].append((docket, session, pieces))
+    def _asking(self) -> dict[Hashable, list[tuple[Probe, list[Job]]]]:
+        """The executors with jobs whose tasks have not all ended, by cluster."""
+        asking: defaultdict[Hashable, list[tuple[Probe, list[Job]]]] = defaultdict(list)
+        for probe in list(self._probes):
+            jobs = probe.jobs.open()
+            if jobs:
+                asking[probe.scheduler.cluster].append((probe, jobs))
         return asking
 
     def _ask_all(self) -> None:
@@ -306,16 +324,16 @@ class Prober(threading.Thread):
             round_ = self._rounds[cluster]
             if round_.due > now:
                 continue
-            scheduler = asking[0][1].scheduler
+            scheduler = asking[0][0].scheduler
             began = time.thread_time()
-            jobs = {
-                piece.job_id: piece.token
-                for _, _, pieces in asking
-                for piece in pieces
-                if piece.job_id is not None
+            tokens = {
+                job.job_id: job.token
+                for _, jobs in asking
+                for job in jobs
+                if job.job_id is not None
             }
             try:
-                reports = scheduler.states(jobs)
+                reports = scheduler.states(tokens)
             except SchedulerError as exc:
                 if not round_.unreachable:
                     _logger.warning(
@@ -326,18 +344,18 @@ class Prober(threading.Thread):
                 if round_.unreachable:
                     _logger.warning("The scheduler answers again.")
                 round_.unreachable = False
-                for docket, _, pieces in asking:
+                for probe, jobs in asking:
                     try:
-                        docket.judge(pieces, reports)
-                    except Exception:  # one session's disk must not hide the others' deaths
+                        probe.take_in(jobs, reports)
+                    except Exception:  # one executor's disk must not hide what has ended of others
                         _logger.exception("the states of one executor's jobs could not be judged")
             part = (time.monotonic() - round_.last_news) * _INTERVAL_PART
             cost = time.thread_time() - began
             round_.rests_until = time.monotonic() + cost / _MAX_LOAD
             pace = min(cost / _LOAD, part + 2 * scheduler.min_interval_s)
             interval = min(scheduler.max_interval_s, max(scheduler.min_interval_s, part, pace))
-            for docket, _, _ in asking:
-                recheck_s = docket.recheck_s
+            for probe, _ in asking:
+                recheck_s = probe.recheck_s
                 if recheck_s is not None:
                     interval = min(interval, recheck_s)
             round_.due = max(round_.rests_until, time.monotonic() + interval)

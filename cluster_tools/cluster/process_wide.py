@@ -1,15 +1,16 @@
 """What all executors of a process share: the watcher, the prober, signal handlers, the end at exit.
 
-    signal -> handler ----byte--> watcher thread ---> sessions end at once
-    exit after an error --byte--> watcher thread ---> sessions end at once
-    other exit ----------------> sessions are waited for
-    error in `with` -----------> thread of its own -> the session ends at once
+    signal -> handler ----byte--> watcher thread ---> executors end at once
+    exit after an error --byte--> watcher thread ---> executors end at once
+    other exit ----------------> executors are waited for
+    error in `with` -----------> thread of its own -> the executor ends at once
 
-A handler takes no lock and starts no thread: it writes to the watcher's pipe, waits until the watcher has
-seen to it, and goes on to the handler that was there before. In a forked child all of this is gone.
+A handler takes no lock and starts no thread: it writes to the watcher's pipe, waits until the
+watcher has seen to it, and goes on to the handler that was there before. In a forked child all of
+this is gone.
 
-Nothing ends at once in the main thread, which a second signal interrupts: the process waits, with a limit,
-until the jobs are being cancelled.
+Nothing ends at once in the main thread, which a second signal interrupts: the process waits, with a
+limit, until the jobs are being cancelled.
 """
 
 from __future__ import annotations
@@ -21,16 +22,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from cluster_tools.cluster.probing import Prober
-from cluster_tools.cluster.watching import END, Watcher
-
-if TYPE_CHECKING:
-    from cluster_tools.cluster.session import Session
+from cluster_tools.cluster.lifecycle import Lifecycle
+from cluster_tools.cluster.probing import Probe, Prober
+from cluster_tools.cluster.watching import END, Watched, Watcher
 
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP"):
@@ -44,14 +43,24 @@ _CLEAN_UP_PATIENCE_S = 1.0
 _logger = logging.getLogger("cluster_tools")
 
 
+class Registered(Protocol):
+    """An executor, as its process has to know it."""
+
+    @property
+    def lifecycle(self) -> Lifecycle: ...
+    def has_open_calls(self) -> bool: ...
+    def abort(self) -> None: ...
+    def close(self, *, wait: bool) -> None: ...
+
+
 class _Threads:
-    """The two threads, while there are sessions."""
+    """The two threads, while there are executors."""
 
     def __init__(self) -> None:
-        self.sessions: list[Session] = []
+        self.executors: list[Registered] = []
         self.watcher: Watcher | None = None
         self.prober: Prober | None = None
-        # How often all sessions have been ended at once; whether they are to be, and are not yet.
+        # How often all executors have been ended at once; whether they are to be, and are not yet.
         self.times_ended = 0
         self.is_ending = False
         # A signal's handler waits for that; those of signals that come meanwhile.
@@ -89,32 +98,32 @@ _threads = _Threads()
 _threads_lock = threading.Lock()
 
 
-def join(session: Session) -> None:
-    """From here on the session is watched, asked for, and ended by signals and at exit."""
+def register(executor: Registered, watched: Sequence[Watched], probe: Probe) -> None:
+    """From here on it is watched, asked for, and ended by signals and at exit."""
     with _threads_lock:
-        if not _threads.sessions:
+        if not _threads.executors:
             _threads.watcher = Watcher(_threads.pipe(), _end_all)
             _threads.prober = Prober()
             _threads.watcher.start()
             _threads.prober.start()
-        _threads.sessions.append(session)
+        _threads.executors.append(executor)
         assert _threads.watcher is not None and _threads.prober is not None
-        for watched in session.all_watched:
-            _threads.watcher.add(watched)
-        _threads.prober.add(session)
+        for each in watched:
+            _threads.watcher.add(each)
+        _threads.prober.add(probe)
 
 
-def leave(session: Session) -> None:
+def unregister(executor: Registered, watched: Sequence[Watched], probe: Probe) -> None:
     with _threads_lock:
-        if session not in _threads.sessions:
+        if executor not in _threads.executors:
             return
-        _threads.sessions.remove(session)
+        _threads.executors.remove(executor)
         watcher, prober = _threads.watcher, _threads.prober
         assert watcher is not None and prober is not None
-        for watched in session.all_watched:
-            watcher.remove(watched)
-        prober.remove(session)
-        if _threads.sessions:
+        for each in watched:
+            watcher.remove(each)
+        prober.remove(probe)
+        if _threads.executors:
             return
         watcher.stop()
         prober.stop()
@@ -123,45 +132,45 @@ def leave(session: Session) -> None:
         _threads.watcher = _threads.prober = None
 
 
-def has_sessions() -> bool:
-    return bool(_threads.sessions)
+def has_executors() -> bool:
+    return bool(_threads.executors)
 
 
 def has_open_calls() -> bool:
     """Whether anybody waits for something."""
-    return any(session.has_open_calls() for session in list(_threads.sessions))
+    return any(executor.has_open_calls() for executor in list(_threads.executors))
 
 
-def look(session: Session) -> None:
-    """The session waits for outputs: look often from now on."""
+def expect_outputs(watched: Sequence[Watched]) -> None:
+    """Outputs are waited for: look often from now on."""
     watcher = _threads.watcher
-    for watched in session.all_watched:
-        watched.expect()
+    for each in watched:
+        each.expect()
     if watcher is not None:
         watcher.wake()
 
 
-def ask(session: Session) -> None:
-    """The session has a new job: ask often from now on."""
+def expect_states(probe: Probe) -> None:
+    """There is a new job: ask often from now on."""
     prober = _threads.prober
     if prober is not None:
-        prober.expect(session)
+        prober.expect(probe)
 
 
-def end_at_once(session: Session) -> None:
-    """Aborts the session, and waits until its jobs are being cancelled, with a limit."""
+def end_at_once(executor: Registered) -> None:
+    """Aborts the executor, and waits until its jobs are being cancelled, with a limit."""
     try:
-        threading.Thread(target=session.abort, name="cluster_tools-abort", daemon=True).start()
+        threading.Thread(target=executor.abort, name="cluster_tools-abort", daemon=True).start()
     except RuntimeError:  # there are too many threads
-        session.abort()
-    _wait_until(lambda: session.stop_begun, _HANDLER_PATIENCE_S)
+        executor.abort()
+    _wait_until(lambda: executor.lifecycle.stop_begun, _HANDLER_PATIENCE_S)
 
 
 def _end_all() -> None:
     """In the watcher's thread."""
-    for session in list(_threads.sessions):
+    for executor in list(_threads.executors):
         try:
-            session.abort()
+            executor.abort()
         except Exception:
             _logger.exception("an executor could not be ended after a signal or an error")
     _threads.times_ended += 1
@@ -169,7 +178,7 @@ def _end_all() -> None:
 
 
 class _Handler:
-    """Ends all sessions, then does what would have been done without us."""
+    """Ends all executors, then does what would have been done without us."""
 
     def __init__(self, previous: Any):
         self._previous: Any = previous
@@ -206,14 +215,14 @@ class _Handler:
     def end_by_default(self, signum: int) -> None:
         """Ends the process, if the signal would have done that."""
         if self._previous == signal.SIG_DFL:
-            _wait_until(lambda: not _threads.sessions, _CLEAN_UP_PATIENCE_S)
+            _wait_until(lambda: not _threads.executors, _CLEAN_UP_PATIENCE_S)
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
             os._exit(128 + signum)  # the first process of a container is not ended by that
 
 
 def _have_all_end(watcher: Watcher) -> None:
-    """Waits until the jobs of all sessions are being cancelled, with a limit."""
+    """Waits until the jobs of all executors are being cancelled, with a limit."""
     times = _threads.times_ended
     _threads.is_ending = True
     watcher.write(END)
@@ -227,11 +236,14 @@ def _have_all_end(watcher: Watcher) -> None:
 
 
 def _stops_have_begun() -> bool:
-    return all(session.stop_begun for session in list(_threads.sessions) if session.aborted)
+    lives = [executor.lifecycle for executor in list(_threads.executors)]
+    return all(life.stop_begun for life in lives if life.aborted)
 
 
 def _wait_for_stops() -> None:
-    """As the last thing: whatever exceptions come out of handlers, which may not be ours, meanwhile."""
+    """As the last thing: whatever exceptions come out of handlers, which may not be ours,
+    meanwhile.
+    """
     deadline = time.monotonic() + _HANDLER_PATIENCE_S
     while time.monotonic() < deadline:
         try:
@@ -271,7 +283,10 @@ def install_signal_handlers() -> None:
 
 
 def _was_unhandled_exception() -> bool:
-    """Whether the interpreter exits because of one. An interactive one keeps the last it has shown."""
+    """Whether the interpreter exits because of one.
+
+    An interactive one keeps the last it has shown.
+    """
     return hasattr(sys, "last_type") and not hasattr(sys, "ps1")
 
 
@@ -282,11 +297,12 @@ def _at_exit() -> None:
         is_after_error = _was_unhandled_exception()
         if watcher is not None and is_after_error:
             _have_all_end(watcher)
-        for session in list(_threads.sessions):
+        for executor in list(_threads.executors):
             try:
-                if is_after_error and not session.aborted:  # the watcher hangs in another's disk
-                    end_at_once(session)
-                session.close(wait=True)
+                # The watcher hangs in another's disk.
+                if is_after_error and not executor.lifecycle.aborted:
+                    end_at_once(executor)
+                executor.close(wait=True)
             except Exception:
                 _logger.exception("an executor could not be ended at exit")
     finally:

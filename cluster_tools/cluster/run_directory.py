@@ -2,17 +2,17 @@
 
     <cfut_dir>/run.<token>/          one executor's, mode 0700
         array.<n>                    functions, calls and output keys of an array's tasks, packed
-        <shard>/<task>.claim.*       made by the worker when it begins
-        <shard>/<task>.output        made by the worker when it is done
-        <shard>/<task>.interrupted   a failure after a signal: counts only if it does not run again
-        <shard>/over                 made here: tasks that must not begin, since they are over
-        <shard>/<task>.closed.*      made here: not in that submission
-        <shard>/<task>.left.*        made by a worker that found nobody waiting, and did not begin
-        client                       the client's heartbeat: workers look at its modification time
-        stopped                      made here: what runs was cancelled, nobody wants what comes of it
+        <shard>/<task>.claim.*       made by the worker when it begins <shard>/<task>.output
+        made by the worker when it is done <shard>/<task>.interrupted   a failure after a signal:
+        counts only if it does not run again <shard>/over                 made here: tasks that must
+        not begin, since they are over <shard>/<task>.closed.*      made here: not in that
+        submission <shard>/<task>.left.*        made by a worker that found nobody waiting, and did
+        not begin client                       the client's heartbeat: workers look at its
+        modification time stopped                      made here: what runs was cancelled, nobody
+        wants what comes of it
 
-The names and layouts stand in `cluster_tools.format`; the other side is `cluster_tools.job.worker`. Knows bytes
-and files, no futures and no jobs.
+The names and layouts stand in `cluster_tools.format`; the other side is `cluster_tools.job.worker`.
+Knows bytes and files, no futures and no jobs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class Outcome:
     """What a call came to.
 
     `value`: the result, or where `success` is False the traceback's text; then `exception` is what
-    `cluster_tools.packed_exceptions` makes the call's exception of. `record`: what the worker noted of the run.
+    `cluster_tools.packed_exceptions` makes the call's exception of. `record`: what the worker noted
+    of the run.
     """
 
     success: bool
@@ -113,8 +114,8 @@ def _module_path(cwd: str) -> Iterator[bytes]:
 class RunDirectory:
     """`cfut_dir`: absolute; made if it is missing.
 
-    `client_timeout_s`: workers that start so long after the last `beat` don't begin; None: they always do.
-    `trust_group`: the group of `cfut_dir` may write to it.
+    `client_timeout_s`: workers that start so long after the last `beat` don't begin; None: they
+    always do. `trust_group`: the group of `cfut_dir` may write to it.
     Raises: OSError, where it can't be written; UnsafeDirectory, where others could replace files.
     """
 
@@ -159,7 +160,8 @@ class RunDirectory:
         )
 
     def beat(self) -> None:
-        """Tells workers that somebody waits: by writing, as then it is the file server's clock that counts.
+        """Tells workers that somebody waits: by writing, as then it is the file server's clock that
+        counts.
 
         Raises: OSError.
         """
@@ -230,7 +232,8 @@ class RunDirectory:
             return _outcome(file, length, record)
 
     def delete_outcome(self, task: int, name: str, *, leave_mark: bool) -> None:
-        """`leave_mark`: until the task is cleared a run of it that begins later sees that there was one.
+        """`leave_mark`: until the task is cleared a run of it that begins later sees that there was
+        one.
 
         Raises: OSError; NotOurs.
         """
@@ -268,7 +271,8 @@ class RunDirectory:
         shutil.rmtree(self.shard(number * run_files.TASKS_PER_SHARD), ignore_errors=True)
 
     def claims(self, task: int) -> list[str]:
-        """The job ids of those who have begun this task, the latest last; "" where one is not written yet.
+        """The job ids of those who have begun this task, the latest last; "" where one is not
+        written yet.
 
         Whoever has come after the closing of his submission has begun nothing.
         """
@@ -371,7 +375,7 @@ class RunDirectory:
             pass  # nothing there yet, or full: opening the outputs still asks
 
     def remove(self) -> None:
-        """Jobs that are being cancelled may write while it is removed: what fails is tried again."""
+        """What fails is tried again: jobs that are being cancelled may write meanwhile."""
         for attempt in range(_REMOVALS):
             if self.is_replaced():
                 return
@@ -445,7 +449,9 @@ class ArrayWriter:
         return place
 
     def add(self, function: bytes, call: Iterable[bytes], key: str | None) -> None:
-        """Adds a task: its pickled function, its pickled (args, kwargs) in pieces, its key in the output store."""
+        """Adds a task: its pickled function, its pickled (args, kwargs) in pieces, its key in the
+        output store.
+        """
         if function != self._function:
             self._function, self._function_place = function, self._blob(function)
         offset = self._offset

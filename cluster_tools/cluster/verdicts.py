@@ -3,8 +3,8 @@
     Evidence: what the scheduler and the run directory say --+
     Policy: how often a task goes in again ------------------+--> decide() --> a verdict
 
-Looks at nothing and does nothing: whoever asks has looked, and acts on what he is told. So the rules are one
-table, which `tests/unit/test_verdicts.py` shows.
+Looks at nothing and does nothing: whoever asks has looked, and acts on what he is told. So the
+rules are one table, which `tests/unit/test_verdicts.py` shows.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from cluster_tools.schedulers.base import Cause, Ending
 
 # The element did not end by what its call did: one that never began may go in again.
 _NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
-# These may have been by the signal after which a call's failure counts only if its element does not run again.
+# These may have been by the signal after which a call's failure counts only if its element does not
+# run again.
 _BY_A_SIGNAL = (Cause.EXIT, Cause.LOST)
 # The worker has claimed the task and not begun the call.
 _NEVER_BEGAN = (EXIT_REFUSED, EXIT_NO_ARRAY)
@@ -29,12 +30,11 @@ class Evidence:
     """What is known of a task when its element has ended.
 
     Attributes:
-        ending: What the scheduler says of the element.
-        element: The element, `<jobid>` or `<jobid>_<index>`.
-        submission: How often the task has gone in again.
-        claim: Who has claimed the task last, as `element`; "" where that is not written yet; None: nobody has.
-        has_left: The element found that its client was silent, and left without a claim.
-        is_interrupted: A failure was written after a signal. Looked for where `may_be_by_a_signal(ending)`.
+        ending: What the scheduler says of the element. element: The element, `<jobid>` or
+        `<jobid>_<index>`. submission: How often the task has gone in again. claim: Who has claimed
+        the task last, as `element`; "" where that is not written yet; None: nobody has. has_left:
+        The element found that its client was silent, and left without a claim. is_interrupted: A
+        failure was written after a signal. Looked for where `may_be_by_a_signal(ending)`.
         directory_is_gone: Somebody has deleted the run directory: nothing tells what has begun.
         is_pilot: The task is a pilot.
     """
@@ -59,8 +59,8 @@ class Evidence:
 class Policy:
     """At most so many submissions of a task that has not begun.
 
-    `max_after_silence`: where its elements found the client silent. They do so as often as somebody stops the
-    client, so this is only for clocks that are wrong.
+    `max_after_silence`: where its elements found the client silent. They do so as often as somebody
+    stops the client, so this is only for clocks that are wrong.
     """
 
     max_submissions: int = 4
@@ -77,7 +77,10 @@ class TakeInterrupted:
 
 @dataclass(frozen=True)
 class GoesInAgain:
-    """The task is submitted again. `why`: for the log. `after_silence`: since its client was silent."""
+    """The task is submitted again.
+
+    `why`: for the log. `after_silence`: since its client was silent.
+    """
 
     why: str
     after_silence: bool = False
@@ -92,7 +95,9 @@ class Follow:
 
 @dataclass(frozen=True)
 class Fail:
-    """The future fails, unless its output is in the output store: then its job died before it could say so."""
+    """The future fails, unless its output is in the output store: then its job died before it could
+    say so.
+    """
 
     cause: Cause
 

@@ -4,9 +4,9 @@
                                     +--> watcher thread: lists directories --names--> resolvers
     submissions ------byte--> pipe -+
 
-One thread for all executors of the process. It only notices: it opens no output, waits for no lock that
-the main thread may hold, and runs no command, so that nothing can hold it up. The interval of looking is
-a small part of the time since something was last found, between 20 ms and 1 s.
+One thread for all executors of the process. It only notices: it opens no output, waits for no lock
+that the main thread may hold, and runs no command, so that nothing can hold it up. The interval of
+looking is a small part of the time since something was last found, between 20 ms and 1 s.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ from cluster_tools.executors.chunk_progress import ChunkProgress
 from cluster_tools.executors.periodic_look import PeriodicLook
 from cluster_tools.executors.pool_future import PoolFuture
 from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
+from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
-from cluster_tools.observers.failure_log import FailureLog
 
 _T = TypeVar("_T")
 
@@ -218,7 +218,7 @@ class ChunkedMap(Generic[_T]):
                         outcomes[index] = _Failure(error)
                         failures.append((start + index, error))
         self._publish(start, outcomes)
-        self._failure_log.note_successes(count - len(failures))
+        self._failure_log.note_ends(count - len(failures))
         for index, error in failures:
             self._failure_log.note(error, f"Call {index} of {self._name}")
 

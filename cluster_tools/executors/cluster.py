@@ -25,16 +25,18 @@ from typing import Any, TypeVar, cast
 from typing_extensions import ParamSpec
 
 from cluster_tools import job, pickling
-from cluster_tools.cluster import failures, logs, process_wide
+from cluster_tools.cluster import failures, process_wide
+from cluster_tools.cluster.calls import Call
 from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.run_directory import ArrayWriter
-from cluster_tools.cluster.session import Session, Settings
-from cluster_tools.cluster.submission import Call
+from cluster_tools.cluster.session import Session
+from cluster_tools.cluster.settings import Settings
 from cluster_tools.counts import check_count
 from cluster_tools.executor_stub import StaysHere
+from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import exception_text, function_name
 from cluster_tools.mapping import check_map_arguments, iterate_results
-from cluster_tools.observers.failure_log import FailureLog
+from cluster_tools.observers.failures import FailureObserver
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
 from cluster_tools.schedulers.base import Options, Scheduler
@@ -46,8 +48,6 @@ _P = ParamSpec("_P")
 # Longer than any disk or network is away; shorter than a queue is long.
 _CLIENT_TIMEOUT_S = 1800.0
 _DEFAULT_GRACE_S = 5.0  # PyPI's cluster_tools 4.3.3
-# The last lines of a log are not worth the two minutes that a result is.
-_LATE_LOG_S = 3.0
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -194,7 +194,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             store=self.output_store,
         )
         try:
-            self._session = Session(scheduler, settings)
+            self._session = Session(scheduler, settings, [FailureObserver()])
         except BaseException:
             scheduler.close()
             raise
@@ -317,20 +317,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
 
         Returns: the result. Raises: what `fut.result()` raises.
         """
-        future = cast(ClusterFuture[_T], fut)
-        try:
-            job_id = future.cluster_jobid
-        except Exception:
-            return fut.result()
-        path = self._session.log_path_of(future)
-        late_s = min(_LATE_LOG_S, self._session.late_files_s)
-        with self._session.keeping_logs():
-            pool = self._session.pool
-            if pool is None:
-                logs.follow(path, f"(jid={job_id}) ", fut.done, late_s)
-            else:
-                part = partial(pool.log_part, future)
-                logs.follow(path, f"(jid={job_id}) ", fut.done, late_s, part)
+        self._session.follow_log(cast(ClusterFuture[_T], fut))
         return fut.result()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -338,7 +325,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
 
         `cancel_futures` cancels what is not known to run.
         """
-        if self._session.pid != os.getpid():
+        if self._session.is_of_parent:
             return  # the forked child's copy has nothing to end
         self._session.refuse_calls()
         if cancel_futures:
@@ -351,7 +338,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         exc_val: BaseException | None,
         exc_tb: TracebackType | None,
     ) -> bool | None:
-        if exc_type is None or self._session.pid != os.getpid():
+        if exc_type is None or self._session.is_of_parent:
             self.shutdown(wait=True)
         else:
             process_wide.end_at_once(self._session)
@@ -375,7 +362,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         session = self._session
         session.check_open()
         name = self._name_of(fn)
-        future = ClusterFuture[_T](session)
+        future = ClusterFuture[_T](session.owner)
         try:
             cwd = _working_directory()
             function = b"".join(_pickled(fn, f"The function {name}"))
@@ -389,8 +376,8 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             FailureLog(1).note(error, f"The call of {name}")
             return future
         session.take(Call(future, name, function, call, key, named_key is not None, cwd))
-        if session.aborted:
-            future.abandon()
+        if session.lifecycle.aborted:
+            future.cancel_for_shutdown()
         return future
 
     def _submit_array(
@@ -411,9 +398,9 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         finally:
             if draft.writer is not None:
                 draft.writer.discard()
-        if session.aborted:  # which takes the run directory away
+        if session.lifecycle.aborted:  # which takes the run directory away
             for future in draft.futures:
-                future.abandon()
+                future.cancel_for_shutdown()
         else:
             draft.fail()
         return cast(list[Future[_T]], draft.futures)
@@ -429,7 +416,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         function = b""
         try:
             function = b"".join(_pickled(fn, f"The function {draft.name}"))
-            draft.writer = session.directory.begin_array()
+            draft.writer = session.arrays.begin()
         except Exception as exc:
             draft.error = exc
         good: list[ClusterFuture[Any]] = []
@@ -437,7 +424,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         keys: list[str] = []
         kept = False
         for number, (arguments, named_key) in enumerate(calls):
-            future = ClusterFuture[Any](session)
+            future = ClusterFuture[Any](session.owner)
             draft.futures.append(future)
             if draft.error is not None or draft.writer is None:
                 continue
@@ -465,7 +452,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         if draft.error is not None or draft.writer is None or not good:
             return
         try:
-            array = session.finish_array(
+            array = session.arrays.finish(
                 draft.writer,
                 draft.name,
                 good,
@@ -488,7 +475,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             return self.output_store.resolve_key(named_key)
         if self._session.settings.own_outputs:
             return None
-        return self.output_store.default_key(self._session.unique_id())
+        return self.output_store.default_key(self._session.arrays.unique_id())
 
     def _delete_stale(self, key: str) -> None:
         """What is left of an earlier call must not be taken for this one's."""

@@ -46,10 +46,10 @@ from cluster_tools.executors.chunks import ChunkedMap, PendingWork, WorkQueue
 from cluster_tools.executors.log_forwarding import LogForwarding
 from cluster_tools.executors.pool_future import PoolFuture, name_cause
 from cluster_tools.executors.pool_worker import Initializer, dumps_for_relatives, start_worker
+from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
 from cluster_tools.futures import RaisingFuture
 from cluster_tools.mapping import check_map_arguments, iterate_results
-from cluster_tools.observers.failure_log import FailureLog
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
 

@@ -20,10 +20,10 @@ from cluster_tools.counts import check_count
 from cluster_tools.executor_stub import StaysHere
 from cluster_tools.executors.calls import KeptOutput, call_and_keep
 from cluster_tools.executors.initializing import Initialization
+from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
 from cluster_tools.futures import RaisingFuture
 from cluster_tools.mapping import check_map_arguments, iterate_results
-from cluster_tools.observers.failure_log import FailureLog
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
 

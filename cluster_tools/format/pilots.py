@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterable
 from typing import NamedTuple
 
 TODO = "pilots.todo"
@@ -67,6 +68,17 @@ def read_range(name: str) -> Range | None:
         return Range(int(array), begin, middle[0], end, *pilot)
     except (ValueError, TypeError):
         return None
+
+
+def revoked_lines(tasks: Iterable[int]) -> bytes:
+    """What REVOKED says of these cancelled tasks."""
+    return b"".join(b"%d\n" % task for task in tasks)
+
+
+def read_revoked(piece: bytes) -> tuple[list[int], int]:
+    """The tasks of a piece of REVOKED, behind its first line, and how long that is that was whole."""
+    whole, newline, _ = piece.rpartition(b"\n")
+    return [int(task) for task in whole.split()], len(whole) + len(newline)
 
 
 class Journal(NamedTuple):

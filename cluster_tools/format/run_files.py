@@ -28,6 +28,10 @@ def claim_name(task: int, submission: int, restart: int) -> str:
     return f"{task}.claim.{submission}.{restart}"
 
 
+def is_claim(name: str) -> bool:
+    return ".claim." in name
+
+
 def output_name(task: int) -> str:
     return f"{task}.output"
 

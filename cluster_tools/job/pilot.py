@@ -62,6 +62,7 @@ from cluster_tools.format.pilots import (
     end_of_part,
     ended_record,
     read_range,
+    read_revoked,
     skipped_record,
 )
 from cluster_tools.job import worker
@@ -607,9 +608,9 @@ class _Revoked:
             if first_line != self._first_line:
                 self._first_line, self._offset, self._tasks = first_line, len(first_line), set()
             file.seek(self._offset)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self._offset += len(whole) + len(newline)
-        self._tasks.update(map(int, whole.split()))
+            tasks, length = read_revoked(file.read())
+        self._offset += length
+        self._tasks.update(tasks)
 
 
 class _OwnFile:

@@ -237,7 +237,7 @@ class Interruption:
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(signum, signal.SIG_DFL)
         process_wide = sys.modules.get("cluster_tools.cluster.process_wide")
-        if process_wide is not None and process_wide.has_sessions():
+        if process_wide is not None and process_wide.has_executors():
             process_wide.install_signal_handlers()  # their jobs end with this one
 
 

@@ -56,9 +56,10 @@ class ArrayRequest:
     working_directory: str
     # The executor's, on the shared disk: for files that elements of this scheduler need. Goes with it.
     run_directory: str
-    # Its elements are pilots: an element is not to run again, and wants SIGUSR1 a while (`pilot.WARNING_S`)
-    # before its time is over, where the scheduler can do that.
-    runs_pilots: bool = False
+    # False: no element is to run again by itself, where the scheduler would do that.
+    may_run_again: bool = True
+    # So many seconds before its time is over each element wants SIGUSR1, where the scheduler can do that.
+    warning_s: float | None = None
     # At most so many of its elements run at a time; None: as many as the scheduler lets.
     at_a_time: int | None = None
 

@@ -140,7 +140,7 @@ def test_pilots_that_have_left_leave_no_journals(tmp_path: Path) -> None:
         for number in range(10):
             assert executor.submit(jobs.square, number).result(LIMIT_S) == number**2
             wait_until(lambda: not list(tmp_path.glob(f"run.*/{pilots.JOURNALS}/*")), "their end")
-        assert not executor._session.pool._incarnations
+        assert not executor._session._pool._runs
 
 
 def test_cancelled_calls_on_pilots_are_forgotten(tmp_path: Path) -> None:

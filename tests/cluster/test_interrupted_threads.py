@@ -119,20 +119,20 @@ def test_a_callback_in_the_thread_that_cancels_may_shut_down(local: Any, tmp_pat
 def test_a_callback_of_a_call_that_could_not_be_written_may_shut_down(local: Any) -> None:
     ended = threading.Event()
     gathered = threading.Event()
-    make_array = local._session.make_array
+    write = local._session.arrays.write
 
-    def make_later(*arguments: Any, **keywords: Any) -> Any:
+    def write_later(*arguments: Any, **keywords: Any) -> Any:
         assert gathered.wait(LIMIT_S)
         raise OSError("no room for it")
 
-    local._session.make_array = make_later
+    local._session.arrays.write = write_later
     try:
         future = local.submit(jobs.square, 3)
         future.add_done_callback(_shutting_down(local, ended))
         gathered.set()
         assert ended.wait(LIMIT_S)
     finally:
-        local._session.make_array = make_array
+        local._session.arrays.write = write
 
 
 def test_a_forked_child_changes_nothing_of_its_parents(local: Any, tmp_path: Path) -> None:
@@ -183,15 +183,15 @@ def test_a_child_that_is_forked_by_a_maps_iterable_changes_nothing(
 def test_what_is_cancelled_while_it_is_written_does_not_begin(local: Any, tmp_path: Path) -> None:
     """With pilots no element belongs to the call, so none can be cancelled for it."""
     written, gate = threading.Event(), threading.Event()
-    finish_array = local._session.finish_array
+    finish = local._session.arrays.finish
 
     def finish_later(*arguments: Any, **keywords: Any) -> Any:
         written.set()
         assert gate.wait(LIMIT_S)
-        return finish_array(*arguments, **keywords)
+        return finish(*arguments, **keywords)
 
     local.submit(jobs.square, 1).result(LIMIT_S)
-    local._session.finish_array = finish_later
+    local._session.arrays.finish = finish_later
     future = local.submit(jobs.touch, tmp_path / "begun")
     assert written.wait(LIMIT_S)
     other = local.submit(jobs.square, 2)

@@ -227,7 +227,7 @@ def test_what_a_pilot_has_taken_is_not_cancelled(tmp_path: Path) -> None:
     with LOCAL.new_executor(tmp_path / "cfut", max_workers=1, pilot_jobs=1) as executor:
         assert executor.submit(jobs.square, 2).result(LIMIT_S) == 4
         future = executor.submit(jobs.touch_beside, ran, jobs.SlowToLoad(started, gate))
-        executor._session.pool._on_began = lambda *_: None
+        executor._session._pool._on_began = lambda *_: None
         wait_until(started.exists, "the argument")
         assert not future.cancel()
         assert future.running()

@@ -87,7 +87,7 @@ def test_a_signal_to_a_forked_child_cancels_the_childs_own_jobs(tmp_path: Path) 
     wait_until(lambda: not LOCAL.elements_of(tmp_path), "the end of the child's job")
 
 
-@pytest.mark.parametrize("lock", ["future._unwatched_lock", "executor._session.state_lock"])
+@pytest.mark.parametrize("lock", ["future._unwatched_lock", "executor._session._state_lock"])
 def test_a_fork_in_the_middle_of_anything_leaves_the_child_able_to_go_on(
     tmp_path: Path, lock: str
 ) -> None:

@@ -131,7 +131,7 @@ def test_a_job_runs_nothing_of_another_users_run_directory(
     wait_until(first.running, "the first call")
     waiting = executor.map_to_futures(jobs.square, range(3))
     (run_directory,) = group_directory.glob("run.*")
-    if executor._session.pool is None:
+    if executor._session.settings.pilot_jobs is None:
         assert waiting[0].cluster_jobid
     else:
         todo = run_directory / pilots.TODO
@@ -174,7 +174,7 @@ def test_an_output_of_another_user_is_not_unpickled(
     poison = pickle.dumps(Poison(trace))
     record = pickle.dumps(Poison(trace))
     task = future.array.first + future.position
-    if executor._session.pool is None:
+    if executor._session.settings.pilot_jobs is None:
         output = (
             run_directory / str(task // run_files.TASKS_PER_SHARD) / run_files.output_name(task)
         )

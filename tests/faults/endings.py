@@ -18,7 +18,7 @@ def assert_says(error: BaseException | None, kind: type[RemoteException], future
     assert error.job_id == element
     assert f"(job {element})" in text
     log = os.path.join(
-        future._session.settings.cfut_dir, f"{SLURM.log_prefix}.{element}.log.stdout"
+        future._owner.jobs._log_directory, f"{SLURM.log_prefix}.{element}.log.stdout"
     )
     assert (log in text) is os.path.exists(log)
     return text

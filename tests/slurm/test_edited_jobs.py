@@ -65,9 +65,9 @@ def test_a_renamed_jobs_result_comes_however_long_it_takes(
     (future,) = _start(executor, tmp_path)
     _rename(future.cluster_jobid)
     scheduler = executor._session.scheduler
-    (piece,) = executor._session.open_pieces()
-    assert scheduler.find(piece.token) == future.cluster_jobid
-    assert scheduler.states({future.cluster_jobid: piece.token})
+    (job,) = executor._session.jobs.open()
+    assert scheduler.find(job.token) == future.cluster_jobid
+    assert scheduler.states({future.cluster_jobid: job.token})
     (tmp_path / "gate").touch()
     assert future.result(LIMIT_S) == "started0"
 

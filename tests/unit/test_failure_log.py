@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 
 import pytest
 
-from cluster_tools.observers.failure_log import FailureLog, first_line
+from cluster_tools.failure_log import FailureLog, first_line
 
 
 class _Mute(Exception):

@@ -6,30 +6,29 @@ import threading
 from collections.abc import Mapping
 from typing import Any, cast
 
-from cluster_tools.cluster.probing import Prober
-from cluster_tools.cluster.session import Session
-from cluster_tools.cluster.tasks import Piece
+from cluster_tools.cluster.probing import Probe, Prober
+from cluster_tools.cluster.tasks import Job
 from cluster_tools.schedulers.base import Element, Report
 from support.waiting import wait_until
 
 
 class _Busy:
-    """A session whose scheduler answers late after the first time; it counts looks at its jobs."""
+    """A probe, its scheduler and its jobs: counts looks at the jobs."""
 
     def __init__(self) -> None:
         self.looks = 0
         self.asked = threading.Event()
-        self.scheduler = self
+        self.scheduler = self.jobs = self
         self.cluster = "one"
         self.min_interval_s = 0.01
         self.max_interval_s = 30.0
 
-    def has_jobs(self) -> bool:
+    def any(self) -> bool:
         return True
 
-    def open_pieces(self) -> list[Piece]:
+    def open(self) -> list[Job]:
         self.looks += 1
-        return [cast(Piece, _Nothing())]
+        return [cast(Job, _Nothing())]
 
     def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
         self.asked.set()
@@ -45,16 +44,16 @@ class _Nothing:
 
 
 def test_submissions_that_come_together_do_not_look_at_all_jobs_each() -> None:
-    session: Any = _Busy()
+    probe: Any = _Busy()
     prober = Prober()
-    prober.add(cast(Session, session))
+    prober.add(cast(Probe, probe))
     prober.start()
     try:
         for _ in range(1_000):
-            prober.expect(cast(Session, session))
+            prober.expect(cast(Probe, probe))
         wait_until(prober._wakes.empty, "all of them to be heard")
-        wait_until(session.asked.is_set, "the first question")
-        assert session.looks < 100
+        wait_until(probe.asked.is_set, "the first question")
+        assert probe.looks < 100
     finally:
         prober.stop()
         prober.join()

@@ -6,13 +6,27 @@ import pickle
 import threading
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster_tools import FileOutputStore
+from cluster_tools.cluster.calls import Call, CallArray
+from cluster_tools.cluster.events import (
+    ArrayEnded,
+    Cancelled,
+    Chore,
+    ElementEnded,
+    Submitted,
+    TaskChanged,
+    TaskFailed,
+    Written,
+)
 from cluster_tools.cluster.future import ClusterFuture
-from cluster_tools.cluster.session import Session, Settings
-from cluster_tools.cluster.tasks import Piece, TaskArray
+from cluster_tools.cluster.session import Session
+from cluster_tools.cluster.settings import Settings
+from cluster_tools.cluster.tasks import Job
+from cluster_tools.cluster.tasks import State as TaskState
 from cluster_tools.format import outputs, run_files
 from cluster_tools.job import worker
 from cluster_tools.schedulers.base import (
@@ -74,28 +88,28 @@ def scheduler() -> _Idle:
 
 @pytest.fixture
 def session(tmp_path: Path, scheduler: _Idle) -> Iterator[Session]:
-    session = Session(scheduler, Settings(str(tmp_path), store=FileOutputStore()))
+    session = Session(scheduler, Settings(cfut_dir=str(tmp_path), store=FileOutputStore()))
     yield session
     session.abort()
     session.join()
 
 
-def _array(session: Session, *futures: ClusterFuture[object]) -> TaskArray:
-    tasks = [(b"function", [b"call"], None) for _ in futures]
-    return session.make_array("call", futures, tasks, working_directory="/", kept=False)
+def _array(session: Session, *futures: ClusterFuture[object]) -> CallArray:
+    calls = [Call(future, "call", b"function", [b"call"], None, False, "/") for future in futures]
+    return session.arrays.write(calls)
 
 
 def test_a_call_that_is_cancelled_while_its_array_is_written_is_over(
     session: Session, tmp_path: Path
 ) -> None:
-    cancelled, other = ClusterFuture[object](session), ClusterFuture[object](session)
+    cancelled, other = ClusterFuture[object](session.owner), ClusterFuture[object](session.owner)
     array = _array(session, cancelled, other)
     assert cancelled.cancel()
-    session.resolver.post(session.resolver.expect, array)
+    session._post(Written(array))
     wait_until(lambda: array.open == 1, "the array to know of it")
     assert other.cancel()
     wait_until(lambda: not Path(array.path).exists(), "the end of the array")
-    assert session.watched.open_tasks == {}
+    assert session._watched[0].open_tasks == {}
 
 
 def test_a_call_that_is_gathered_while_all_are_cancelled_is_cancelled_too(
@@ -103,27 +117,27 @@ def test_a_call_that_is_gathered_while_all_are_cancelled_is_cancelled_too(
 ) -> None:
     session.cancel_pending()
     done = threading.Event()
-    session.resolver.post(done.set)
+    session._post(Chore(done.set))
     assert done.wait(LIMIT_S)
-    future = ClusterFuture[object](session)
-    session.resolver.post(session.resolver.expect, _array(session, future))
+    future = ClusterFuture[object](session.owner)
+    session._post(Written(_array(session, future)))
     wait_until(future.cancelled, "the cancellation")
 
 
 def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
     session: Session, scheduler: _Idle
 ) -> None:
-    future = ClusterFuture[object](session)
+    future = ClusterFuture[object](session.owner)
     array = _array(session, future)
-    session.resolver.post(session.resolver.expect, array)
-    session.on_submitted(Piece(array, range(1), 0, session.directory.token), "7")
+    session._post(Written(array))
+    session.jobs.add(Job(array, range(1), 0, session.directory.token), "7")
     ended = threading.Event()
 
     def come() -> None:
         if not ended.is_set():
-            session.resolver.post(come)
+            session._post(Chore(come))
 
-    session.resolver.post(come)
+    session._post(Chore(come))
     try:
         assert future.cancel()
         wait_until(lambda: scheduler.cancelled == [Element("7")], "the cancellation")
@@ -132,22 +146,22 @@ def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
 
 
 def test_a_future_whose_end_is_told_twice_ends_once(session: Session) -> None:
-    future = ClusterFuture[object](session)
+    future = ClusterFuture[object](session.owner)
     array = _array(session, future)
-    piece = Piece(array, range(1), 0, session.directory.token)
-    session.resolver.post(session.resolver.expect, array)
-    session.on_submitted(piece, "7")
+    job = Job(array, range(1), 0, session.directory.token)
+    session._post(Written(array))
+    session.jobs.add(job, "7")
     for number in range(2):
         ending = Ending(Cause.EXIT, f"it ended, word {number}")
-        session.on_dead(piece, Element("7"), ending)
+        session._post(ElementEnded(job, Element("7"), ending))
     assert "word 0" in str(future.exception(LIMIT_S))
-    wait_until(lambda: session.watched.open_tasks == {}, "the end of the array")
+    wait_until(lambda: session._watched[0].open_tasks == {}, "the end of the array")
 
 
 def test_a_failure_that_is_written_while_its_task_is_to_go_in_again_is_taken(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    future = ClusterFuture[object](session)
+    future = ClusterFuture[object](session.owner)
     array = _array(session, future)
     directory = session.directory
 
@@ -161,21 +175,71 @@ def test_a_failure_that_is_written_while_its_task_is_to_go_in_again_is_taken(
         return False
 
     monkeypatch.setattr(directory, "close_submission", begins_meanwhile)
-    piece = Piece(array, range(1), 0, directory.token)
-    session.resolver.post(session.resolver.expect, array)
-    session.on_submitted(piece, "7")
-    session.on_dead(piece, Element("7"), Ending(Cause.LOST, "lost", may_go_in_again=True))
+    job = Job(array, range(1), 0, directory.token)
+    session._post(Written(array))
+    session.jobs.add(job, "7")
+    session._post(ElementEnded(job, Element("7"), Ending(Cause.LOST, "lost", may_go_in_again=True)))
     assert isinstance(future.exception(LIMIT_S), ValueError)
 
 
 def test_a_call_that_is_cancelled_while_it_goes_in_again_is_cancelled_there(
     session: Session, scheduler: _Idle
 ) -> None:
-    cancelled, other = ClusterFuture[object](session), ClusterFuture[object](session)
+    cancelled, other = ClusterFuture[object](session.owner), ClusterFuture[object](session.owner)
     array = _array(session, cancelled, other)
-    session.resolver.post(session.resolver.expect, array)
-    session.on_submitted(Piece(array, range(2), 0, session.directory.token), "7")
+    session._post(Written(array))
+    session.jobs.add(Job(array, range(2), 0, session.directory.token), "7")
     assert cancelled.cancel()
     wait_until(lambda: array.open == 1, "the array to know of it")
-    session.on_submitted(Piece(array, range(1), 1, session.directory.token), "8")
+    session.jobs.add(Job(array, range(1), 1, session.directory.token), "8")
     wait_until(lambda: Element("8", 0) in scheduler.cancelled, "the cancellation")
+
+
+class _Observer:
+    observes_tasks = True
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    def on_event(self, event: Any) -> None:
+        self.events.append(event)
+
+
+def test_observers_are_told_of_an_arrays_life_in_order(scheduler: _Idle, tmp_path: Path) -> None:
+    observer = _Observer()
+    session = Session(
+        scheduler, Settings(cfut_dir=str(tmp_path), store=FileOutputStore()), [observer]
+    )
+    try:
+        futures = [ClusterFuture[object](session.owner) for _ in range(2)]
+        array = _array(session, *futures)
+        job = Job(array, range(2), 0, session.directory.token)
+        session._post(Written(array))
+        session.jobs.add(job, "7")
+        wait_until(lambda: observer.events[-1:] == [Submitted(job)], "the submission")
+        assert futures[1].cancel()
+        session._post(ElementEnded(job, Element("7", 0), Ending(Cause.EXIT, "it ended")))
+        assert "it ended" in str(futures[0].exception(LIMIT_S))
+        wait_until(lambda: isinstance(observer.events[-1], ElementEnded), "the last event")
+    finally:
+        session.abort()
+        session.join()
+    told = [
+        (type(event), event.state) if isinstance(event, TaskChanged) else type(event)
+        for event in observer.events
+    ]
+    end = told.index(ElementEnded) + 1
+    assert told[:end] == [
+        Written,
+        (TaskChanged, TaskState.SUBMITTED),
+        (TaskChanged, TaskState.SUBMITTED),
+        Submitted,
+        (TaskChanged, TaskState.CANCELLED),
+        Cancelled,
+        (TaskChanged, TaskState.FAILED),
+        TaskFailed,
+        ArrayEnded,
+        ElementEnded,
+    ]
+    (failed,) = [event for event in observer.events if isinstance(event, TaskFailed)]
+    assert failed.where == "Task 0 of 2 of call (job 7_0)"

@@ -20,7 +20,6 @@ from contextlib import suppress
 
 from cluster_tools.caller import warn_caller
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_REFUSED
-from cluster_tools.job.pilot import WARNING_S
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -220,10 +219,12 @@ class SlurmScheduler(Scheduler):
             running = min(filter(None, limits), default=request.count)
             at_a_time = f"%{running}" if running < request.count else ""
             command.append(f"--array=0-{request.count - 1}{at_a_time}")
-        if not request.runs_pilots:
-            return [*command, *self._requested.arguments]
-        warning = f"--signal=B:USR1@{WARNING_S:.0f}"
-        return [*command, warning, *self._requested.arguments, "--no-requeue"]
+        if request.warning_s is not None:
+            command.append(f"--signal=B:USR1@{request.warning_s:.0f}")
+        command += self._requested.arguments
+        if not request.may_run_again:
+            command.append("--no-requeue")
+        return command
 
     def _log_pattern(self, request: ArrayRequest) -> str:
         directory = self._options.log_directory.replace("%", "%%")

@@ -47,7 +47,7 @@ class FailureLog:
 
     def __init__(self, count: int) -> None:
         self._count = count
-        self._finished = 0
+        self._ended = 0
         self._failed = 0
         self._counts_lock = threading.Lock()
 
@@ -58,24 +58,31 @@ class FailureLog:
             exception: What the call raised. None and `CancelledError` are no failures.
             where: Names the call and its job, at the beginning of a sentence.
         """
-        is_failure = exception is not None and not issubclass(type(exception), CancelledError)
-        self._count_ends(1, exception if is_failure else None, where)
+        if exception is not None and not issubclass(type(exception), CancelledError):
+            self.note_failure(exception, where)
+        self.note_ends(1)
 
-    def note_successes(self, count: int) -> None:
-        """Like so many calls of `note` without an exception."""
-        self._count_ends(count, None, "")
-
-    def _count_ends(self, count: int, failure: BaseException | None, where: str) -> None:
+    def note_ends(self, count: int) -> None:
+        """So many calls have ended; those that failed were noted before."""
         with self._counts_lock:
-            self._finished += count
-            self._failed += failure is not None
-            failed, is_last = self._failed, count > 0 and self._finished == self._count
-        if failure is not None and failed <= _MAX_LINES_PER_ARRAY:
-            _logger.error("%s failed: %s", where, first_line(failure))
-        if is_last and failed > _MAX_LINES_PER_ARRAY:
+            self._ended += count
+            is_last = count > 0 and self._ended == self._count
+        if is_last:
+            self.say_count()
+
+    def note_failure(self, exception: BaseException, where: str) -> None:
+        with self._counts_lock:
+            self._failed += 1
+            failed = self._failed
+        if failed <= _MAX_LINES_PER_ARRAY:
+            _logger.error("%s failed: %s", where, first_line(exception))
+
+    def say_count(self) -> None:
+        """All calls have ended."""
+        if self._failed > _MAX_LINES_PER_ARRAY:
             _logger.error(
                 "%d of %d calls failed; the first %d are listed above",
-                failed,
+                self._failed,
                 self._count,
                 _MAX_LINES_PER_ARRAY,
             )

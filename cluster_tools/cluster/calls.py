@@ -1,0 +1,83 @@
+"""Calls, before and after they were gathered into an array.
+
+Knows futures, no threads and no files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster_tools import pickling
+from cluster_tools.cluster.future import ClusterFuture, end_quietly
+from cluster_tools.cluster.tasks import TaskArray
+
+
+@dataclass(eq=False)
+class Call:
+    """A call of `submit`, pickled."""
+
+    future: ClusterFuture[Any]
+    name: str
+    function: bytes
+    call: pickling.Pieces
+    # Its key in the output store; None where its output goes into the run directory.
+    key: str | None
+    kept: bool
+    working_directory: str
+
+    def kind(self) -> object:
+        """Equal for calls that can be tasks of one array."""
+        return self.name, self.key is None, self.kept, self.working_directory
+
+
+@dataclass(eq=False, kw_only=True)
+class CallArray(TaskArray):
+    """Calls that are submitted together."""
+
+    # None once a task has ended.
+    futures: list[ClusterFuture[Any] | None]
+    # Their keys in the output store; None where outputs go into the run directory.
+    keys: list[str] | None
+    # The caller has named the keys: outputs stay.
+    kept: bool
+    # What the caller counts as each task's position, among `total`.
+    numbers: Sequence[int]
+    total: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for position, future in enumerate(self.futures):
+            assert future is not None
+            future.position = position
+            future.array = self
+
+    def key(self, position: int) -> str | None:
+        return None if self.keys is None else self.keys[position]
+
+    def describe(self, position: int) -> str:
+        if self.total == 1:
+            return f"The call of {self.name}"
+        return f"Task {self.numbers[position]} of {self.total} of {self.name}"
+
+    def is_over(self, position: int) -> bool:
+        future = self.futures[position]
+        return future is None or future.is_done()
+
+    def on_running(self, position: int) -> None:
+        future = self.futures[position]
+        if future is not None:
+            future.start()
+
+    def on_end(self, position: int, result: Any, exception: BaseException | None) -> bool:
+        future, self.futures[position] = self.futures[position], None
+        if future is None or future.is_done():
+            return False
+        end_quietly(lambda: future.resolve(result, exception), self.name)
+        return True
+
+    def on_cancelled(self, position: int) -> None:
+        future, self.futures[position] = self.futures[position], None
+        if future is not None:
+            end_quietly(future.cancel_for_shutdown, self.name)

@@ -1,0 +1,230 @@
+"""Gathers calls into arrays, and has them submitted.
+
+    submit() --------Call------+
+                               +--> queue --> submitter thread --> Written --> pilots, or Submission
+    map_to_futures --CallArray-+
+    tasks that go in again --Selection--^
+
+Calls that arrive while a submission is in flight, or closely after each other, join one array. Each
+exception ends in the futures concerned.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from cluster_tools.cluster import failures
+from cluster_tools.cluster.arrays import Arrays
+from cluster_tools.cluster.calls import Call, CallArray
+from cluster_tools.cluster.events import (
+    Event,
+    LessToDo,
+    NotSubmitted,
+    Refused,
+    SubmitterEnded,
+    Written,
+)
+from cluster_tools.cluster.future import ClusterFuture, end_quietly
+from cluster_tools.cluster.lifecycle import Lifecycle
+from cluster_tools.cluster.submission import Aborted, Submission
+from cluster_tools.cluster.tasks import Selection
+from cluster_tools.failure_log import FailureLog
+
+# Calls that follow each other closely are gathered for longer and longer.
+_FIRST_SPACING_S = 0.05
+
+_logger = logging.getLogger("cluster_tools")
+
+# None ends the thread.
+_Item = Call | CallArray | Selection | None
+
+
+class Submitter(threading.Thread):
+    """Submits one after the other what is put into its queue.
+
+    Arguments:
+        post: Puts an event into the resolver's inbox.
+        on_pilots: Calls are for pilots, and only arrays of pilots are submitted.
+        max_gathering_s: How long a call may wait for others, at most.
+    """
+
+    def __init__(
+        self,
+        arrays: Arrays,
+        submission: Submission,
+        lifecycle: Lifecycle,
+        *,
+        post: Callable[[Event], None],
+        on_pilots: bool,
+        max_gathering_s: Callable[[], float],
+    ):
+        super().__init__(name="cluster_tools-submitter", daemon=True)
+        self._arrays = arrays
+        self._submission = submission
+        self._lifecycle = lifecycle
+        self._post = post
+        self._on_pilots = on_pilots
+        self._max_gathering_s = max_gathering_s
+        # What is not submitted yet, with what the thread works on.
+        self._items: deque[_Item] = deque()
+        self._arrivals: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._spacing_s = 0.0
+        self._next_gathering = 0.0
+
+    def put(self, item: _Item) -> None:
+        """In any thread."""
+        self._items.append(item)
+        self.wake()
+
+    def wake(self) -> None:
+        self._arrivals.put(None)
+
+    def stop(self) -> None:
+        """Ends the thread once everything before this is submitted, or at once where the executor
+        ends so.
+        """
+        self.put(None)
+        self._submission.wake()
+
+    def has_open_calls(self) -> bool:
+        """Whether a call that has not been handed over is not done. In any thread."""
+        return any(not future.is_done() for item in list(self._items) for future in _futures(item))
+
+    def make_room(self) -> None:
+        """An element has ended."""
+        self._submission.make_room()
+
+    def cancel_rest(self) -> int:
+        """The executor ends at once: nothing that waits here is submitted.
+
+        Returns how many calls those are.
+        """
+        count = 0
+        for item in list(self._items):
+            for future in _futures(item):
+                count += not future.is_done()
+                end_quietly(future.cancel_for_shutdown, "a call that was not submitted")
+        return count
+
+    def run(self) -> None:
+        while self._submit_next():
+            pass
+        self._post(SubmitterEnded())
+
+    def _submit_next(self) -> bool:
+        """Submits what has come; False after the last. Keeps no reference to it while it waits."""
+        while not self._items:
+            self._arrivals.get()
+        self._let_others_join()
+        while not self._arrivals.empty():  # what they tell of is in the list
+            self._arrivals.get()
+        items = list(self._items)
+        try:
+            self._submit_all([item for item in items if item is not None])
+        # Each item is dealt with where it is submitted. This is for the rest to go on.
+        except BaseException:
+            _logger.exception("the submitter goes on after an unexpected error")
+        for _ in items:
+            self._items.popleft()
+        if self._lifecycle.closed:
+            self._post(LessToDo())
+        return None not in items
+
+    def _let_others_join(self) -> None:
+        """Calls wait for the rest of the spacing; whatever is not a call ends the waiting."""
+        if len(self._items) == 1 and time.monotonic() >= self._next_gathering:
+            self._spacing_s = 0.0
+        while isinstance(self._items[-1], Call):
+            left = self._next_gathering - time.monotonic()
+            if left <= 0:
+                return
+            try:
+                self._arrivals.get(timeout=left)
+            except queue.Empty:
+                return
+
+    def _submit_all(self, items: Iterable[Call | CallArray | Selection]) -> None:
+        """Submits in the order of coming; calls that follow each other go in together."""
+        for is_call, some in groupby(items, lambda item: isinstance(item, Call)):
+            if is_call:
+                self._gather(item for item in some if isinstance(item, Call))
+                continue
+            for item in some:
+                if isinstance(item, Selection):
+                    self._submit(item)
+                elif isinstance(item, CallArray):
+                    self._submit_array(item)
+
+    def _submit_array(self, array: CallArray) -> None:
+        if self._lifecycle.aborted or self._lifecycle.cancelling:
+            for future in _futures(array):
+                end_quietly(future.cancel_for_shutdown, array.name)
+        else:
+            self._hand_over(array)
+
+    def _gather(self, calls: Iterable[Call]) -> None:
+        kinds: dict[object, list[Call]] = {}
+        for call in calls:
+            kinds.setdefault(call.kind(), []).append(call)
+        for alike in kinds.values():
+            self._submit_calls(alike)
+            if len(alike) > 1 or not self._arrivals.empty():
+                self._spacing_s = max(_FIRST_SPACING_S, self._spacing_s * 2)
+        self._spacing_s = min(self._max_gathering_s(), self._spacing_s)
+        self._next_gathering = time.monotonic() + self._spacing_s
+
+    def _submit_calls(self, calls: list[Call]) -> None:
+        calls = [call for call in calls if not call.future.is_done()]
+        if self._lifecycle.aborted or self._lifecycle.cancelling:
+            self._cancel(calls)
+            return
+        if not calls:
+            return
+        try:
+            array = self._arrays.write(calls)
+        except BaseException as exc:
+            if self._lifecycle.aborted:  # which takes the run directory away
+                self._cancel(calls)
+                return
+            error = failures.not_written(calls[0].name, exc)
+            log = FailureLog(len(calls))
+            for call in calls:
+                end_quietly(partial(call.future.resolve, None, error), call.name)
+                log.note(error, f"The call of {call.name}")
+            return
+        self._hand_over(array)
+
+    @staticmethod
+    def _cancel(calls: Iterable[Call]) -> None:
+        for call in calls:
+            end_quietly(call.future.cancel_for_shutdown, call.name)
+
+    def _hand_over(self, array: CallArray) -> None:
+        self._post(Written(array))
+        if not self._on_pilots:
+            self._submit(Selection(array, range(array.count)))
+
+    def _submit(self, selection: Selection) -> None:
+        """Whatever goes wrong ends in the futures."""
+        try:
+            self._submission.submit(selection)
+        except Aborted:
+            self._post(NotSubmitted(selection.array))
+        except BaseException as exc:
+            self._post(Refused(selection.array, selection.positions, exc))
+
+
+def _futures(item: _Item) -> Iterator[ClusterFuture[Any]]:
+    """The futures of new calls; those of a `Selection` are in the ledger's arrays already."""
+    if isinstance(item, Call):
+        yield item.future
+    elif isinstance(item, CallArray):
+        yield from (future for future in list(item.futures) if future is not None)

@@ -1,0 +1,164 @@
+"""The jobs of one executor that are not known to be over, and what the scheduler is asked to do
+with them.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+from typing import Any
+
+from cluster_tools.cluster.events import Event, Submitted
+from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.lifecycle import Lifecycle
+from cluster_tools.cluster.tasks import Job
+from cluster_tools.schedulers.base import Element, Scheduler, SchedulerError
+
+# Returned by `dict.pop` for a key that is missing.
+_IS_GONE = object()
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class Jobs:
+    """Methods may be called in any thread, unless they say otherwise.
+
+    Arguments:
+        token: The executor's: jobs without it are others'. log_directory: Where logs go: absolute.
+        post: Puts an event into the resolver's inbox. expect: Called after each submission:
+        outputs, and words of the scheduler, are to be looked for often. log_level: Of the line on
+        each job.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        token: str,
+        log_directory: str,
+        lifecycle: Lifecycle,
+        *,
+        post: Callable[[Event], None],
+        expect: Callable[[], None],
+        log_level: int,
+    ):
+        self._scheduler = scheduler
+        self._token = token
+        self._log_directory = log_directory
+        self._lifecycle = lifecycle
+        self._post = post
+        self._expect = expect
+        self._log_level = log_level
+        # Notified when a task has got a job, or will get none.
+        self._has_job = threading.Condition()
+        # An ordered set, of which only whole-dict operations are used, which need no lock.
+        self._jobs: dict[Job, None] = {}
+
+    # -- what was submitted --
+
+    def add(self, job: Job, job_id: str) -> None:
+        """The scheduler has taken it."""
+        job.set_id(job_id)
+        self._jobs[job] = None
+        _logger.log(
+            self._log_level, "job %s: %d calls of %s", job_id, len(job.positions), job.array.name
+        )
+        self.announce()
+        self._post(Submitted(job))
+        self._expect()
+        if self._lifecycle.aborted:  # while it was on its way
+            self.stop([job_id])
+
+    def add_earlier(self, job: Job, position: int, job_id: str) -> None:
+        """A job of an earlier submission, which was thought lost, runs this task of `job`."""
+        earlier = Job(
+            job.array, (position,), job.submission, job.token, first_index=job.index(position)
+        )
+        earlier.set_id(job_id)
+        self._jobs[earlier] = None
+
+    def remove(self, job: Job) -> bool:
+        """All its tasks have ended. Returns: False where it was removed before."""
+        if self._jobs.pop(job, _IS_GONE) is _IS_GONE:
+            return False
+        if job.job_id is not None and not self._lifecycle.leaves_jobs:
+            try:
+                self._scheduler.forget(job.job_id)
+            except Exception:  # the future that was its last has still to be resolved
+                _logger.exception("the job %s may stay for longer than it is needed", job.job_id)
+        return True
+
+    def any(self) -> bool:
+        """Whether there may be jobs with tasks that have not ended."""
+        return bool(self._jobs)
+
+    def open(self) -> list[Job]:
+        """Those that have tasks which have not ended."""
+        return [job for job in list(self._jobs) if job.is_open()]
+
+    def elements_in_queue(self) -> int:
+        return sum(len(job.open_positions()) for job in self.open())
+
+    def slots_held(self) -> int:
+        """How many elements can be running by what was submitted, each array's own limit kept."""
+        held = 0
+        for job in self.open():
+            open_count = len(job.open_positions())
+            held += open_count if job.at_a_time is None else min(open_count, job.at_a_time)
+        return held
+
+    def ids(self) -> set[str]:
+        return {job.job_id for job in list(self._jobs) if job.job_id is not None}
+
+    # -- of futures --
+
+    def job_of(self, future: ClusterFuture[Any]) -> tuple[str, int | None]:
+        """The job id of the task, and its index where it has one; waits for the submission.
+
+        Raises: the future's own exception, where no job was made.
+        """
+        with self._has_job:
+            self._has_job.wait_for(lambda: element_of(future) is not None or future.is_done())
+        element = element_of(future)
+        if element is None:
+            future.result()
+            raise AttributeError("no job was made for this future")
+        if future.array is not None and future.array.indexed:
+            return element.job_id, element.index
+        return str(element), None
+
+    def announce(self) -> None:
+        """A task has got a job, or a future is done: whoever waits for that is to look."""
+        with self._has_job:
+            self._has_job.notify_all()
+
+    def log_path(self, element: Element) -> str:
+        return self._scheduler.log_path(self._log_directory, element)
+
+    # -- what the scheduler is told --
+
+    def cancel(self, elements: Collection[Element]) -> None:
+        try:
+            self._scheduler.cancel(elements, self._token)
+        except (SchedulerError, OSError) as exc:
+            some = ", ".join(map(str, list(elements)[:10]))
+            _logger.warning("Elements %s could not be cancelled and may run: %s", some, exc)
+
+    def stop(self, job_ids: Collection[str]) -> None:
+        """Cancels these jobs, and all others of this executor, unless they are to be left.
+
+        Takes no lock.
+        """
+        if self._lifecycle.leaves_jobs:
+            return
+        try:
+            self._scheduler.stop(job_ids, self._token)
+        except Exception:
+            _logger.exception("the jobs %s could not be cancelled", ", ".join(job_ids))
+
+
+def element_of(future: ClusterFuture[Any]) -> Element | None:
+    """The element that runs the future's task, or will; None where it has no job yet."""
+    array = future.array
+    place = None if array is None else array.place_of(future.position)
+    return None if place is None or place.job_id is None else place.element(future.position)

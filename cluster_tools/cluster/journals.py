@@ -1,0 +1,157 @@
+"""What pilots write: their journals, a file for each part, read as they grow and removed as they
+are read.
+
+    pilot --records--> journals/<pilot>,<part>,... --> JournalsGrew --> JournalReader --> records
+
+One reader and one writer: a part is removed when the record that says that another follows was
+read. Knows files and records, not what becomes of tasks. `cluster_tools.format.pilots` has the
+format.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from cluster_tools import own_files
+from cluster_tools.cluster.watching import Watched
+from cluster_tools.format import pilots
+
+_READ_BYTES = 4 << 20
+# How long to wait for an incomplete record; NFS may show the rest late.
+_DAMAGE_PATIENCE_S = 5.0
+# A warm pilot's answer is not to wait for us.
+_MIN_INTERVAL_S = 0.005
+
+_logger = logging.getLogger("cluster_tools")
+
+
+class WatchedJournals(Watched):
+    """Posts the names of journals that are new or have grown."""
+
+    min_interval_s = _MIN_INTERVAL_S
+
+    def __init__(
+        self, path: str, post: Callable[[list[str]], None], on_replaced: Callable[[], None]
+    ):
+        super().__init__(path, post, on_replaced)
+        self._sizes: dict[str, int] = {}
+        # Those whose last record is incomplete or damaged: they are looked at again all the same.
+        self.unsettled: set[str] = set()
+
+    def _news(self) -> list[str]:
+        news: list[str] = []
+        names = own_files.listed(self.path)
+        sizes, self._sizes = self._sizes, {}
+        for name in names:
+            try:
+                # By opening: what `stat` says of a file on NFS may be seconds old.
+                fd = own_files.open_own(os.path.join(self.path, name), owner=None)
+            except FileNotFoundError:
+                continue
+            except (OSError, own_files.NotOurs):  # whoever reads it will see
+                size = -1
+            else:
+                size = os.fstat(fd).st_size
+                os.close(fd)
+            self._sizes[name] = size
+            if size != sizes.get(name) or name in self.unsettled:
+                news.append(name)
+        return news
+
+
+class JournalReader:
+    """Reads the journal of one pilot, part by part.
+
+    `owner`: the uid that its files have to have. `unsettled`: the names of journals to look at
+    again.
+    """
+
+    def __init__(self, directory: str, first: pilots.Journal, owner: int, unsettled: set[str]):
+        self._directory = directory
+        self._owner = owner
+        self._unsettled = unsettled
+        # The part that is being read, and the last one that was seen.
+        self._part = first
+        self.last_part = first.part
+        # How far the part was read, and since when it does not go on there.
+        self._offset = 0
+        self._stuck_since: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the part that is being read."""
+        return self._part.name()
+
+    def read(self, *, is_over: bool) -> Iterator[list[pilots.Record]]:
+        """What is new, piece by piece; each is counted as read when the next one is asked for.
+
+        `is_over`: the pilot has ended, so nothing that is incomplete is on its way.
+        Raises: OSError; NotOurs.
+        """
+        try:
+            while (yield from self._read_part(is_over=is_over)):
+                self._begin_next_part()
+        except FileNotFoundError:  # the next part, which is on its way
+            pass
+
+    def read_later(self, error: OSError) -> None:
+        _logger.debug("the journal of a pilot is read later: %s", error)
+        self._unsettled.add(self.name)
+
+    def _path_of(self, journal: pilots.Journal) -> str:
+        return os.path.join(self._directory, journal.name())
+
+    def _begin_next_part(self) -> None:
+        part = self._part
+        own_files.unlink(self._path_of(part))
+        self._unsettled.discard(part.name())
+        self._part = part._replace(part=part.part + 1)
+        self._offset, self._stuck_since = 0, None
+
+    def remove(self) -> None:
+        """The pilot is over, and all of its journal was read."""
+        part = self._part
+        # It may have made the next one when it ended, and not said so.
+        for journal in (part, part._replace(part=part.part + 1)):
+            own_files.unlink(self._path_of(journal))
+        self._unsettled.discard(part.name())
+
+    def _read_part(self, *, is_over: bool) -> Iterator[list[pilots.Record]]:
+        """Reads what is new in this part. Returns: whether it has ended and another follows."""
+        stuck = self._stuck_since
+        size = _READ_BYTES
+        while True:
+            final = is_over or (stuck is not None and time.monotonic() - stuck > _DAMAGE_PATIENCE_S)
+            with open(
+                own_files.open_own(self._path_of(self._part), owner=self._owner), "rb"
+            ) as file:
+                file.seek(self._offset)
+                data = file.read(size)
+            records, length = pilots.read_records(data, final=final)
+            self._offset += length
+            yield records
+            if records and isinstance(records[-1], pilots.Continued):
+                return True
+            if len(data) < size:
+                break
+            size = _READ_BYTES if length else 2 * size
+        if final and self.last_part > self._part.part:
+            return True  # the record that says so is lost
+        self._note_progress(length, len(data), stuck, final=final)
+        return False
+
+    def _note_progress(
+        self, length: int, available: int, stuck: float | None, *, final: bool
+    ) -> None:
+        """`length` of the `available` bytes were records; None were before, since `stuck`."""
+        if length == available:
+            self._stuck_since = None
+        elif length or stuck is None:
+            self._stuck_since = time.monotonic()
+        if self._stuck_since is None or final:
+            self._unsettled.discard(self.name)
+        else:
+            self._unsettled.add(self.name)
