@@ -1,1 +1,1 @@
-"""What runs in a job. Starts fast: nothing here imports what a call may not need."""
+"""The programs that run in jobs. They start fast: nothing here imports what a call may not need."""

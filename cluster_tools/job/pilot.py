@@ -1,23 +1,24 @@
-"""A pilot: one long-lived element that takes task after task from the run directory.
+"""A pilot: one long-lived element that runs task after task, which it takes from the run directory.
 
     client: todo/ARRAY.BEGIN-END
                 |  rename: a pilot takes the whole range
                 v
             held/ARRAY.BEGIN-NEXT-END.PILOT ----> unlinked after its last task
                 |  rename before each task, by its pilot: NEXT + 1
-                |  rename by an idle pilot: NEXT to END is its own now. Before it does that it makes
-                |     held/ARRAY.BEGIN-NEXT-NEXT.PILOT.IDLE, which says what PILOT has begun
-                |  rename by the client, when the pilot has ended: NEXT to END is to do again
-    client <--- journals/PILOT,PART: what began, what came of it; the client removes what it has read
+                |  rename by an idle pilot: it takes NEXT to END over. Before that it makes the file
+                |     held/ARRAY.BEGIN-NEXT-NEXT.PILOT.IDLE, which names the tasks that PILOT began
+                |  rename by the client, when the pilot has ended: NEXT to END goes back to todo/
+    client <--- journals/PILOT,PART: tasks that began, and their outputs; the client deletes the
+                parts that it has read
 
 A range of tasks is one file at any time, and each change of it is a rename, which one process alone
-can win: so no task begins twice, however late or silent a pilot is. Until the journal tells of a
-task that has begun, a file names it: as the last one before NEXT in its pilot's range, or in the
-file that an idle pilot has made of that.
+can win: so no task begins twice, however late or silent a pilot is. Until the journal has a record
+of a task that has begun, a file's name shows it: as the last one before NEXT in its pilot's range,
+or in the file that an idle pilot has made of that.
 
-A cancelled task is revoked: the client first writes so into a file, and then looks whether a pilot
-has taken the task; a pilot first takes it, and then looks whether it is revoked. So at least one of
-them sees what the other has done.
+A cancelled task is revoked: the client first writes its number into a file, then checks whether a
+pilot has taken the task. A pilot first takes a task, then checks whether it is revoked. So at least
+one of them sees what the other has done.
 
 `cluster_tools.format.pilots` has the names of the files and the format of a journal;
 `cluster_tools.cluster.pilots` is the client's side of them. Like the worker it knows no scheduler.
@@ -67,48 +68,49 @@ from cluster_tools.format.pilots import (
 )
 from cluster_tools.job import worker
 
-# A larger output is a file of its own.
+# A larger output gets a file of its own, so that journals can be read at once.
 _MAX_RECORD_BYTES = 1 << 20
-# A journal's part is not written to any more once it has so much.
-_PART_BYTES = 1 << 20
+# After so many bytes a pilot begins the next part of its journal, so that the client can delete the
+# parts that it has read.
+_MAX_PART_BYTES = 1 << 20
 
-# All idle pilots of an executor together look at the disk so often a second.
-_LOOKS_PER_S = 42.0
-# While nobody holds what has not begun, the held ranges are looked at with one look of so many.
-_HELD_PART = 6
-# Ranges that were just read are tried one after the other; after so many that others had taken already,
-# it is better to read again.
-_MAX_MISSES = 8
-# A holder that has not begun its next task for so long does not need it as much as an idle pilot.
+# How often all idle pilots of an executor together list `todo/`: a limit to the file server's load.
+_SEARCHES_PER_S = 42.0
+# While no other pilot held tasks that it had not begun, only each so-many-th search lists `held/`.
+_SEARCHES_PER_HELD_SEARCH = 6
+# After so many ranges that other pilots took first, list `todo/` again: the list is out of date.
+_MAX_LOST_RENAMES = 8
+# A pilot that has not begun its next task for so long is busy; an idle pilot takes that task over.
 _STEAL_AFTER_S = 0.1
-# A disk that fails may answer later; after so long without an answer the pilot leaves.
+# How long the disk may fail before the pilot ends. A file server may need so long to start again.
 _DISK_PATIENCE_S = 60.0
-_DISK_INTERVAL_S = 0.5
-# Between looks whether anybody waits.
-_CLIENT_INTERVAL_S = 30.0
-# The end of a task that took less is written with the beginning of the next.
-_QUICK_S = 0.01
-# What is read of an array file at a time.
+_DISK_RETRY_INTERVAL_S = 0.5
+# How often to check that the client still waits.
+_CLIENT_CHECK_INTERVAL_S = 30.0
+# The end of a shorter task is written together with the beginning of the next: half the writes.
+_SHORT_TASK_S = 0.01
+# How much of an array file is read at a time.
 _WINDOW_BYTES = 1 << 16
-# What SIGUSR1 says: so many seconds are left (Slurm: --signal=B:USR1@120).
+# How long before the time limit SIGUSR1 comes (Slurm: --signal=B:USR1@120).
 WARNING_S = 120.0
 
 
 class _Leave(Exception):
-    """The pilot ends here, and holds nothing."""
+    """The pilot ends, for the reason that this exception's text gives. It holds no tasks."""
 
 
-def _over() -> worker.Stop:
+def _executor_has_ended() -> worker.Stop:
     return worker.Stop(0, "its executor has ended")
 
 
 def run_pilot(
     idle_timeout_s: float, time_limit_s: float | None, *, initializes: bool = False
 ) -> str | bytes:
-    """Runs tasks until there have been none for `idle_timeout_s`; returns why it has left.
+    """Runs tasks until there have been none for `idle_timeout_s` seconds; returns why it ended.
 
-    `time_limit_s`: the element's, where it is known. `initializes`: the executor's initializer comes
-    first; where that fails, its failure is returned, as the output of a call would have it.
+    `time_limit_s`: the element's time limit in seconds, None where it is not known. `initializes`:
+    run the executor's initializer first. If that fails, its failure is returned, in the form of a
+    failed call's output.
     """
     if initializes and (failure := _initializer_failure()) is not None:
         return failure
@@ -122,7 +124,7 @@ def run_pilot(
 
 
 def _initializer_failure() -> bytes | None:
-    """Runs the initializer. Raises: what a signal raises."""
+    """Runs the initializer; returns its failure, if it fails. Raises: what a signal raises."""
     assert worker.running.main is not None
     try:
         worker.load_initializer(worker.running, worker.running.main)()
@@ -134,33 +136,38 @@ def _initializer_failure() -> bytes | None:
 
 
 class Claimer:
-    """Takes ranges of tasks for the pilot of this name.
+    """Takes ranges of tasks for one pilot.
 
-    Every change is a rename, so that it happens once whoever tries. An NFS server may have made one whose
-    answer was lost: then its target is there.
+    Every change is a rename, so that one process alone can make it. An NFS server may have done a
+    rename whose answer was lost: then the file has its new name.
     """
 
     def __init__(self, todo: str, held: str, name: str):
+        """`todo`, `held`: paths of these directories; `name`: the pilot's."""
         self._todo = todo
         self._held = held
         self._name = name
+        # Ranges of the last listing of `todo/`, the oldest first.
         self._known: deque[Range] = deque()
-        # Of others, what has not begun: since when its name is the same.
-        self._seen_held: dict[str, float] = {}
+        # Files of other pilots with tasks that have not begun -> since when we have seen each.
+        self._seen_since: dict[str, float] = {}
         # How many pilots there are.
         self.alive = 1
 
     def take(self) -> Range | None:
-        """What nobody holds, the oldest first. Raises: worker.Stop, where the executor has ended."""
-        misses = 0
-        while self._known and misses < _MAX_MISSES:
+        """Takes the oldest range that no pilot holds; None where there is none.
+
+        Raises: worker.Stop, where the executor has ended; OSError.
+        """
+        lost_renames = 0
+        while self._known and lost_renames < _MAX_LOST_RENAMES:
             held = self._claim(self._known.popleft())
             if held is not None:
                 return held
-            misses += 1
-        names = _names(self._todo)
+            lost_renames += 1
+        names = _list_names(self._todo)
         if STOP in names:
-            raise _over()
+            raise _executor_has_ended()
         self.alive = max(
             [int(name[len(ALIVE) :]) for name in names if name.startswith(ALIVE)],
             default=self.alive,
@@ -173,14 +180,17 @@ class Claimer:
         return None
 
     def steal(self, after_s: float) -> Range | None:
-        """What another pilot holds and has not got round to for so long. Raises: worker.Stop."""
+        """Takes over tasks of another pilot that has begun none of them for `after_s` seconds.
+
+        Raises: worker.Stop, where the executor has ended; OSError.
+        """
         now = time.monotonic()
         seen: dict[str, float] = {}
-        for name in _names(self._held):
+        for name in _list_names(self._held):
             held = read_range(name)
             if held is not None and held.next < held.end and held.pilot != self._name:
-                seen[name] = self._seen_held.get(name, now)
-        self._seen_held = seen
+                seen[name] = self._seen_since.get(name, now)
+        self._seen_since = seen
         for name, since in sorted(seen.items(), key=lambda item: item[1]):
             held = read_range(name)
             if held is not None and now - since >= after_s:
@@ -190,9 +200,9 @@ class Claimer:
         return None
 
     def _take_over(self, held: Range) -> Range | None:
-        """Takes what its pilot has not begun; None where another was faster.
+        """Takes the tasks of this range that have not begun; None where another pilot was faster.
 
-        A file names what that pilot has begun, as its journal may not tell of it yet.
+        First makes a file that names the tasks that have begun: the journal may not have them yet.
         """
         if held.next == held.begin:
             return self._claim(held)
@@ -204,16 +214,19 @@ class Claimer:
         return ours
 
     def forget_begun(self) -> None:
-        """Removes the files on what we had begun of ranges that others took: the journal has it."""
-        for name in _names(self._held):
+        """Deletes the files that name tasks we began of ranges that others took over.
+
+        To be called once the journal has these tasks.
+        """
+        for name in _list_names(self._held):
             begun = read_range(name)
             if begun is not None and begun.taker and begun.pilot == self._name:
                 os.unlink(self._path(begun))
 
     @property
-    def sees_more(self) -> bool:
-        """Whether others held what had not begun at the last look."""
-        return bool(self._seen_held)
+    def others_hold_tasks(self) -> bool:
+        """Whether other pilots held tasks that had not begun, when `steal` last listed them."""
+        return bool(self._seen_since)
 
     def _claim(self, tasks: Range) -> Range | None:
         ours = tasks._replace(begin=tasks.next, pilot=self._name)
@@ -224,27 +237,28 @@ class Claimer:
         return f"{self._held}/{held.held_name()}"
 
     def _rename(self, source: str, target: Range) -> bool:
-        """Raises: OSError, where the disk does not tell."""
+        """Whether we, and no other, have renamed it. Raises: OSError, where the disk fails."""
         path = self._path(target)
         try:
             os.rename(source, path)
             return True
         except OSError:
-            return _patiently(partial(_rename_again, source, path))
+            return _retry(partial(_rename_again, source, path))
 
     def advance(self, held: Range) -> Range | None:
-        """The same with its next task begun; None where another pilot has it now."""
+        """Begins the next task; returns the changed range, or None where another pilot has it."""
         begun = Range(held.array, held.begin, held.next + 1, held.end, held.pilot)
         return begun if self._rename(self._path(held), begun) else None
 
     def forget(self, held: Range) -> None:
-        """All of it has been done, or is not to be."""
+        """Deletes the file of a range whose tasks have all ended."""
         try:
             os.unlink(self._path(held))
         except FileNotFoundError:
             pass
 
     def give_back(self, held: Range) -> None:
+        """Puts the tasks that have not begun back into `todo/`."""
         try:
             os.rename(self._path(held), os.path.join(self._todo, held.todo_name()))
         except FileNotFoundError:
@@ -252,7 +266,7 @@ class Claimer:
 
 
 def _rename_again(source: str, path: str) -> bool:
-    """Renames again where it has failed; it may have been done all the same, as on NFS."""
+    """Tries a rename that has failed once more. The first may have been done, as happens on NFS."""
     try:
         os.rename(source, path)
     except FileNotFoundError:
@@ -260,27 +274,29 @@ def _rename_again(source: str, path: str) -> bool:
     return True
 
 
-def _patiently(ask: Callable[[], bool]) -> bool:
-    """Asks the disk again while it fails. Raises: its OSError, after `_DISK_PATIENCE_S`."""
+def _retry(use_disk: Callable[[], bool]) -> bool:
+    """Calls this again while the disk fails. Raises: OSError, after `_DISK_PATIENCE_S`."""
     deadline = time.monotonic() + _DISK_PATIENCE_S
     while True:
         try:
-            return ask()
+            return use_disk()
         except OSError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_DISK_INTERVAL_S)
+            time.sleep(_DISK_RETRY_INTERVAL_S)
 
 
-def _names(directory: str) -> list[str]:
-    """Raises: worker.Stop, where the executor has ended; OSError, where the disk does not tell."""
+def _list_names(directory: str) -> list[str]:
+    """Raises: worker.Stop, where the executor has ended; OSError, where the disk fails."""
     try:
         return os.listdir(directory)
     except FileNotFoundError:
-        raise _over() from None
+        raise _executor_has_ended() from None
 
 
 class _Pilot:
+    """Takes ranges of tasks, runs their calls, and writes its journal. One for each process."""
+
     def __init__(self, running: worker.Running, time_limit_s: float | None):
         directory = self._directory = running.run_directory
         self._name = os.urandom(6).hex()
@@ -290,78 +306,84 @@ class _Pilot:
         )
         self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
         self._longest_s = 0.0
-        self._looks = 0
-        self._arrays: dict[int, _Tasks] = {}
+        self._searches = 0
+        self._arrays: dict[int, _ArrayTasks] = {}
         self._disk_fails_since: float | None = None
         self._revoked = _Revoked(os.path.join(directory, REVOKED))
-        self._client_look = 0.0
+        self._client_checked_at = 0.0
         self._log_fd = _log_fd()
-        # Both as they were when the last task ended.
+        # Size of the log and number of processes killed for memory, when the last task ended.
         self._log_end = NO_LOG
         self._oom_kills: int | None = None
-        # Between calls signals are only heard: an exception would lose what is being done.
+        # Between calls our handlers only note signals: an exception could lose a task.
         self._interruption = running.interruption or worker.Interruption()
-        self._heard_at = 0.0
+        self._signals_read_at = 0.0
         self._listen()
-        # Elsewhere what is written shows up when it is synced, here at once.
+        # Where other nodes see a write only after it is synced.
         self._syncs = not shows_files_at_once(directory)
         self._part = Journal(self._name, 0, running.restart, worker.node_name(), self._job_id)
         try:
             self._journal = self._open_journal(self._part)
         except FileNotFoundError:
-            raise _over() from None
-        # Written with what follows, or when nothing does.
+            raise _executor_has_ended() from None
+        # Records for the journal that the next write takes along.
         self._unwritten = b""
 
     def _listen(self) -> None:
-        """Puts back what is ours: a call may do with signals what it likes."""
+        """Installs our signal handlers, since a call may have replaced them. They raise nothing."""
         self._interruption.ignore()
         faulthandler.unregister(signal.SIGUSR1)
-        worker.signal.signal(signal.SIGUSR1, self._warn)  # quicker than the one with enums
+        worker.signal.signal(signal.SIGUSR1, self._on_warning)  # faster than `signal`, with enums
 
-    def _warn(self, number: int, frame: FrameType | None) -> None:
-        left = time.monotonic() + WARNING_S
-        self._deadline = left if self._deadline is None else min(left, self._deadline)
+    def _on_warning(self, number: int, frame: FrameType | None) -> None:
+        deadline = time.monotonic() + WARNING_S
+        self._deadline = deadline if self._deadline is None else min(deadline, self._deadline)
 
     def close(self) -> None:
         self._journal.close()
 
-    def _open_journal(self, part: Journal) -> _OwnFile:
-        """Makes a part. Raises: OSError."""
+    def _open_journal(self, part: Journal) -> _SharedProcessFile:
+        """Makes the file of this part. Raises: OSError."""
         path = os.path.join(self._directory, JOURNALS, part.name())
         sync = os.O_DSYNC if self._syncs else 0
-        return _OwnFile(path, os.O_WRONLY | os.O_APPEND | sync)
+        return _SharedProcessFile(path, os.O_WRONLY | os.O_APPEND | sync)
 
-    def _write(self) -> None:
-        """Raises: OSError; what was written of it then is cut off by the next reader. _Leave."""
-        data, self._unwritten = self._unwritten, b""
-        self._append(data)
-        if self._journal.size > _PART_BYTES:
+    def _write_journal(self) -> None:
+        """Writes the records that are due.
+
+        Raises: OSError (readers skip a record of which only a part was written); _Leave.
+        """
+        records, self._unwritten = self._unwritten, b""
+        self._append(records)
+        if self._journal.size > _MAX_PART_BYTES:
             self._begin_part()
 
-    def _append(self, data: bytes) -> None:
-        while data:
-            written = os.write(self._journal.fd(), data)
+    def _append(self, records: bytes) -> None:
+        while records:
+            written = os.write(self._journal.fd(), records)
             self._journal.size += written
-            data = data[written:]
+            records = records[written:]
 
     def _begin_part(self) -> None:
-        """What the client has read goes: the journal goes on in another file. Raises: OSError, _Leave."""
+        """Continues the journal in another file: the client deletes parts that it has read.
+
+        Raises: OSError; _Leave, where the client has deleted this part before its end.
+        """
         if not self._journal.is_there():
             raise _Leave("its executor has taken it for dead")
         part = self._part._replace(part=self._part.part + 1)
         try:
             following = self._open_journal(part)
-        except OSError:  # there is no room for it: then this one grows
+        except OSError:  # the disk is full: this part grows instead
             return
-        self._append(continued_record())  # now there is what follows
+        self._append(continued_record())  # after `following` was made, which readers now expect
         self._journal.close()
         self._journal, self._part = following, part
 
     def work(self, idle_timeout_s: float) -> NoReturn:
-        """Raises: _Leave; whatever a signal raises."""
+        """Runs tasks until there is a reason to end. Raises: _Leave; whatever a signal raises."""
         idle_since = time.monotonic()
-        # Not all at the same time.
+        # Pilots that start together must not all list the directory at the same time.
         time.sleep(random.uniform(0, 0.01))
         while True:
             why = self._why_to_leave()
@@ -373,15 +395,18 @@ class _Pilot:
                 self._oom_kills = worker.oom_kills()
                 self._run_all(held)
                 idle_since = time.monotonic()
-                self._heard_at = 0.0
+                self._signals_read_at = 0.0
                 continue
-            self._forget_done()
+            self._close_finished_arrays()
             if time.monotonic() - idle_since > idle_timeout_s:
                 raise _Leave("there was nothing to do")
-            self._wait(self._claimer.alive / _LOOKS_PER_S * random.uniform(0.8, 1.2))
+            self._wait(self._claimer.alive / _SEARCHES_PER_S * random.uniform(0.8, 1.2))
 
     def _find(self) -> Range | None:
-        """Something to do. Raises: OSError, after `_DISK_PATIENCE_S` of failures; _Leave."""
+        """Takes a range; None where there is none, or the disk fails.
+
+        Raises: OSError, after `_DISK_PATIENCE_S` of failures; _Leave.
+        """
         try:
             held = self._claimer.take() or self._steal()
         except OSError:
@@ -390,65 +415,69 @@ class _Pilot:
                 self._disk_fails_since = now
             if now - self._disk_fails_since > _DISK_PATIENCE_S:
                 raise
-            self._wait(_DISK_INTERVAL_S)
+            self._wait(_DISK_RETRY_INTERVAL_S)
             return None
         self._disk_fails_since = None
         return held
 
-    def _forget_done(self) -> None:
-        """Closes the array files that were deleted, and forgets what was read of them."""
+    def _close_finished_arrays(self) -> None:
+        """Closes array files that the client has deleted, as all their calls are over."""
         for number, tasks in list(self._arrays.items()):
             if own_files.is_gone(tasks.path):
                 tasks.close()
                 del self._arrays[number]
 
     def _wait(self, seconds: float) -> None:
-        """Raises: _Leave; what SIGTERM is in a call."""
+        """Waits, at most until a signal comes. Raises: _Leave; what SIGTERM raises in a call."""
         interruption = self._interruption
         interruption.wait(seconds)
-        interruption.look()
+        interruption.read_pipe()
         if interruption.told_to_end:
-            raise interruption.told()
+            raise interruption.sigterm_exception()
         if interruption.was_interrupted:
             raise _Leave("it was interrupted")
 
     def _steal(self) -> Range | None:
-        self._looks += 1
-        if self._claimer.sees_more or self._looks % _HELD_PART == 0:
+        """Takes tasks of another pilot; most of the time looks for none while there were none."""
+        self._searches += 1
+        if self._claimer.others_hold_tasks or self._searches % _SEARCHES_PER_HELD_SEARCH == 0:
             return self._claimer.steal(_STEAL_AFTER_S)
         return None
 
     def _why_to_leave(self) -> str:
-        """Empty where another task may begin."""
+        """Why no other task may begin; "" where one may."""
         now = time.monotonic()
         interruption = self._interruption
-        if now - self._heard_at > _QUICK_S:
-            self._heard_at = now
-            interruption.look()
-        if interruption.told_to_end:  # and a call has made nothing of it
+        if now - self._signals_read_at > _SHORT_TASK_S:
+            self._signals_read_at = now
+            interruption.read_pipe()
+        if interruption.told_to_end:  # and the call caught the exception
             return "it was told to end"
-        if interruption.was_interrupted:  # which was a call's
+        if interruption.was_interrupted:  # a SIGINT that came while a call ran was that call's
             interruption.was_interrupted = False
-            if interruption.is_left():
+            if interruption.is_cancelled():
                 return "its executor has ended"
-        # One may take twice as long as any before.
+        # The next task may take twice as long as any before.
         if self._deadline is not None and self._deadline - now <= 2 * self._longest_s:
             return "its time is nearly over"
-        if now - self._client_look > _CLIENT_INTERVAL_S:
-            self._client_look = now
+        if now - self._client_checked_at > _CLIENT_CHECK_INTERVAL_S:
+            self._client_checked_at = now
             return worker.why_nobody_waits(self._directory)
         return ""
 
     # -- running --
 
     def _run_all(self, held: Range) -> None:
-        """Raises: _Leave, where the next is not to begin; whatever a signal raises."""
+        """Runs the tasks of this range that have not begun.
+
+        Raises: _Leave, where the next must not begin; whatever a signal raises.
+        """
         try:
             tasks = self._tasks_of(held.array)
             tasks.choose(held.next, held.end)
         except worker.Stop:
             if own_files.is_gone(self._array_path(held.array)):
-                self._claimer.forget(held)  # all its calls are done: what was left is cancelled
+                self._claimer.forget(held)  # all calls of the array are over
                 return
             self._claimer.give_back(held)
             raise
@@ -456,12 +485,12 @@ class _Pilot:
             while held.next < held.end:
                 why = self._why_to_leave()
                 if why:
-                    self._write()
+                    self._write_journal()
                     self._claimer.give_back(held)
                     raise _Leave(why)
                 begun = self._claimer.advance(held)
                 if begun is None:
-                    self._write()
+                    self._write_journal()
                     self._claimer.forget_begun()
                     return
                 task, held = held.next, begun
@@ -470,32 +499,33 @@ class _Pilot:
                 elif not tasks.is_done:
                     self._unwritten += skipped_record(task)
         finally:
-            self._write()
+            self._write_journal()
         self._claimer.forget(held)
 
     def _array_path(self, array: int) -> str:
         return os.path.join(self._directory, f"array.{array}")
 
-    def _tasks_of(self, array: int) -> _Tasks:
-        """Raises: worker.Stop, where the array is gone."""
+    def _tasks_of(self, array: int) -> _ArrayTasks:
+        """The calls of this array, opened if need be. Raises: worker.Stop, where it is gone."""
         tasks = self._arrays.get(array)
         if tasks is None:
-            tasks = _Tasks(self._array_path(array))
-            for old in self._arrays.values():  # most often there is one at a time
+            tasks = _ArrayTasks(self._array_path(array))
+            for old in self._arrays.values():  # tasks of one array mostly come one after another
                 old.close()
             self._arrays = {array: tasks}
         return tasks
 
-    def _is_revoked(self, task: int, tasks: _Tasks) -> bool:
+    def _is_revoked(self, task: int, tasks: _ArrayTasks) -> bool:
         try:
             return self._revoked.has(task, tasks)
         except OSError:
-            return _patiently(partial(self._revoked.has, task, tasks))
+            return _retry(partial(self._revoked.has, task, tasks))
 
-    def _run(self, tasks: _Tasks, task: int) -> None:
+    def _run(self, tasks: _ArrayTasks, task: int) -> None:
+        """Runs one call, between the records of its beginning and its end in the journal."""
         offset = self._log_end
         self._unwritten += began_record(task, offset)
-        self._write()
+        self._write_journal()
         began = time.monotonic()
         output, place = self._output_of(tasks, task)
         worker.flush()
@@ -504,16 +534,19 @@ class _Pilot:
             output, place = self._write_file(task, lambda file: file.write(output))
         end_offset = self._log_end = self._log_size()
         if end_offset > offset:
-            self._delimit(task, offset)
+            self._mark_end_in_log(task, offset)
             self._log_end = self._log_size()
         self._longest_s = max(self._longest_s, took)
         self._unwritten += ended_record(task, (offset, end_offset), place, output)
-        if took > _QUICK_S:
-            self._write()
+        if took > _SHORT_TASK_S:
+            self._write_journal()
             self._oom_kills = worker.oom_kills()
 
-    def _output_of(self, tasks: _Tasks, task: int) -> tuple[bytes, bytes]:
-        """The output, and where it is. Raises: what a signal raises."""
+    def _output_of(self, tasks: _ArrayTasks, task: int) -> tuple[bytes, bytes]:
+        """Runs the call; returns what its journal record says: output or digest, and its place.
+
+        Raises: what a signal raises.
+        """
         pid = os.getpid()
         keep = None
         interruption = self._interruption
@@ -533,9 +566,9 @@ class _Pilot:
                 keep(output, success=True)
                 return outputs.digest(output), IN_STORE
         except BaseException as exc:
-            self._listen()  # another signal may have come in the middle of it
+            self._listen()  # again: another signal may have cut the first call short
             worker.end_forked_copy(pid, 1)
-            if interruption.received() is not None:  # what the task raises is not its own
+            if interruption.received() is not None:  # the signal is to blame, not the call
                 raise
             note = ""
             if tasks.own_cgroup:
@@ -547,17 +580,18 @@ class _Pilot:
                 try:
                     keep(output, success=False)
                 except BaseException as error:  # the failure itself still reaches the client
-                    worker.say_store_refused(error)
+                    worker.log_store_error(error)
         return output, HERE
 
     def _write_file(self, task: int, dump: Callable[[BinaryIO], object]) -> tuple[bytes, bytes]:
+        """Writes an output to a file of its own. Returns what the journal's record says."""
         shard = run_files.shard_path(self._directory, task)
         try:
             worker.make_shard(shard)
             record = {"node": worker.node_name(), "job_id": self._job_id}
             file = worker.OutputFile(shard, record, sync=self._syncs)
             file.write(run_files.output_name(task), dump)
-        except OSError as exc:  # there is no room for it
+        except OSError as exc:  # the disk is full
             return worker.failure_bytes(exc), HERE
         return b"", IN_FILE
 
@@ -566,35 +600,42 @@ class _Pilot:
     def _log_size(self) -> int:
         try:
             return NO_LOG if self._log_fd is None else os.fstat(self._log_fd).st_size
-        except OSError:  # a call has closed all that it found open
+        except OSError:  # a call has closed all file descriptors
             self._log_fd = None
             return NO_LOG
 
-    def _delimit(self, task: int, offset: int) -> None:
+    def _mark_end_in_log(self, task: int, offset: int) -> None:
         assert self._log_fd is not None
         os.write(self._log_fd, end_of_part(task, offset))
 
 
 class _Revoked:
-    """The cancelled tasks, as the client notes them in a file, which it begins anew from time to time."""
+    """The cancelled tasks: reads the file in which the client lists them.
+
+    The client appends to it, and now and then writes a new one, with another first line.
+    """
 
     def __init__(self, path: str):
         self._path = path
+        # Inode, size and modification time, when it was last read.
         self._status: tuple[int, int, int] | None = None
         self._first_line = b""
-        # How far it was read.
+        # Up to which byte it was read.
         self._offset = 0
         self._tasks: set[int] = set()
 
-    def has(self, task: int, array: _Tasks) -> bool:
-        """Raises: OSError, where there is no telling; worker.Stop, where it is not our user's."""
+    def has(self, task: int, array: _ArrayTasks) -> bool:
+        """Whether this task must not begin.
+
+        Raises: OSError, where the disk fails; worker.Stop, where the file belongs to another user.
+        """
         try:
             found = os.stat(self._path)
             status = found.st_ino, found.st_size, found.st_mtime_ns
             if status != self._status:
                 self._read()
                 self._status = status
-                # Tasks of one that is done are not noted any more. Its file goes before they do.
+                # A new file lacks the tasks of arrays that are done, whose own files went before.
                 array.is_done = not own_files.is_there(array.path)
         except FileNotFoundError:  # the run directory is gone
             array.is_done = True
@@ -613,14 +654,18 @@ class _Revoked:
         self._tasks.update(tasks)
 
 
-class _OwnFile:
-    """A file of ours in a process whose calls may close what they find open, and open others in its place."""
+class _SharedProcessFile:
+    """An open file that is opened again where a call has closed its descriptor.
+
+    Calls run in this process; some close all descriptors, and then open other files under the same
+    numbers. So each use checks that the descriptor is still of this file.
+    """
 
     def __init__(self, path: str, flags: int):
-        """Makes it. Raises: OSError."""
+        """Makes the file. Raises: OSError."""
         self._path = path
         self._flags = flags
-        # What its owner has written to it.
+        # Bytes written; counted by whoever writes.
         self.size = 0
         self._open(os.O_CREAT | os.O_EXCL)
 
@@ -636,13 +681,13 @@ class _OwnFile:
         return status.st_dev, status.st_ino
 
     def fd(self) -> int:
-        """Raises: OSError."""
+        """The file's descriptor; good until the next call runs. Raises: OSError."""
         if self._identity_now() != self._identity:
             self._open()
         return self._fd
 
     def is_there(self) -> bool:
-        """By opening: what `stat` says of a file on NFS may be seconds old."""
+        """Whether the file still has its name. Opens it: on NFS, what `stat` says may be old."""
         try:
             os.close(own_files.open_own(self._path, owner=None))
         except FileNotFoundError:
@@ -657,7 +702,7 @@ class _OwnFile:
 
 
 def _log_fd() -> int | None:
-    """Of stdout, where that is a file that grows. Our own: calls may do with theirs what they like."""
+    """A copy of stdout's descriptor, where that is a regular file: calls may redirect stdout."""
     try:
         return os.dup(1) if stat.S_ISREG(os.fstat(1).st_mode) else None
     except OSError:
@@ -665,29 +710,33 @@ def _log_fd() -> int | None:
 
 
 def _is_large(result: object) -> bool:
-    """Whether its pickle is too large for a record. Of what holds others it shows only once there is one."""
+    """Whether this is an array (or other buffer) whose pickle is too large for a record.
+
+    Of lists, dicts and so on the size is known only when they are pickled.
+    """
     try:
         return memoryview(cast(Any, result)).nbytes > _MAX_RECORD_BYTES
-    except Exception:  # it has no buffer, or none of bytes
+    except Exception:  # it is no buffer, or one that memoryview does not know
         return False
 
 
 def _is_global(function: object) -> bool:
-    """Whether a pickle of this is but the name under which it is imported."""
+    """Whether this is pickled as the name under which it is imported, and so has no state."""
     if not issubclass(type(function), (type, FunctionType, BuiltinFunctionType)):
-        return False  # its attributes may be anything, and it may have a state
+        return False  # an instance, which may have a state
     found: Any = sys.modules.get(getattr(function, "__module__", None) or "")
     for name in str(getattr(function, "__qualname__", "")).split("."):
         found = getattr(found, name, None)
     return found is function
 
 
-class _Tasks:
-    """The calls of an array."""
+class _ArrayTasks:
+    """The calls of one array, read from its file."""
 
     def __init__(self, path: str):
+        """Raises: worker.Stop, where the file is gone or must not be unpickled."""
         self.path = path
-        # All of its tasks are over.
+        # All calls of the array are over.
         self.is_done = False
         self._file = worker.ArrayFile(path, worker.running.owner)
         manifest = self._file.manifest()
@@ -696,20 +745,22 @@ class _Tasks:
         self.own_cgroup: bool = manifest["own_cgroup"]
         self._main = worker.Main(manifest)
         self._store: bytes | None = manifest["output_store"]
-        self._function_place = (-1, -1)
+        # The last function that was unpickled, if it may be used again, and its offset and length.
         self._function: Any = None
-        # The rows of the tasks that were chosen, from `_first` on, and a part of the file.
+        self._function_place = (-1, -1)
+        # The index rows of the chosen tasks, from task `_first` on.
         self._first = 0
         self._rows = array("Q")
+        # The part of the file that was read last, and its offset.
         self._window, self._window_at = b"", 0
 
     def close(self) -> None:
         self._file.close()
 
-    def choose(self, first: int, last: int) -> None:
-        """Raises: worker.Stop."""
-        self._first = first
-        self._rows = array("Q", self._file.rows(first, last - first))
+    def choose(self, begin: int, end: int) -> None:
+        """Reads the rows of tasks `begin` to `end - 1`, for `call`. Raises: worker.Stop."""
+        self._first = begin
+        self._rows = array("Q", self._file.rows(begin, end - begin))
         if sys.byteorder != "little":
             self._rows.byteswap()
 
@@ -728,7 +779,10 @@ class _Tasks:
         return pickle.loads(pickled)
 
     def call(self, task: int) -> tuple[Callable[[], Any], Callable[..., None] | None]:
-        """The call, and what keeps its output where somebody wants that. Raises: whatever unpickling does."""
+        """The call, and what writes its output to the output store, if it is kept there.
+
+        Raises: whatever unpickling does.
+        """
         at = arrays.ROW_NUMBERS * (task - self._first)
         row = self._rows[at : at + arrays.ROW_NUMBERS]
         keep = None
@@ -739,7 +793,7 @@ class _Tasks:
         function = self._function
         if function is None or place != self._function_place:
             function = self._unpickle(self._read(*place))
-            # What is no more than a name may be used again; what has a state begins anew with each call.
+            # Each call gets its own copy of a function that may have a state.
             self._function = function if _is_global(function) else None
             self._function_place = place
         if row[3] > _WINDOW_BYTES:

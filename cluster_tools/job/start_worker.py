@@ -1,6 +1,7 @@
 """What a job's interpreter is given: starts the worker from its compiled file.
 
-A script given by path is compiled anew each time, which for the worker costs more than all its imports.
+A script given by path is compiled anew each time, which for the worker
+costs more than all its imports.
 """
 
 import os

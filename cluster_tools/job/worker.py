@@ -1,12 +1,14 @@
-"""What runs in a job: one element of an array, from its claim to its output.
-
-Imports nothing but the standard library, and little of it, before the call asks for more:
+"""The worker: the program that runs one element of an array in a job, from its claim to its output.
 
     python job/start_worker.py ARRAY_FILE TASKS SUBMISSION INDEX RESTART JOB_ID LOG_FILE
 
-(TASKS are those of all elements, as in "7-9,12": its own is the one at INDEX). It knows no scheduler: the
-arguments say everything. It reads the array file, takes the claim of its task, runs the call and writes the
-output beside the claim. `cluster_tools.format` has the names and layouts of all files, and
+TASKS are the task numbers of all elements of the array, as in "7-9,12"; this element runs the task
+at INDEX. The worker reads the array file, takes the claim of its task, runs the call and writes the
+output beside the claim.
+
+It knows no scheduler: the arguments say everything. It imports the standard library alone, and of
+that little before the call needs more, because its start is part of the time of every job.
+`cluster_tools.format` defines the names and layouts of all files, and
 `cluster_tools.cluster.run_directory` is the client's side of them.
 """
 
@@ -19,7 +21,8 @@ import sys
 import time
 from types import ModuleType
 
-# Not `from cluster_tools import`: that would ask the package's `__getattr__`, which imports importlib.
+# Not `from cluster_tools import`: that would ask the package's
+# `__getattr__`, which imports importlib.
 import cluster_tools.own_files as own_files
 from cluster_tools.by_reference import by_value_marks, dump_by_reference
 from cluster_tools.format import FORMAT, PICKLE_PROTOCOL, arrays, numbers, outputs, run_files
@@ -33,8 +36,8 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
     from typing import Any, BinaryIO
 else:
-    # The parts of pickle and signal that are written in C do without `re` and `enum`, which take half
-    # of the time to start.
+    # The C parts of pickle and signal need no `re` and no `enum`, whose imports take half of the
+    # time that the worker needs to start.
     try:
         import _pickle as pickle
         import _signal as signal
@@ -42,25 +45,31 @@ else:
         import pickle
         import signal
 
-# The job's executor has been left: what a call has left behind has so long for what programs do at their exit.
-_LEFT_S = 1.0
-# Between looks at what a call has left behind.
+# How long threads of a call may go on after its executor has ended: time for exit functions.
+_LINGER_AFTER_EXECUTOR_S = 1.0
+# How often to check whether threads of a call still run.
 _LINGER_INTERVAL_S = 0.1
-# An interpreter that runs no Python any more is ended from outside of it so much later.
-_DEAF_S = 1.0
+# How much later the watchdog ends an interpreter that runs no Python any more (it hangs in C).
+_WATCHDOG_DELAY_S = 1.0
 
-# What a call's child or step ends with that was told to end, as `subprocess` and as shells and srun say it.
-_TOLD_TO_END = (-15, 128 + 15)
+# Return codes of a process that SIGTERM has ended, as `subprocess` and
+# as shells and srun give them.
+_SIGTERM_RETURN_CODES = (-15, 128 + 15)
 
-# What the text of its failure ends with.
+# Ends the text of a failure of the initializer.
 INITIALIZER_NOTE = "The executor's initializer raised this: no call was begun in this process.\n"
 
-# One that seems to have stopped is read twice more, so far apart: an NFS client may have an old one.
-_REREAD_S = 1.0
+# A heartbeat that seems to have stopped is read again after this time:
+# NFS may have shown an old one.
+_HEARTBEAT_REREAD_S = 1.0
+_HEARTBEAT_READS = 3
 
 
 class Stop(Exception):
-    """The element ends here without running its call; says so in the log and exits with `code`."""
+    """Ends the element without running its call.
+
+    `message` goes to the log; `code` is the exit code.
+    """
 
     def __init__(self, code: int, message: str):
         super().__init__(message)
@@ -68,53 +77,56 @@ class Stop(Exception):
 
 
 class Running:
-    """What the call that runs here may know of its element."""
+    """State of the element that runs in this process, for its call or its pilot."""
 
     def __init__(self) -> None:
         self.run_directory = ""
         self.job_id = ""
-        # How often the scheduler has started it again.
+        # How often the scheduler has started this element again.
         self.restart = 0
-        # The uid that files in the run directory have to have.
+        # The uid that files in the run directory must belong to.
         self.owner: int | None = None
-        # How long it may stay for what its call has left behind.
+        # How long the process may stay, after its call has ended, for threads of that call.
         self.linger_s = 10.0
         self.interruption: Interruption | None = None
         self.main: Main | None = None
-        # Where modules were looked for before the client's path was known.
+        # `sys.path` before the client's was added.
         self.own_path: list[str] = []
-        # What has started the worker; from then on it is no longer `__main__`.
+        # The module that started the worker. Kept alive here: it is no longer `__main__`.
         self.start_module: ModuleType | None = None
 
 
 running = Running()
 
 
-# An attribute of the exceptions that signals raise.
-_IS_SIGNAL = "_cluster_tools_signal"
+# Marks the exceptions that our signal handlers raise: an attribute of theirs.
+_SIGNAL_MARK = "_cluster_tools_signal"
 
 
 class Interruption:
     """Turns the scheduler's signals into exceptions, so that `finally` and `with` of the call run.
 
-    SIGTERM tells the job to end, once. SIGINT is the call's own, as often as it comes, until its executor has
-    been left. A pipe hears of both too, whatever handlers the call has set instead of ours.
+    The first SIGTERM tells the job to end. SIGINT is the call's own, as often as it comes, until
+    its executor has ended. Both are also written into a pipe (`signal.set_wakeup_fd`), so that the
+    worker learns of them where the call has replaced our handlers.
     """
 
     def __init__(self) -> None:
+        # SIGTERM has come.
         self.told_to_end = False
         # SIGINT has come.
         self.was_interrupted = False
-        # Made where the executor was left; gone with it or with the array.
+        # The client makes this file when it stops the executor.
         self.stop_mark = ""
+        # The client deletes this file when all calls of the array are over.
         self.array_file = ""
-        # What the executor says of this task where it has cancelled it.
+        # Returns what the client has noted of this task if it cancelled it, else "".
         self.why_over: Callable[[], str] = str
-        # Signals raise nothing, or not any more.
+        # Our handlers raise nothing now; they only note the signal.
         self.is_quiet = False
         self._open_pipe()
-        _expect_usual_signals()
-        # By thread: the signals that were blocked before it forks.
+        _reset_ignored_signals()
+        # For each thread that is forking: its signal mask before the fork.
         self._masks: dict[int, Any] = {}
         os.register_at_fork(
             before=self._hold_signals,
@@ -129,18 +141,18 @@ class Interruption:
         os.set_blocking(self._write_end, False)
 
     def _listen(self) -> None:
-        """In place of what a call may have put there."""
+        """Installs our handlers and our pipe, and unblocks all signals, whatever a call has set."""
         try:
             signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        except (OSError, ValueError):  # it has closed all that it found open
+        except (OSError, ValueError):  # a call has closed all file descriptors
             self._open_pipe()
             signal.set_wakeup_fd(self._write_end, warn_on_full_buffer=False)
-        signal.signal(signal.SIGINT, self._hear)
-        signal.signal(signal.SIGTERM, self._hear)
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGTERM, self._on_signal)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _hold_signals(self) -> None:
-        """One that comes to a child at once must not be lost between our handlers and its own."""
+        """Blocks them across a fork: the child must not run our handlers before it has its own."""
         held = (signal.SIGINT, signal.SIGTERM)
         self._masks[_thread.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, held)
 
@@ -149,114 +161,123 @@ class Interruption:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def _leave_child_alone(self) -> None:
-        """What the call forks has signals of its own."""
+        """Gives a process that the call forks the default handlers in place of ours."""
         signal.set_wakeup_fd(-1)
         for signum, default in (
             (signal.SIGINT, signal.default_int_handler),
             (signal.SIGTERM, signal.SIG_DFL),
         ):
-            if signal.getsignal(signum) == self._hear:
+            if signal.getsignal(signum) == self._on_signal:
                 signal.signal(signum, default)
         self._release_signals()
 
-    def _hear(self, signum: int, frame: FrameType | None) -> None:
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         if signum == signal.SIGTERM:
             first, self.told_to_end = not self.told_to_end, True
             if first and not self.is_quiet:
-                raise self.told()
+                raise self.sigterm_exception()
             return
         first, self.was_interrupted = not self.was_interrupted, True
-        # A shell around the worker passes on what the scheduler has sent to both.
-        if not self.is_quiet and (first or not self.is_left()):
+        # The second SIGINT of a cancellation is the same one, passed on
+        # by a shell around the worker.
+        if not self.is_quiet and (first or not self.is_cancelled()):
             raise KeyboardInterrupt
 
     @staticmethod
-    def told() -> SystemExit:
-        """What SIGTERM is in a call."""
+    def sigterm_exception() -> SystemExit:
+        """The exception that SIGTERM raises in a call."""
         exception = SystemExit("terminated by SIGTERM")
-        vars(exception)[_IS_SIGNAL] = True
+        vars(exception)[_SIGNAL_MARK] = True
         return exception
 
+    def exception(self) -> BaseException:
+        """The exception for the signal that was received."""
+        return self.sigterm_exception() if self.told_to_end else KeyboardInterrupt()
+
     def has_raised(self, exc: BaseException) -> bool:
-        """Whether this is a signal itself, rather than something that the call made of it."""
+        """Whether our handlers raised this very exception, rather than the call in answer to it."""
         if type(exc) is KeyboardInterrupt:
             return self.was_interrupted
-        return _IS_SIGNAL in vars(BaseException)["__dict__"].__get__(exc)
+        # Past `__getattribute__` of the class, which may do anything.
+        return _SIGNAL_MARK in vars(BaseException)["__dict__"].__get__(exc)
 
-    def is_left(self) -> bool:
-        """Whether the executor was left, or has cancelled this task."""
+    def is_cancelled(self) -> bool:
+        """Whether the executor has ended, or has cancelled this task."""
         return (
             os.path.exists(self.stop_mark)
             or own_files.is_gone(self.array_file)
             or bool(self.why_over())
         )
 
-    def look(self) -> None:
-        """Takes note of what the pipe has heard."""
+    def read_pipe(self) -> None:
+        """Notes the signals that have come, also those that the call's own handlers took."""
         try:
-            heard = os.read(self._pipe, 4096)
+            numbers = os.read(self._pipe, 4096)
         except OSError:  # nothing in it
             return
-        self.told_to_end = self.told_to_end or signal.SIGTERM in heard
-        self.was_interrupted = self.was_interrupted or signal.SIGINT in heard
+        self.told_to_end = self.told_to_end or signal.SIGTERM in numbers
+        self.was_interrupted = self.was_interrupted or signal.SIGINT in numbers
 
     def received(self) -> int | None:
-        """The signal that has come and ends the job, if one has."""
-        self.look()
+        """The signal that has come and ends the job; None where there is none."""
+        self.read_pipe()
         if self.told_to_end:
             return signal.SIGTERM
-        return signal.SIGINT if self.was_interrupted and self.is_left() else None
+        return signal.SIGINT if self.was_interrupted and self.is_cancelled() else None
 
     def wait(self, seconds: float) -> None:
-        """Until then, or until a signal comes."""
+        """Waits for so long, or until a signal comes."""
         from select import select
 
         try:
             select([self._pipe], [], [], seconds)
-        except (OSError, ValueError):  # a call has closed all that it found open
+        except (OSError, ValueError):  # a call has closed all file descriptors
             time.sleep(seconds)
 
     def await_signal(self, seconds: float) -> int | None:
-        """What is received, once it has come or the time is over."""
+        """Waits at most so long for a signal that ends the job; returns it, or None."""
         deadline = time.monotonic() + seconds
         while (came := self.received()) is None and (left := deadline - time.monotonic()) > 0:
             self.wait(left)
         return came
 
     def ignore(self) -> None:
-        """From here on the output is being written; the kill that follows a signal is soon enough.
+        """Lets signals raise nothing while the output is written; they are still noted.
 
-        Signals are heard, and raise nothing. Nor does a timer that the call has left behind.
+        The kill that follows a signal ends a job that takes too long. A timer that the
+        call has left running is stopped.
         """
         self.is_quiet = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         self._listen()
 
     def restore(self) -> None:
-        """The output is written; a signal ends what may be left, threads of the call's, say."""
+        """Lets signals end the process again, once the output is written."""
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
             signal.signal(signum, signal.SIG_DFL)
         process_wide = sys.modules.get("cluster_tools.cluster.process_wide")
         if process_wide is not None and process_wide.has_executors():
-            process_wide.install_signal_handlers()  # their jobs end with this one
+            # The call has executors of its own, whose jobs end with this one.
+            process_wide.install_signal_handlers()
 
 
-def _expect_usual_signals() -> None:
-    """Whatever has started this process ignored: a shell in the background, a client without children."""
+def _reset_ignored_signals() -> None:
+    """Undoes what this process inherits: shells start background commands with signals ignored."""
     for signum in (signal.SIGCHLD, signal.SIGQUIT, signal.SIGALRM):
         if signal.getsignal(signum) == signal.SIG_IGN:
             signal.signal(signum, signal.SIG_DFL)
 
 
 def is_signal(exc: BaseException) -> bool:
-    """Whether this is what the worker makes of a signal, and not the call's own."""
+    """Whether the worker's signal handlers raised this exception, and not the call."""
     return running.interruption is not None and running.interruption.has_raised(exc)
 
 
-def free_warning() -> None:
-    """SIGUSR1 is the call's, and no handler of Python's stands on it.
+def dump_stack_on_sigusr1() -> None:
+    """Lets SIGUSR1 write the stack to the log, and otherwise leaves this signal to the call.
 
-    A warning that the time is nearly over kills nobody who does not care: it leaves a stack in the log.
+    Slurm sends it where users ask for a warning before the time limit (`--signal=USR1@120`), and by
+    default it would end the process.
     """
     import faulthandler
 
@@ -265,14 +286,14 @@ def free_warning() -> None:
 
 
 def _was_told_to_end(exc: BaseException | None) -> bool:
-    """Whether a call has failed because a child or a job step of its was ended by SIGTERM."""
+    """Whether a call has failed because SIGTERM ended a child process or a job step of the call."""
     seen: set[int] = set()
     while exc is not None and id(exc) not in seen:
         seen.add(id(exc))
-        # Not as attributes: the class may have its own idea of those.
+        # Past `__getattribute__` of the class, which may do anything.
         own = vars(BaseException)
         code = own["__dict__"].__get__(exc).get("returncode")
-        if type(code) is int and code in _TOLD_TO_END:
+        if type(code) is int and code in _SIGTERM_RETURN_CODES:
             return True
         cause = own["__cause__"].__get__(exc)
         exc = own["__context__"].__get__(exc) if cause is None else cause
@@ -280,12 +301,14 @@ def _was_told_to_end(exc: BaseException | None) -> bool:
 
 
 class ArrayFile:
-    """An open array file: its manifest, and what there is of the task that was chosen.
+    """An open array file: its manifest, and the function, arguments and key of the chosen task.
 
-    `owner`: the uid that it has to have; None where the caller checks that later (`check_owner`).
+    `owner`: the uid that the file must belong to; None where the caller checks that later
+    (`check_owner`). Methods that read raise Stop where the file is cut short.
     """
 
     def __init__(self, path: str, owner: int | None):
+        """Raises: Stop."""
         try:
             self.fd = own_files.open_own(path, owner=owner)
         except own_files.NotOurs as exc:
@@ -297,8 +320,9 @@ class ArrayFile:
         except OSError as exc:
             raise Stop(
                 EXIT_NO_ARRAY,
-                f"cannot open {path} on node {node_name()}: {exc.strerror}. Either its executor has gone, "
-                "or the run directory is not on a disk that this node shares with the client.",
+                f"cannot open {path} on node {node_name()}: {exc.strerror}. Either its executor "
+                "has gone, or the run directory is not on a disk that this node shares with the "
+                "client.",
             ) from exc
         size = os.fstat(self.fd).st_size
         footer = os.pread(self.fd, arrays.FOOTER_BYTES, max(0, size - arrays.FOOTER_BYTES))
@@ -311,17 +335,18 @@ class ArrayFile:
         self._row: list[int] = []
 
     def check_owner(self, owner: int) -> None:
-        """Raises: Stop, where nothing of it may be unpickled."""
+        """Raises: Stop, where the file belongs to another user and so must not be unpickled."""
         try:
             own_files.check_own(self.fd, self._path, owner)
         except own_files.NotOurs as exc:
             raise Stop(EXIT_REFUSED, f"{exc}, as whom this job runs: not unpickled") from exc
 
     def choose(self, task: int) -> None:
+        """Makes this task the one that `function`, `call` and `key` are of. Raises: Stop."""
         self._row = numbers.unpack_numbers(self.rows(task, 1))
 
     def rows(self, task: int, count: int) -> bytes:
-        """Of so many tasks. Raises: Stop."""
+        """The rows of the index of `count` tasks from `task` on. Raises: Stop."""
         number = task - self._first
         if not 0 <= number <= number + count <= self._count:
             raise Stop(EXIT_NO_ARRAY, f"{self._path} has no task {task}")
@@ -330,16 +355,17 @@ class ArrayFile:
     def close(self) -> None:
         try:
             os.close(self.fd)
-        except OSError:  # a call has closed all that it found open
+        except OSError:  # a call has closed all file descriptors
             pass
 
     def open_at(self, offset: int) -> BinaryIO:
-        """The file from there on: what is large is not to be held in memory as a pickle as well."""
+        """The file from this byte on, to unpickle from without its bytes in memory as well."""
         file = os.fdopen(self.fd, "rb", closefd=False)
         file.seek(offset)
         return file
 
     def read(self, offset: int, length: int) -> bytes:
+        """`length` bytes from `offset` on. Raises: Stop."""
         parts: list[bytes] = []
         while length:  # one read returns at most 2 GiB on Linux
             part = os.pread(self.fd, length, offset)
@@ -354,13 +380,15 @@ class ArrayFile:
         return pickle.loads(self.read(*self._manifest))
 
     def function(self) -> bytes:
+        """The pickled function of the chosen task."""
         return self.read(*self._row[0:2])
 
     def call(self) -> BinaryIO:
+        """The chosen task's pickled arguments, `(args, kwargs)`, as a file."""
         return self.open_at(self._row[2])
 
     def key(self) -> str | None:
-        """The task's key in the output store, or None where its output goes into the run directory."""
+        """The chosen task's key in the output store; None where its output is not kept there."""
         return arrays.decode_key(self.read(*self._row[4:6])) if self._row[5] else None
 
 
@@ -369,7 +397,7 @@ def node_name() -> str:
 
 
 def _leave_if_nobody_waits(run_directory: str, task: int, submission: int, job_id: str) -> None:
-    """Leaves without a claim, and says so to a client that may come back."""
+    """Raises: Stop, without a claim, where the client is gone; a file says so if it comes back."""
     why = why_nobody_waits(run_directory)
     if not why:
         return
@@ -379,36 +407,36 @@ def _leave_if_nobody_waits(run_directory: str, task: int, submission: int, job_i
         make_shard(shard)
         with open(own_files.open_own(mark, os.O_WRONLY | os.O_CREAT, owner=None), "w") as file:
             file.write(f"{job_id}\n{node_name()}\n{time.time()}\n")
-    except OSError:  # the client could not tell why: the claim will say what is wrong
+    except OSError:  # without the file the client could not know; taking the claim will fail too
         return
     raise Stop(0, f"{why}: task {task} is not begun")
 
 
 def why_nobody_waits(run_directory: str) -> str:
-    """Empty where the client's heart beats, or where there is no telling."""
+    """Why no client waits for this run's calls; "" where its heartbeat is recent or unreadable."""
     path = os.path.join(run_directory, run_files.HEARTBEAT)
     why = ""
-    for attempt in range(3):
+    for reads_before in range(_HEARTBEAT_READS):
         try:
-            if attempt:
-                time.sleep(_REREAD_S)
-            now = _time_of_the_file_server(f"{path}.seen") if attempt else time.time()
+            if reads_before:
+                time.sleep(_HEARTBEAT_REREAD_S)
+            now = _time_of_the_file_server(f"{path}.seen") if reads_before else time.time()
             with open(own_files.open_own(path, owner=None)) as file:
                 silence = now - os.fstat(file.fileno()).st_mtime
                 host, pid, limit = run_files.read_heartbeat(file.read())
             if silence <= limit:
                 return ""
-        except (OSError, ValueError, own_files.NotOurs):  # it wants none, or it can't be read
+        except (OSError, ValueError, own_files.NotOurs):  # unreadable, or the client set no timeout
             return ""
         why = (
-            f"nothing was heard of the client (process {pid} on {host}) for {silence:.0f} s, longer than "
-            f"client_timeout_s = {limit:g} s"
+            f"nothing was heard of the client (process {pid} on {host}) for {silence:.0f} s, "
+            f"longer than client_timeout_s = {limit:g} s"
         )
     return why
 
 
 def _time_of_the_file_server(prefix: str) -> float:
-    """The modification time of a file that is made there: clocks of nodes may be wrong."""
+    """The modification time of a file that is made now: clocks of nodes may be wrong."""
     path = f"{prefix}.{node_name()}.{os.getpid()}"
     fd = own_files.open_own(path, os.O_WRONLY | os.O_CREAT, owner=None)
     try:
@@ -419,6 +447,7 @@ def _time_of_the_file_server(prefix: str) -> float:
 
 
 def make_shard(shard: str) -> None:
+    """Makes the directory of these tasks' files. Raises: Stop, where the run directory is gone."""
     try:
         os.mkdir(shard, 0o700)
     except FileExistsError:
@@ -430,7 +459,10 @@ def make_shard(shard: str) -> None:
 
 
 def _claim(run_directory: str, task: int, submission: int, restart: int, job_id: str) -> int:
-    """Takes the claim; returns the uid that owns it, as the file server sees us."""
+    """Takes the claim of this attempt; returns the uid that owns it, as the file server sees us.
+
+    Raises: Stop, where the task must not begin.
+    """
     shard = run_files.shard_path(run_directory, task)
     path = os.path.join(shard, run_files.claim_name(task, submission, restart))
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -454,43 +486,44 @@ def _claim(run_directory: str, task: int, submission: int, restart: int, job_id:
         raise Stop(EXIT_OUTPUT_NOT_WRITTEN, f"cannot write {path}: {exc.strerror}") from exc
     finally:
         os.close(fd)
-    if restart or submission:  # what an earlier run left is not the cause of this one's end
+    if restart or submission:  # the failure of an earlier attempt does not explain this one's end
         try:
             os.unlink(os.path.join(shard, run_files.interrupted_name(task)))
         except OSError:
             pass
     try:
         for name, why in (
-            # Before the next: the client notes that an output was taken before it deletes that.
+            # First the output, then the note: the client writes the note
+            # before it deletes the output.
             (run_files.output_name(task), "already has its output"),
             (run_files.closed_name(task, submission), "was given to another job"),
         ):
             if own_files.is_there(os.path.join(shard, name)):
                 raise Stop(0, f"task {task} {why}")
     except OSError as exc:
-        raise _untold(task, exc) from exc
+        raise _stop_for_disk(task, exc) from exc
     _check_not_over(shard, task)
     return owner
 
 
-def _untold(task: int, exc: OSError) -> Stop:
+def _stop_for_disk(task: int, exc: OSError) -> Stop:
     return Stop(
         EXIT_REFUSED, f"task {task} is not begun, as the disk does not tell if it is over: {exc}"
     )
 
 
 def _check_not_over(shard: str, task: int) -> None:
-    """Raises: Stop."""
+    """Raises: Stop, where the client has noted that this task is over."""
     try:
         why = _why_over(shard, task)
     except OSError as exc:
-        raise _untold(task, exc) from exc
+        raise _stop_for_disk(task, exc) from exc
     if why:
         raise Stop(0, f"task {task} {why}")
 
 
 def _why_over(shard: str, task: int) -> str:
-    """What the client has noted of a task that is over; empty where it has not."""
+    """What the client has noted of a task that is over; "" where it has noted nothing."""
     try:
         with open(own_files.open_own(run_files.over_path(shard), owner=None)) as file:
             return run_files.why_over(file, task)
@@ -499,9 +532,11 @@ def _why_over(shard: str, task: int) -> str:
 
 
 def _check_array_is_there(array_file: str, claim: str) -> None:
-    """After the claim: when an array is done its file goes first, then all that the claim is checked against.
+    """Raises: Stop, where all calls of the array are over.
 
-    By opening: what `stat` says of a file on NFS may be seconds old.
+    Called after the claim: when an array is done, the client first deletes its array file, then the
+    outputs and notes that the claim was checked against. Opens the file, since on NFS the answer of
+    `stat` may be seconds old.
     """
     try:
         os.close(own_files.open_own(array_file, owner=None))
@@ -514,8 +549,11 @@ def _check_array_is_there(array_file: str, claim: str) -> None:
         raise Stop(EXIT_NO_ARRAY, f"cannot open {array_file}: {exc.strerror}") from exc
 
 
-def _enter(manifest: dict[str, Any]) -> None:
-    """Makes imports in the job find what they find in the client."""
+def _set_up_imports(manifest: dict[str, Any]) -> None:
+    """Makes imports in the job find what they find in the client.
+
+    Raises: Stop, where Python or cluster_tools is another version than the client's.
+    """
     here, there = sys.version_info[:2], tuple(manifest["python"])
     if here != there:
         raise Stop(
@@ -527,29 +565,31 @@ def _enter(manifest: dict[str, Any]) -> None:
     if manifest["format"] != FORMAT:
         raise Stop(
             EXIT_REFUSED,
-            f"the job's cluster_tools is another version than the client's, {manifest.get('version', 'unknown')}: "
-            "install that one for the job, or start the client again if it was changed meanwhile",
+            "the job's cluster_tools is another version than the client's, "
+            f"{manifest.get('version', 'unknown')}: install that one for the job, "
+            "or start the client again if it was changed meanwhile",
         )
     sys.argv[:] = manifest["argv"]
-    del sys.path[0]  # set by what has started the worker
+    del sys.path[0]  # added by `start_worker.py`
     running.own_path = list(sys.path)
     set_path(manifest)
-    # What a call starts by spawn or forkserver runs the file of this process's main module again, and
-    # that must not be what has started the worker.
+    # Processes that a call starts by spawn or forkserver run the file of the main module again.
+    # That must not be the file that started the worker.
     running.start_module = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
 
 
 def set_path(manifest: dict[str, Any]) -> None:
-    """Looks for modules where the client does, and where the job's own environment says.
+    """Joins the client's `sys.path` and this process's own.
 
-    What its PYTHONPATH has and the client's path lacks (of a set-up line, say) is looked at first.
+    Directories that only this job's PYTHONPATH names (set by a set-up
+    line, for example) come first.
     """
     clients = [os.fsdecode(entry) for entry in manifest["sys_path"]]
     own = running.own_path
     if sys.prefix == manifest["prefix"]:
         path = clients + [entry for entry in own if entry not in clients]
-    else:  # another environment keeps its own packages; it gets what the user added to the client's
+    else:  # another environment: keeps its packages, and gets what the user added to the client's
         theirs = tuple(os.path.join(p, "") for p in (manifest["prefix"], manifest["base_prefix"]))
         path = [
             entry
@@ -565,14 +605,14 @@ def _python_path() -> list[str]:
     if sys.flags.ignore_environment:
         return []
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    # An empty one is what `PYTHONPATH=lib:$PYTHONPATH` leaves where there was none.
+    # `PYTHONPATH=lib:$PYTHONPATH` leaves an empty entry where PYTHONPATH was not set.
     return [os.path.abspath(entry) for entry in entries if entry]
 
 
 class Main:
-    """The client's main module, imported here once under its import name.
+    """The client's main module (the script), imported here once, when a pickle first names it.
 
-    Until then, and where it has no file, `__main__` is an empty module.
+    Until then, and where the script has no file, `__main__` is an empty module.
     """
 
     def __init__(self, manifest: dict[str, Any]):
@@ -596,7 +636,7 @@ class Main:
         try:
             self._import(name, os.fsdecode(path), has_spec)
         except BaseException as exc:
-            # A part of the script is not to be taken for the whole.
+            # Nobody is to find a module of which only a part has run.
             for alias, module in before.items():
                 if module is None:
                     sys.modules.pop(alias, None)
@@ -617,8 +657,8 @@ class Main:
 
         loader = (SourcelessFileLoader if path.endswith(".pyc") else SourceFileLoader)(name, path)
         module = ModuleType(name)
-        # As in the client: what a call starts by spawn finds the script by the spec's name, where
-        # there is one, else by its path.
+        # As in the client: processes started by spawn find the script by the name of its spec, or
+        # by its path where it has no spec.
         if has_spec:
             module.__spec__ = ModuleSpec(name, loader, origin=path)
             module.__spec__.has_location = True
@@ -636,12 +676,14 @@ class Main:
         finally:
             del vars(module)["__cluster_tools_bootstrapping__"]
 
-    def unpickle(self, data: bytes) -> Any:
+    def unpickle(self, pickled: bytes) -> Any:
+        """Raises: whatever unpickling does, and what the script raises when it is imported."""
         from io import BytesIO
 
-        return self.unpickle_from(BytesIO(data))
+        return self.unpickle_from(BytesIO(pickled))
 
     def unpickle_from(self, file: BinaryIO) -> Any:
+        """The same, from a file."""
         main = self
 
         class Unpickler(pickle.Unpickler):
@@ -661,7 +703,7 @@ class Main:
 
 
 def load_initializer(running: Running, main: Main) -> Callable[[], object]:
-    """What is to be called once in a process, before its first call. Raises: whatever unpickling does."""
+    """The executor's initializer with its arguments. Raises: whatever unpickling does."""
     from functools import partial
 
     path = os.path.join(running.run_directory, run_files.INITIALIZER)
@@ -685,6 +727,7 @@ def _set_up_logging(pickled: bytes | None, main: Main, log_file: str) -> None:
 
 
 def _dumps(value: object) -> bytes:
+    """Pickles by reference, or with cloudpickle where that fails or modules are to go by value."""
     from io import BytesIO
 
     file = BytesIO()
@@ -714,9 +757,9 @@ def failure_bytes(
 
 
 class OutputFile:
-    """Writes the task's output file: a temporary one, synced where that has a use, and renamed.
+    """Writes a task's output file: under a temporary name, synced if `sync`, then renamed.
 
-    Its record says when and where the call ran and how much it used.
+    The record behind the output says when and where the call ran and how much it used.
     """
 
     def __init__(self, shard: str, record: dict[str, Any], *, sync: bool = True):
@@ -731,7 +774,11 @@ class OutputFile:
         *,
         stored: bytes | None = None,
     ) -> None:
-        """`stored`: the outputs.digest of an output that is in the store; then this file holds none."""
+        """Writes file `name`, whose output `dump` writes. Raises: OSError; what `dump` raises.
+
+        `stored`: the `outputs.digest` of an output that is in the output store; this
+        file then holds the record alone.
+        """
         path = os.path.join(self._shard, name)
         temporary = f"{path}.{node_name()}.{os.getpid()}.tmp"
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -758,8 +805,8 @@ class OutputFile:
 
 
 def dump_result(result: object, file: BinaryIO) -> None:
-    """Straight into the file: a large result is not held in memory twice where plain pickle will do."""
-    if by_value_marks():  # it has to be seen whole
+    """Pickles into the file, so that a large result is not also in memory as a pickle."""
+    if by_value_marks():  # the whole pickle is searched for the names of these modules
         file.write(pickled_result(result))
         return
     try:
@@ -773,6 +820,7 @@ def dump_result(result: object, file: BinaryIO) -> None:
 
 
 def pickled_result(result: object) -> bytes:
+    """The output of a call that returned this. Raises: pickle.PicklingError, with the reason."""
     try:
         return _dumps((True, result))
     except Exception as exc:
@@ -801,21 +849,25 @@ def _deliver_failure(
         try:
             keep(failure, success=False)
         except BaseException as exc:  # the failure itself still reaches the client below
-            say_store_refused(exc)
+            log_store_error(exc)
     output.write(name, lambda file: file.write(failure))
 
 
-def say_store_refused(exc: BaseException) -> None:
+def log_store_error(exc: BaseException) -> None:
+    """Says in the log that the output store raised this when it was given a failure."""
     from cluster_tools.function_name import exception_text
 
-    say(f"cluster_tools: the store did not take the failure: {exception_text(exc)}\n")
+    log(f"cluster_tools: the store did not take the failure: {exception_text(exc)}\n")
 
 
 _oom_counter: str | None = None
 
 
 def oom_kills() -> int | None:
-    """How often the kernel has killed for want of memory in this job's cgroup; None where it does not tell."""
+    """How many processes of this job's cgroup the kernel has killed for lack of memory.
+
+    None where it does not tell.
+    """
     global _oom_counter
     try:
         if _oom_counter is None:
@@ -827,7 +879,7 @@ def oom_kills() -> int | None:
 
 
 def _find_oom_counter() -> str:
-    """The file with it. Raises: OSError, StopIteration.
+    """The file with the line `oom_kill`; "" where there is none. Raises: OSError, StopIteration.
 
     https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
     """
@@ -840,7 +892,7 @@ def _find_oom_counter() -> str:
     for mount in mounts:
         root, point, kind, options = mount[3].rstrip("/"), mount[4], mount[-3], mount[-1].split(",")
         is_ours = kind == "cgroup2" if unified else kind == "cgroup" and "memory" in options
-        # In a container a part of the hierarchy is mounted.
+        # In a container only a part of the hierarchy is mounted.
         if is_ours and f"{path}/".startswith(f"{root}/"):
             name = "memory.events" if unified else "memory.oom_control"
             return f"{point}{path[len(root) :]}/{name}"
@@ -848,12 +900,15 @@ def _find_oom_counter() -> str:
 
 
 def memory_note(kills_before: int | None, kills_now: int | None) -> str:
-    """What to say of a call that failed while the kernel killed a process that it had started."""
+    """What to add to a call's failure if the kernel killed a process meanwhile; else "".
+
+    The arguments are values of `oom_kills`.
+    """
     if kills_before is None or kills_now is None or kills_now <= kills_before:
         return ""
     return (
-        "While the call ran, the kernel killed a process in its job's control group for want of memory. "
-        "If it was the call's, ask for more.\n"
+        "While the call ran, the kernel killed a process in its job's control group for want of "
+        "memory. If it was the call's, ask for more.\n"
     )
 
 
@@ -867,13 +922,33 @@ def _usage() -> dict[str, Any]:
     }
 
 
+class _Outcome:
+    """What came of the call of this element."""
+
+    def __init__(self) -> None:
+        self.result: object = None
+        # The output of a call that failed; None of one that returned.
+        self.failure: bytes | None = None
+        # The failure is the exception that our signal handler raised.
+        self.is_signal = False
+        # SIGTERM ended a child of the call; the job's own may follow within this time.
+        self.notice_s = 0.0
+        # Writes the output to the output store; None where it is not kept there.
+        self.keep: Callable[..., None] | None = None
+
+
 def _run(arguments: list[str], interruption: Interruption) -> None:
+    """Takes the claim, runs the call and writes its output.
+
+    Raises: Stop, where the call did not run or a signal ended it; OSError,
+    where its output can't be written.
+    """
     array_file, tasks, submission, index, restart, job_id, log_file = arguments
     run_directory = os.path.dirname(array_file)
     task = run_files.task_at(tasks, int(index))
     array = ArrayFile(array_file, None)
     array.choose(task)
-    if not int(restart):  # else it may have begun before: that is not left to nobody
+    if not int(restart):  # a restarted element may have begun before, which the client must learn
         _leave_if_nobody_waits(run_directory, task, int(submission), job_id)
     owner = _claim(run_directory, task, int(submission), int(restart), job_id)
     shard = run_files.shard_path(run_directory, task)
@@ -899,36 +974,59 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
     interruption.why_over = lambda: _why_over(shard, task)
     running.run_directory, running.job_id, running.restart = run_directory, job_id, int(restart)
     running.owner = owner
+    outcome = _run_call(array, shard, task, log_file, record["oom_kills_before"], interruption)
+    flush()
+    name = run_files.output_name(task)
+    failure = outcome.failure
+    if failure is None:
+        try:
+            _deliver_result(outcome.result, output, name, outcome.keep)
+            return
+        except BaseException as exc:  # it can't be pickled, or there is no room for it
+            failure = failure_bytes(exc, kept=outcome.keep is not None)
+    else:
+        _stop_if_signalled(outcome, failure, output, task, interruption)
+    _deliver_failure(failure, output, name, outcome.keep)
+
+
+def _run_call(
+    array: ArrayFile,
+    shard: str,
+    task: int,
+    log_file: str,
+    oom_kills_before: int | None,
+    interruption: Interruption,
+) -> _Outcome:
+    """Sets up the process as the array's manifest says and runs the call of this task.
+
+    Raises: Stop, where the call must not begin.
+    """
+    outcome = _Outcome()
     pid = os.getpid()
     note = ""
-    keep = None
-    result = None
-    failure = None
     manifest = None
-    notice_s = 0.0
-    is_signal = False
     try:
         manifest = array.manifest()
-        _enter(manifest)
+        _set_up_imports(manifest)
         running.linger_s = manifest["linger_s"]
-        free_warning()
+        dump_stack_on_sigusr1()
         main = running.main = Main(manifest)
         _set_up_logging(manifest["logging"], main, log_file)
         key = array.key()
         if key is not None:
             from functools import partial
 
-            keep = partial(main.unpickle(manifest["output_store"]).write, key)
+            outcome.keep = partial(main.unpickle(manifest["output_store"]).write, key)
         if manifest["initializer"]:
             note = INITIALIZER_NOTE
             load_initializer(running, main)()
             note = ""
         function = main.unpickle(array.function())
         args, kwargs = main.unpickle_from(array.call())
-        if interruption.received() is not None:  # and an import has made nothing of it
-            raise interruption.told() if interruption.told_to_end else KeyboardInterrupt
+        if interruption.received() is not None:  # an import may have caught what it raised
+            raise interruption.exception()
         _check_not_over(shard, task)  # again: imports may have taken long
-        result = function(*args, **kwargs)
+        outcome.result = function(*args, **kwargs)
         interruption.ignore()
         end_forked_copy(pid, 0)
     except Stop:
@@ -937,96 +1035,103 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
         interruption.ignore()
         end_forked_copy(pid, 1)
         if manifest is not None and manifest["own_cgroup"]:
-            note += memory_note(record["oom_kills_before"], oom_kills())
-        failure = failure_bytes(exc, frames_to_hide=1, note=note, kept=keep is not None)
-        is_signal = interruption.has_raised(exc)
+            note += memory_note(oom_kills_before, oom_kills())
+        is_kept = outcome.keep is not None
+        # Hides the frame of this function.
+        outcome.failure = failure_bytes(exc, frames_to_hide=1, note=note, kept=is_kept)
+        outcome.is_signal = interruption.has_raised(exc)
         if manifest is not None and _was_told_to_end(exc):
-            notice_s = manifest["notice_s"]
-    flush()
-    if failure is None:
-        try:
-            _deliver_result(result, output, run_files.output_name(task), keep)
-            return
-        except BaseException as exc:  # it can't be pickled, or there is no room for it
-            failure = failure_bytes(exc, kept=keep is not None)
+            outcome.notice_s = manifest["notice_s"]
+    return outcome
+
+
+def _stop_if_signalled(
+    outcome: _Outcome, failure: bytes, output: OutputFile, task: int, interruption: Interruption
+) -> None:
+    """Raises: Stop, where a signal has ended the job and so the call's failure is not its own."""
+    signum = interruption.received()
+    if signum is None and outcome.notice_s:
+        log(
+            "cluster_tools: the call has lost a child to SIGTERM; if the job is next, it is within "
+            f"{outcome.notice_s:g} s\n"
+        )
+        signum = interruption.await_signal(outcome.notice_s)
+    if signum is None:
+        return
+    if outcome.is_signal:  # the traceback shows where the call was
+        log(pickle.loads(failure)[1])
     else:
-        signum = interruption.received()
-        if signum is None and notice_s:
-            say(
-                "cluster_tools: the call has lost a child to SIGTERM; if the job is next, it is within "
-                f"{notice_s:g} s\n"
-            )
-            signum = interruption.await_signal(notice_s)
-        if signum is not None:
-            if is_signal:  # no failure of the call's: where it was may still help
-                say(pickle.loads(failure)[1])
-            else:
-                output.write(run_files.interrupted_name(task), lambda file: file.write(failure))
-            raise Stop(128 + signum, f"task {task} was ended by a signal")
-    _deliver_failure(failure, output, run_files.output_name(task), keep)
+        output.write(run_files.interrupted_name(task), lambda file: file.write(failure))
+    raise Stop(128 + signum, f"task {task} was ended by a signal")
 
 
 def end_forked_copy(pid: int, code: int) -> None:
-    """A process that the call has forked and that has come back here has no output to write."""
+    """Ends this process if the call forked it: a copy that returns from the call writes no output.
+
+    `pid`: of the process that began the call.
+    """
     if os.getpid() != pid:
         flush()
         os._exit(code)
 
 
-def _end_soon(code: int) -> None:
-    """What the call has left behind (threads, exit functions) does not keep the job: nobody waits for it.
+def _limit_lingering(code: int) -> None:
+    """Lets threads and exit functions of the call keep the job no longer than `linger_s`.
 
-    But executors do that have calls of their own.
+    Nobody waits for them. A call's own executor whose calls are not done does keep the job.
     """
-    _watch_from_outside(has_work())
+    _set_watchdog(has_work())
     try:
-        _thread.start_new_thread(_end_in_time, (code,))
+        _thread.start_new_thread(_exit_after_linger, (code,))
     except RuntimeError:  # no more threads
         pass
 
 
-def _watch_from_outside(has_work: bool) -> None:
-    """Ends a process whose interpreter runs no Python any more: one that hangs in C, say."""
+def _set_watchdog(has_work: bool) -> None:
+    """Has the process ended from outside of the interpreter, which may hang in C.
+
+    `has_work`: it must not be ended, since the code that runs in C may be that work.
+    """
     import faulthandler
 
     faulthandler.cancel_dump_traceback_later()
     signal.setitimer(signal.ITIMER_REAL, 0)
-    if has_work:  # which may be what runs so long in C
+    if has_work:
         return
-    patience_s = running.linger_s + _DEAF_S
+    delay_s = running.linger_s + _WATCHDOG_DELAY_S
     try:
-        # At the very end of the interpreter there is only the kernel.
-        signal.setitimer(signal.ITIMER_REAL, patience_s + _DEAF_S)
-        faulthandler.dump_traceback_later(patience_s, exit=True, file=2)
-    except (RuntimeError, ValueError, OverflowError, OSError):  # no more threads; years
+        # The kernel's timer, for the end of the interpreter, when faulthandler's thread is gone.
+        signal.setitimer(signal.ITIMER_REAL, delay_s + _WATCHDOG_DELAY_S)
+        faulthandler.dump_traceback_later(delay_s, exit=True, file=2)
+    except (RuntimeError, ValueError, OverflowError, OSError):  # no more threads; a delay of years
         pass
 
 
-def _end_in_time(code: int) -> None:
-    """In a thread, which ends with the interpreter."""
+def _exit_after_linger(code: int) -> None:
+    """Runs in a thread, which ends with the interpreter; ends the process when its time is over."""
     deadline = time.monotonic() + running.linger_s
-    is_left = had_work = False
+    executor_has_ended = had_work = False
     while True:
         now = time.monotonic()
         works = has_work()
         if works != had_work:
             had_work = works
-            _watch_from_outside(works)
+            _set_watchdog(works)
         if works:
             deadline = now + running.linger_s
-        elif not is_left and own_files.is_gone(running.run_directory):
-            is_left = True
-            deadline = min(deadline, now + _LEFT_S)
+        elif not executor_has_ended and own_files.is_gone(running.run_directory):
+            executor_has_ended = True
+            deadline = min(deadline, now + _LINGER_AFTER_EXECUTOR_S)
         if now >= deadline and not works:
             break
         time.sleep(min(_LINGER_INTERVAL_S, max(0.001, deadline - now)))
-    say("cluster_tools: what the call has left behind still runs; the job ends\n")
+    log("cluster_tools: what the call has left behind still runs; the job ends\n")
     flush()
     os._exit(code)
 
 
 def has_work() -> bool:
-    """Whether an executor of the call's own has calls that are not done: ours, or the standard library's."""
+    """Whether an executor that the call has made, of any library we know, has open calls."""
     process_wide = sys.modules.get("cluster_tools.cluster.process_wide")
     if process_wide is not None and process_wide.has_open_calls():
         return True
@@ -1035,7 +1140,7 @@ def has_work() -> bool:
     try:
         if threads is not None and threads._threads_queues:
             codes = _running_code()
-            # One that waits for work has nothing above the function of its thread.
+            # A thread that waits for work is in the function of the thread itself.
             idle = threads._worker.__code__
             for thread, queue in list(threads._threads_queues.items()):
                 if not queue.empty() or codes.get(thread.ident, idle) is not idle:
@@ -1044,25 +1149,25 @@ def has_work() -> bool:
             for manager in list(processes._threads_wakeups):
                 if manager.is_alive() and manager.pending_work_items:
                     return True
-    except Exception:  # they change under our hands, or another Python has them elsewhere
+    except Exception:  # the lists change while we read, or another Python has other names
         pass
     return False
 
 
 def _running_code() -> dict[int, CodeType]:
-    """What each thread runs, by its ident.
+    """The code that each thread runs, by its ident.
 
-    No frame outlives this: this function's own is among them, and would keep all of them alive, with what
-    is in them, until the collector comes.
+    Returns no frames: this function's own is among them, and that cycle would keep all frames and
+    their variables alive until the next garbage collection.
     """
     return {ident: frame.f_code for ident, frame in vars(sys)["_current_frames"]().items()}
 
 
-def say(text: str) -> None:
-    """Into the log, where the call has left us one."""
+def log(text: str) -> None:
+    """Writes to the job's log, if the call has not closed it."""
     try:
         sys.stderr.write(text)
-    except UnicodeError:  # a stream of the call's own
+    except UnicodeError:  # the call has put another stream there
         try:
             sys.stderr.write(ascii(text)[1:-1].replace("\\n", "\n"))
         except Exception:
@@ -1072,7 +1177,7 @@ def say(text: str) -> None:
 
 
 def flush() -> None:
-    """What the call printed is in the log before its future is done."""
+    """Writes what the call has printed to the log, which must have it before its future is done."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -1080,8 +1185,8 @@ def flush() -> None:
             pass
 
 
-def _in_the_log(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What stands in the log for characters that its encoding lacks."""
+def _replace_for_log(error: UnicodeError) -> tuple[str | bytes, int]:
+    """An error handler for codecs: what to write for characters that the log's encoding lacks."""
     from codecs import lookup_error
 
     try:
@@ -1096,26 +1201,27 @@ def _set_up_streams() -> None:
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
-        except OSError:  # closed: no other file is to be taken for it
+        except OSError:  # closed: the next file that is opened must not get this number
             os.open(os.devnull, os.O_RDWR)
     faulthandler.enable(2)  # a segmentation fault leaves its Python stack in the log
     try:
         stdout: Any = sys.stdout
-        # A log that lacks a character is no reason for a call to fail.
+        # A call must not fail because the log's encoding lacks a character.
         errors = stdout.errors
         if errors == "strict":
             errors = "backslashreplace"
-        elif errors == "surrogateescape":  # the C locale's: bytes stay what they are
+        elif errors == "surrogateescape":  # in the C locale: bytes are written unchanged
             from codecs import register_error
 
             errors = "cluster_tools.log"
-            register_error(errors, _in_the_log)
+            register_error(errors, _replace_for_log)
         stdout.reconfigure(line_buffering=True, errors=errors)
-    except (AttributeError, ValueError, OSError):  # there is none
+    except (AttributeError, ValueError, OSError):  # there is no stdout
         pass
 
 
 def main(arguments: list[str]) -> int:
+    """Runs the element of these arguments (see the module's docstring); returns the exit code."""
     _set_up_streams()
     interruption = running.interruption = Interruption()
     code = 1
@@ -1123,13 +1229,13 @@ def main(arguments: list[str]) -> int:
         _run(arguments, interruption)
         code = 0
     except Stop as stop:
-        say(f"cluster_tools: {stop}\n")
+        log(f"cluster_tools: {stop}\n")
         code = stop.code
     except OSError as exc:
         gone = " (its executor has ended)" if isinstance(exc, FileNotFoundError) else ""
-        say(f"cluster_tools: the output could not be written{gone}: {exc}\n")
+        log(f"cluster_tools: the output could not be written{gone}: {exc}\n")
         code = EXIT_OUTPUT_NOT_WRITTEN
     finally:
         interruption.restore()
-        _end_soon(code)
+        _limit_lingering(code)
     return code
