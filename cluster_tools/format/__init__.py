@@ -1,5 +1,8 @@
-"""What the client and its jobs agree on: the files of a run directory, both ways. Imports nothing but itself."""
+"""The files of a run directory, by which client and jobs talk: their names and their contents.
 
-# Raised with each change of what a manifest has to say.
+Encodes and decodes both. Imports nothing of the package but itself.
+"""
+
+# Client and job must have the same. Raised with each change of an array file or its manifest.
 FORMAT = 5
 PICKLE_PROTOCOL = 5

@@ -1,4 +1,4 @@
-"""Numbers in files: eight bytes each, the lowest first."""
+"""Numbers in files: eight bytes each, little-endian. Without `struct`, whose import costs time."""
 
 NUMBER_BYTES = 8
 

@@ -1,4 +1,8 @@
-"""Output files: output | record | footer."""
+"""Output files, one for each task: output | record | footer.
+
+The output is what the call gave, pickled (README, "Outputs"); the record is a pickled dict that
+says where and when the call ran; the footer has the lengths of both.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,11 @@ def encode_footer(output_bytes: int, record_bytes: int) -> bytes:
 
 
 def decode_footer(data: bytes, file_bytes: int) -> list[int]:
-    """How long output and record are. Raises: ValueError, where the file of this length does not end so."""
+    """`[output_bytes, record_bytes]`.
+
+    `data`: the last `FOOTER_BYTES` of a file of `file_bytes`. Raises: ValueError, where they are
+    not the end of an output file of this size.
+    """
     if len(data) != FOOTER_BYTES or not data.endswith(_MAGIC):
         raise ValueError(f"is cut short at {file_bytes} bytes")
     lengths = unpack_numbers(data[: -len(_MAGIC)])
@@ -23,9 +31,9 @@ def decode_footer(data: bytes, file_bytes: int) -> list[int]:
 
 
 def digest(output: bytes) -> bytes:
-    """By this a kept output is known to be the one that the call wrote: no other has the same."""
+    """A hash, by which the client knows that an output in the store is what the call wrote."""
     try:
-        from _blake2 import blake2b  # the part of hashlib that is needed, in a tenth of the time
+        from _blake2 import blake2b  # imported in a tenth of the time that hashlib takes
     except ImportError:
         from hashlib import blake2b
 

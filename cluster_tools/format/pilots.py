@@ -1,4 +1,7 @@
-"""What pilots and the client tell each other: names of ranges of tasks, and journals."""
+"""The files by which pilots and the client talk: names of ranges of tasks, and journals.
+
+`cluster_tools.job.pilot` has the drawing.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +10,22 @@ import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+# Directories of the run directory: ranges that no pilot holds; ranges that a pilot holds; journals.
 TODO = "pilots.todo"
 HELD = "pilots.held"
 JOURNALS = "pilots.journals"
-# Task numbers of cancelled calls, a line for each; the first line is that file's own, other than any before it.
+# A file: the task numbers of cancelled calls, one a line. The first line differs in each new
+# version of the file, so that a pilot notices one.
 REVOKED = "pilots.revoked"
-# In TODO: pilots leave.
+# A file in TODO: all pilots are to end.
 STOP = "stop"
-# In TODO, with a number behind it: so many pilots are there.
+# A file in TODO, with a number behind this: how many pilots there are.
 ALIVE = "alive."
 
-# A record of a journal: magic, length of what follows, its checksum.
+# A record of a journal is a header (magic, length of the body, checksum of the body) and a body.
 _HEADER = struct.Struct("<8sQI")
 _MAGIC = b"CTpilot1"
-# What follows begins with one of these.
+# The first byte of a body: the kind of record.
 _BEGAN = b"B"
 _ENDED = b"E"
 _SKIPPED = b"S"
@@ -28,11 +33,13 @@ _CONTINUED = b"C"
 _BEGAN_BODY = struct.Struct("<cQq")  # task, offset in the log
 _ENDED_BODY = struct.Struct("<cQqqc")  # task, offsets in the log, where the output is
 _SKIPPED_BODY = struct.Struct("<cQ")  # task
-# Where the output is: behind this, in a file of its own, or in the output store (then its digest).
+# Where the output is: in the record itself, in a file of its own, or in the output store (then the
+# record has its digest).
 HERE = b"h"
 IN_FILE = b"f"
 IN_STORE = b"s"
 
+# Stands for an offset in the log where stdout is no file.
 NO_LOG = -1
 
 
@@ -43,21 +50,23 @@ class Range(NamedTuple):
     begin: int
     next: int
     end: int
-    # "" where nobody holds it.
+    # The pilot that holds it; "" where none does.
     pilot: str = ""
-    # The pilot that was about to take over the rest: then this file says what had begun.
+    # Where another pilot takes over the rest: that pilot. Then this names the tasks that had begun.
     taker: str = ""
 
     def todo_name(self) -> str:
+        """Its file name in TODO."""
         return f"{self.array}.{self.next}-{self.end}"
 
     def held_name(self) -> str:
+        """Its file name in HELD."""
         name = f"{self.array}.{self.begin}-{self.next}-{self.end}.{self.pilot}"
         return f"{name}.{self.taker}" if self.taker else name
 
 
 def read_range(name: str) -> Range | None:
-    """What an entry of TODO or HELD says; None of any other name."""
+    """The range of this file name in TODO or HELD; None where it is no range's."""
     try:
         array, numbers, *pilot = name.split(".")
         begin, *middle, end = map(int, numbers.split("-"))
@@ -82,9 +91,9 @@ def read_revoked(piece: bytes) -> tuple[list[int], int]:
 
 
 class Journal(NamedTuple):
-    """Whose a journal is, as its name says: of one run of one element. It is in parts, a file each."""
+    """What the file name of a part of a journal says. A journal is of one run of one element."""
 
-    # As in the names of what it holds.
+    # The pilot's name, as in `Range.pilot`.
     pilot: str
     part: int
     restart: int
@@ -96,6 +105,7 @@ class Journal(NamedTuple):
 
 
 def read_journal_name(name: str) -> Journal | None:
+    """The part of a journal that has this file name; None where it is no journal's."""
     pilot, part, restart, node, job_id = (*name.split(",", 4), "", "", "", "")[:5]
     index = job_id.rpartition("_")[2]
     if not (part.isdigit() and restart.isdigit() and index.isdigit()):
@@ -104,28 +114,32 @@ def read_journal_name(name: str) -> Journal | None:
 
 
 class Began(NamedTuple):
+    """A call has begun; its output in the log begins at this byte (or `NO_LOG`)."""
+
     task: int
-    # NO_LOG where the log is no file.
     log_offset: int
 
 
 class Ended(NamedTuple):
+    """A call has ended; these bytes of the log are its."""
+
     task: int
     log_begin: int
     log_end: int
+    # HERE, IN_FILE or IN_STORE.
     place: bytes
-    # The pickled output (HERE), or its digest in the store (IN_STORE).
+    # HERE: the pickled output; IN_STORE: its digest; IN_FILE: empty.
     output: bytes
 
 
 class Skipped(NamedTuple):
-    """A pilot took the task and then saw that it is revoked: it has not begun and will not."""
+    """A pilot took the task and then saw that it is revoked: its call does not begin."""
 
     task: int
 
 
 class Continued(NamedTuple):
-    """The last of a part: another follows."""
+    """The last record of a part: another part follows."""
 
 
 Record = Began | Ended | Skipped | Continued
@@ -141,6 +155,7 @@ def began_record(task: int, log_offset: int) -> bytes:
 
 
 def ended_record(task: int, log_part: tuple[int, int], place: bytes, output: bytes) -> bytes:
+    """`log_part`: `(log_begin, log_end)` of `Ended`."""
     return _record(_ENDED_BODY.pack(_ENDED, task, *log_part, place), output)
 
 
@@ -153,17 +168,18 @@ def continued_record() -> bytes:
 
 
 def end_of_part(task: int, log_offset: int) -> bytes:
-    """What a log has behind the output of a task that has printed something."""
+    """The line in a pilot's log behind what a task has printed, if it has printed anything."""
     return (
         f"cluster_tools: what is above this, from byte {log_offset} on, is task {task}'s\n".encode()
     )
 
 
 def read_records(journal: bytes, *, final: bool) -> tuple[list[Record], int]:
-    """The records at the beginning of a piece of a journal, and how long they are together.
+    """The complete records at the beginning of `journal`, and how many bytes they are.
 
-    It ends where one is not whole, or not right: the rest of it may be on its way. `final`: it is not; then
-    such a record costs itself alone, and the next one is looked for.
+    `journal`: bytes of a part, from the beginning of a record on. Reading ends at a record that is
+    incomplete or damaged, since NFS may show the rest of it later. `final`: nothing more will come;
+    then such a record alone is skipped, and reading goes on with the next.
     """
     found: list[Record] = []
     at = 0

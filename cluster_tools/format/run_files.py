@@ -1,6 +1,9 @@
-"""The names of what lies in a run directory, and what its small files say.
+"""The names of the files in a run directory, and the contents of the small ones.
 
-Arrays, outputs and what pilots write have modules of their own.
+`cluster_tools.cluster.run_directory` draws the directory; arrays, outputs and what pilots write
+have modules of their own. A shard is a directory with the files of a thousand tasks. A submission
+of a task is one time that it goes to the scheduler: the first is 0, and it may go in again. A
+restart is the scheduler's own: it runs the same element again, as restart 1, 2, and so on.
 """
 
 from __future__ import annotations
@@ -13,18 +16,21 @@ if TYPE_CHECKING:
 
 # One directory lists at most this many tasks: a listing must stay cheap, also on NFS.
 TASKS_PER_SHARD = 1_000
-# In the run directory, where there is one: the pickled initializer and its arguments.
+# The pickled initializer and its arguments, where the executor has one.
 INITIALIZER = "initializer"
-# The client's heartbeat, a file of four lines: its host, pid, boot id, and after how many seconds without
-# a beat (its modification time) nobody is taken to wait for it any more.
+# The client's heartbeat, a file of four lines: host, pid, boot id, and a timeout in seconds. The
+# client sets its modification time again and again; once that is older than the timeout, jobs take
+# it that nobody waits for them.
 HEARTBEAT = "client"
 
 
 def shard_path(run_directory: str, task: int) -> str:
+    """The directory of this task's claims and outputs."""
     return os.path.join(run_directory, str(task // TASKS_PER_SHARD))
 
 
 def claim_name(task: int, submission: int, restart: int) -> str:
+    """The claim of an attempt: made exclusively by the worker before it runs the call."""
     return f"{task}.claim.{submission}.{restart}"
 
 
@@ -33,64 +39,67 @@ def is_claim(name: str) -> bool:
 
 
 def output_name(task: int) -> str:
+    """The task's output file."""
     return f"{task}.output"
 
 
 def interrupted_name(task: int) -> str:
-    """A failure that was written after a signal: it counts only if the element does not run again."""
+    """A failure that was written after a signal: counts only if the element does not run again."""
     return f"{task}.interrupted"
 
 
 def task_of(name: str) -> int | None:
-    """The task that an entry of a shard belongs to."""
+    """The task that a file of a shard belongs to; None of `over`."""
     number = name.partition(".")[0]
     return int(number) if number.isdigit() else None
 
 
-# Made by the client before it interrupts what runs: nobody wants what comes of it.
+# Made by the client before it interrupts what runs: nobody wants the outputs any more.
 STOPPED = "stopped"
 
 
 def over_path(shard: str) -> str:
-    """A file of lines, `<task> <why>`, made by the client: whoever has not begun this task must not begin it."""
+    """The client's note of tasks that must not begin any more: lines of `<task> <why>`."""
     return os.path.join(shard, "over")
 
 
 def closed_name(task: int, submission: int) -> str:
-    """Made by the client: this task goes in again, and whoever has not started it before must not."""
+    """The client's note that the task goes in again: attempts of this submission must not begin."""
     return f"{task}.closed.{submission}"
 
 
 def left_name(task: int, submission: int) -> str:
-    """Made by a worker: it has not begun this task, since nobody seemed to wait for it."""
+    """A worker's note that it has not begun this task, since nobody seemed to wait for it."""
     return f"{task}.left.{submission}"
 
 
 def over_lines(tasks: Collection[int], why: str) -> str:
-    """What is appended to that file."""
-    # Before each line, too: what a full disk has cut off is no other task's number.
+    """What to append to the file of `over_path`."""
+    # A line end before each, too: a line that a full disk has cut off
+    # must not become another task's.
     return "".join(f"\n{task} {why}" for task in tasks)
 
 
 def why_over(lines: Iterable[str], task: int) -> str:
-    """Empty where none of them is of this task."""
+    """Why this task must not begin, by lines of the file of `over_path`; "" where none is of it."""
     return next(
         (line.partition(" ")[2] for line in lines if line.startswith(f"{task} ")), ""
     ).strip()
 
 
 def heartbeat(host: str, pid: int, boot_id: str, timeout_s: float | None) -> str:
+    """The contents of HEARTBEAT. `timeout_s`: None: jobs never take it that nobody waits."""
     return "".join(f"{line}\n" for line in (host, pid, boot_id, timeout_s))
 
 
 def read_heartbeat(text: str) -> tuple[str, str, float]:
-    """(host, pid, timeout in seconds). Raises: ValueError, where it is not whole or has no timeout."""
+    """(host, pid, timeout in seconds). Raises: ValueError, where something is missing."""
     host, pid, _, timeout = text.splitlines()
     return host, pid, float(timeout)
 
 
 def claim_numbers(name: str, task: int) -> list[int] | None:
-    """[submission, restart] of a claim of this task; None of any other name."""
+    """[submission, restart] of a claim of this task; None of any other file."""
     prefix = f"{task}.claim."
     return (
         [int(part) for part in name.removeprefix(prefix).split(".")]
@@ -100,7 +109,7 @@ def claim_numbers(name: str, task: int) -> list[int] | None:
 
 
 def pack_tasks(tasks: Iterable[int]) -> str:
-    """Task numbers, ascending, as a worker is told them: "7-9,12"."""
+    """Ascending task numbers as text, for a worker's command line: "7-9,12"."""
     if isinstance(tasks, range):
         return f"{tasks[0]}-{tasks[-1]}"
     ranges: list[tuple[int, int]] = []
