@@ -1,8 +1,8 @@
-"""What the core asks of a scheduler, and the few types both speak in.
+"""The contract between `cluster_tools.cluster` and a scheduler: `Scheduler`, and the types it uses.
 
-A scheduler knows jobs and elements, never futures or pickles. It has no state but what its
-configuration says: the core remembers what was submitted. Each method may be called from any thread,
-and each command it runs has a time limit.
+A scheduler knows jobs and elements, never futures or pickles. The client remembers what was
+submitted. Each method may be called from any thread, and each command or request that it makes has
+a time limit.
 """
 
 from __future__ import annotations
@@ -16,60 +16,65 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Options:
-    """What a user has set for all jobs of one executor."""
+    """The settings of one executor that concern its scheduler."""
 
-    # Resources in the scheduler's own words, e.g. {"mem": "4G"}.
+    # Resources in the scheduler's own words, for example {"mem": "4G"}.
     job_resources: Mapping[str, Any] = field(default_factory=dict[str, Any])
     # Shell lines to run before the worker.
     setup_lines: Sequence[str] = ()
-    # Logs stay; else the executor removes them with the rest.
+    # False: the executor deletes logs with everything else.
     keep_logs: bool = True
-    # Where logs go: absolute.
+    # An absolute path.
     log_directory: str = "."
-    # Seconds between the signal to a job and its end by force.
+    # Seconds between the signal to a job that is cancelled and its kill.
     grace_s: float = 5.0
-    # Jobs go on where the client ends before them.
+    # Jobs go on if the client ends before them.
     keep_jobs_on_exit: bool = False
-    # At most so many elements of the executor run at a time; None: as many as the scheduler lets.
+    # How many elements of the executor may run at a time; None: as many as the scheduler allows.
     max_workers: int | None = None
-    # So many elements are pilots, which may wait for other things than a processor; None: there are none.
+    # How many pilots the executor has; None: it runs no pilots.
     pilot_jobs: int | None = None
-    # The group of the log directory is trusted: our umask decides on the mode of logs, else 0600.
+    # True: members of the log directory's group are trusted, and our umask decides the mode of
+    # logs. False: logs have mode 0600.
     trust_group: bool = False
 
 
 @dataclass(frozen=True)
 class ArrayRequest:
-    """An array to submit: elements 0 to count - 1, each of which runs `command` and four more arguments:
-    its index, how often the scheduler has restarted it, its job id and its log file.
+    """An array to submit: elements 0 to `count - 1`.
+
+    Each element runs `command` and four more arguments: its index, how often the scheduler has
+    restarted it, its job id and the path of its log.
     """
 
-    # As a user wants to see it in the queue.
+    # The name to show in the queue.
     name: str
-    # By it the job is known again, whatever people make of its name: unique to this array, begins with its
-    # executor's token.
+    # Identifies the job, whatever becomes of its name: unique to this array; begins
+    # with the token of its executor.
     token: str
     count: int
-    # False: one element, as a job that is no array.
+    # False: a job that is no array, with one element.
     is_array: bool
     command: Sequence[str]
     working_directory: str
-    # The executor's, on the shared disk: for files that elements of this scheduler need. Goes with it.
+    # The executor's run directory, on the shared disk. A scheduler may write files there that its
+    # elements need; the executor deletes them with the directory.
     run_directory: str
-    # False: no element is to run again by itself, where the scheduler would do that.
+    # Whether the scheduler may run an element again by itself.
     may_run_again: bool = True
-    # So many seconds before its time is over each element wants SIGUSR1, where the scheduler can do that.
+    # How many seconds before its time limit each element should get SIGUSR1, where the scheduler
+    # can send it; None: not at all.
     warning_s: float | None = None
-    # At most so many of its elements run at a time; None: as many as the scheduler lets.
+    # How many of its elements may run at a time; None: as many as the scheduler allows.
     at_a_time: int | None = None
 
 
 @dataclass(frozen=True, order=True)
 class Element:
-    """One element of a job: what the scheduler runs and has states of."""
+    """One element of a job: what the scheduler runs, and has a state of."""
 
     job_id: str
-    # None where the job is no array.
+    # None: the job is no array, or all elements of it that are not mentioned by themselves.
     index: int | None = None
 
     def __str__(self) -> str:
@@ -77,28 +82,29 @@ class Element:
 
 
 class State(enum.Enum):
-    """A scheduler that does not mention an element says nothing: absence is no state."""
+    """The state of an element. There is none for "unknown": such an element is left out."""
 
     PENDING = "pending"
     RUNNING = "running"
-    # It has ended and does not run again.
+    # Has ended and does not run again, as far as the scheduler has decided (`Report.may_return`).
     ENDED = "ended"
 
 
 @dataclass(frozen=True)
 class Report:
-    """A scheduler's word on one element."""
+    """What a scheduler says about one element."""
 
     state: State
-    # The scheduler's own word, its reason, and what there is to say on that.
+    # The scheduler's own word for the state, the reason that it gives, and a sentence about that.
     word: str = ""
     reason: str = ""
     details: str = ""
-    # Why it is given up while it waits, as the end of a sentence: "which can never end".
+    # Not "": the element waits and should be cancelled, as it can never begin. The end of a
+    # sentence that says why: "which can never end".
     hopeless: str = ""
-    # The user should be told why it waits.
+    # The user should be told why the element waits.
     notable: bool = False
-    # It has ended in a way after which the scheduler may run it again.
+    # The element has ended in a way after which the scheduler may run it again.
     may_return: bool = False
 
 
@@ -122,16 +128,16 @@ class Ending:
     cause: Cause
     message: str
     advice: str = ""
-    # What its process ended with, where that is known.
+    # The exit code of its process; None where that is not known.
     exit_code: int | None = None
-    # What it printed last, as far as the scheduler keeps that. Shown where there is no log.
+    # The last lines that it printed, if the scheduler keeps them. Shown where there is no log.
     last_words: str = ""
-    # It was not its own doing: where its call has not begun, it may go in again.
+    # The call is not to blame: if it has not begun, it may go in again.
     may_go_in_again: bool = False
 
 
-# What callers size their rounds by where nothing is known: about as many elements as one array may have
-# in most clusters. https://slurm.schedmd.com/slurm.conf.html#OPT_MaxArraySize
+# What `width` says where no limit is known: about as many elements as an array may have on most
+# clusters. https://slurm.schedmd.com/slurm.conf.html#OPT_MaxArraySize
 _UNKNOWN_WIDTH = 1_000
 
 
@@ -140,19 +146,19 @@ class SchedulerError(Exception):
 
 
 class Unreachable(SchedulerError):
-    """It did not answer; nothing was done. Worth trying again."""
+    """The scheduler did not answer, and has done nothing. The same request may succeed later."""
 
 
 class Uncertain(SchedulerError):
-    """No telling whether the array was submitted: `find` tells."""
+    """The array may have been submitted or not: `find` tells."""
 
 
 class Refused(SchedulerError):
-    """It said no, and would say so again."""
+    """The scheduler refused the request, and would refuse it again."""
 
 
 class RefusedForSize(SchedulerError):
-    """The array has more elements than one may have."""
+    """The array has more elements than an array may have."""
 
 
 class RefusedForCount(SchedulerError):
@@ -160,33 +166,34 @@ class RefusedForCount(SchedulerError):
 
 
 class Scheduler(ABC):
-    """One executor's way to a scheduler.
+    """One executor's connection to a scheduler. CONTRIBUTING.md says how to add one."""
 
-    `prefix`: the first word of log files. `cluster`: schedulers with equal ones answer for each other's
-    jobs, so that one query serves all executors. `on_this_machine`: its elements run on the client's
-    machine and see the same disks.
-    """
-
+    # The first word of the names of logs.
     prefix: str
+    # Elements run on the client's machine and see the same disks.
     on_this_machine = False
-    # Seconds between two questions for states at the least: each costs slurmctld, say, a lock.
+    # The shortest time between two calls of `states`: each costs the scheduler something (slurmctld
+    # holds a lock meanwhile).
     min_interval_s = 2.0
-    # And at the most, while no news come.
+    # The longest time between them, reached while nothing changes.
     max_interval_s = 30.0
-    # An element may run again by itself, even after its output was written: its node was lost then, say.
+    # The scheduler may run an element again by itself, even after its output was written (its node
+    # was lost then, for example).
     may_run_again = False
-    # What ends an element may be told to its child processes so many seconds before it hears of it itself.
+    # How long before an element itself its child processes may get SIGTERM when it is to end.
     notice_s = 0.0
-    # Seconds that an element has from its start, where that is known.
+    # How long an element may run from its start; None where that is not known.
     time_limit_s: float | None = None
-    # Calls that follow each other closely are gathered for so many seconds at the most.
+    # How long calls that follow each other closely may be gathered before they are submitted.
     max_gathering_s = 2.0
-    # It keeps `Options.max_workers` itself; else arrays are submitted with an `at_a_time`, one after the other.
+    # The scheduler itself keeps `Options.max_workers`. If not, arrays are submitted one after the
+    # other, each with an `at_a_time`.
     keeps_max_workers = False
 
     @property
     @abstractmethod
-    def cluster(self) -> Hashable: ...
+    def cluster(self) -> Hashable:
+        """Schedulers with equal values answer for each other's jobs: one query serves them all."""
 
     @abstractmethod
     def submit(self, request: ArrayRequest) -> str:
@@ -197,7 +204,7 @@ class Scheduler(ABC):
 
     @abstractmethod
     def find(self, token: str) -> str | None:
-        """The job id of the array with this token, or None if there surely is none.
+        """The job id of the array with this token; None if there is certainly none.
 
         Raises: Unreachable.
         """
@@ -206,19 +213,18 @@ class Scheduler(ABC):
     def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
         """The states of all elements of `jobs` that the scheduler knows, in one query.
 
-        An element of an array without an index stands for all those that are not mentioned.
-
-        `jobs`: job id -> token of its array. A job of that id whose token is another is not mentioned.
-        Raises: Unreachable.
+        `jobs`: job id -> token of its array. A job of that id with another token is left out: it is
+        another's. In the result, an `Element` of an array without an index stands for all elements
+        that are not mentioned. Raises: Unreachable.
         """
 
     @abstractmethod
     def explain(
         self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
     ) -> Mapping[Element, Ending]:
-        """Why each of these has ended: one `Ending` for each, whatever can be found out.
+        """Why these elements have ended: one `Ending` for each, whatever can be found out.
 
-        `ended`: with the last report on each; None where the scheduler does not know it any more.
+        `ended`: element -> its last report, None where the scheduler does not know it any more.
         `jobs`: as in `states`.
         """
 
@@ -226,16 +232,15 @@ class Scheduler(ABC):
     def cancel(self, elements: Collection[Element], token: str) -> None:
         """Cancels these elements, which are not known to run.
 
-        `token`: their executor's. A job of that id without it is another's, and stays.
-        Raises: Unreachable.
+        `token`: their executor's. Jobs with another token are left alone. Raises: Unreachable.
         """
 
     @abstractmethod
     def stop(self, job_ids: Collection[str], token: str) -> None:
-        """Cancels all jobs of an executor in a process of its own and returns at once.
+        """Cancels all jobs of an executor, in a process of its own, and returns at once.
 
-        `token`: the executor's; jobs of it that are not in `job_ids` are cancelled too. Called also when
-        the client is about to die, while any lock may be held: takes none, starts no thread.
+        `job_ids`: those that are known; `token`: the executor's, by which others are found. Also
+        called by signal handlers, while any lock may be held: takes no lock.
         """
 
     @abstractmethod
@@ -247,18 +252,19 @@ class Scheduler(ABC):
         """How many elements of the user may be in the queue; None as above."""
 
     def width(self) -> int:
-        """How many elements of an executor can run at a time, as far as that is known: 1 or more."""
+        """How many elements of an executor can run at a time, as far as is known: 1 or more."""
         return _UNKNOWN_WIDTH
 
     def array_limit(self) -> int | None:
-        """How many elements the user wants in one array at the most, before the scheduler is asked."""
+        """How many elements one array may have, where that is known without a refusal."""
         return None
 
     def log_path(self, log_directory: str, element: Element) -> str:
+        """The path of an element's log."""
         return f"{log_directory}/{self.prefix}.{element}.log.stdout"
 
     def forget(self, job_id: str) -> None:
-        """Nothing more will be asked about this job."""
+        """Releases what is kept for this job: it will not be asked about again."""
 
     def close(self) -> None:
-        """All jobs have ended; lets go of what is kept for them."""
+        """Releases what is kept for the executor: all its jobs have ended."""

@@ -1,17 +1,19 @@
-"""Processes that nobody waits for: they go on when the client has ended.
+"""Starts helpers: processes that nobody waits for, and that go on when the client has ended.
 
-    client -> start_helper -> sh, which ends at once -> python -I -S -c, in "/" -> "ready" -> a module's main
-       ^                                                                                          |
-       +---------------- goes on after a time at the latest <------------ "begun" <---------------+
-       +---------------- starts it again, where it has ended before <----- "done" <----------------+
+    client -> start_helper -> sh, which ends at once -> python -I -S -c, in "/" -> a module's main
+       ^                                                              |                   |
+       +-- fails, with the helper's words, where there is no <-- "ready"                  |
+       +-- goes on, after a time at the latest <----------------------------- "begun" <---+
+       +-- starts it again, if it has ended before <-------------------------- "done" <---+
 
-A helper does before `begun` what must not be lost with the client: where the client is the first
-process of a container, or of a unit that is killed as a whole, its helpers are killed with it.
+The client waits for "begun". Before a helper writes that, it does what must be done even if the
+client's end is its own: where the client is the first process of a container, or of a systemd unit
+that is killed as a whole, its helpers are killed with it.
 
 A helper is a Python process that runs a module of this package and imports nothing of the user's:
 not from the working directory, the script's folder, PYTHON* variables, `.pth` files or
-`sitecustomize`. It sees nothing of what lies beside this package; entries of `sys.path` that it
-needs all the same come behind the standard library.
+`sitecustomize`. Packages that are installed beside this one are not visible either; entries of
+`sys.path` that a helper needs come after the standard library.
 """
 
 from __future__ import annotations
@@ -25,11 +27,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-# The shell ends at once, so that its child is no child of ours and leaves no zombie. It gives what runs in
-# the background /dev/null for 0, whatever `<&0` says: stdin has to come by another number.
+# The shell ends at once, so that the command is no child of ours and leaves no zombie. Shells give
+# background commands /dev/null as stdin, whatever `<&0` says, so stdin is passed as descriptor 3.
 _IN_BACKGROUND = '{ "$@" <&3 3<&- 2>&1 & } 3<&0'
 
-# Paths are bytes: a helper's encoding may be another than the client's, as it ignores PYTHONUTF8.
+# Paths are passed as bytes: as a helper ignores PYTHONUTF8, its encoding
+# may differ from the client's.
 _HELPER = """\
 import os, sys
 from importlib.machinery import PathFinder
@@ -45,7 +48,7 @@ def begun():
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
     os.close(devnull)
-if {hurries}:
+if {begins_at_once}:
     begun()
 main(sys.argv[2:], begun)
 try:
@@ -54,17 +57,18 @@ except OSError:
     pass"""
 _READY = b"ready\n"
 _DONE = b"done\n"
-# An interpreter on a slow disk; what has not said anything by then is spoken of as failed.
+# How long a helper's interpreter may take to start (on a slow disk) before that counts as failed.
 _START_LIMIT_S = 15.0
-# So long the client waits for a helper's `begun`. After one that took longer it waits for no other,
-# for so long as the second says: executors that end together wait once.
+# How long the client waits for a helper's `begun`.
 _BEGIN_LIMIT_S = 8.0
-_IMPATIENT_S = 30.0
-# How often a helper is started, at most, where it is killed before its work is done.
+# How long, after one helper was too slow, the client waits for no other: executors that
+# end together then wait once.
+_NO_WAIT_S = 30.0
+# How often a helper is started, at most, if it is killed before its work is done.
 _MAX_STARTS = 3
-# A shell's redirections have numbers of one digit.
-_ABOVE_THE_SHELLS = 10
-# The last words of a traceback.
+# Descriptors that the shell itself uses have one digit.
+_LOWEST_FD = 10
+# How many characters of a traceback's end a message quotes.
 _MAX_QUOTE = 500
 
 _logger = logging.getLogger("cluster_tools")
@@ -88,13 +92,14 @@ def helper_command(
     arguments: Sequence[str],
     entries: Sequence[str] = (),
     *,
-    hurries: bool = False,
+    begins_at_once: bool = False,
     done_fd: int = -1,
 ) -> list[str]:
-    """What runs `main(arguments, begun)` of a module of this package as a helper.
+    """The command that runs `main(arguments, begun)` of a module of this package as a helper.
 
     `entries`: those of the client's `sys.path` that the module needs for packages of others.
-    `hurries`: nobody waits for `begun`. `done_fd`: where it writes that its work is done.
+    `begins_at_once`: nobody waits for `begun`, so it is written first. `done_fd`: the descriptor to
+    which the helper writes that its work is done.
     """
     parent = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     code = _HELPER.format(
@@ -102,18 +107,18 @@ def helper_command(
         entries=[os.fsencode(entry) for entry in entries],
         module=module,
         ready=_READY,
-        hurries=hurries,
+        begins_at_once=begins_at_once,
         done_fd=done_fd,
         done=_DONE,
     )
-    # The module's name once more, for who looks at the machine's processes.
+    # The module's name once more, to be seen in lists of processes.
     return [sys.executable, "-I", "-S", "-c", code, module, *arguments]
 
 
 def entries_for(package: str) -> list[str]:
-    """Of the client's `sys.path`, where an imported package and all that it needs may lie.
+    """The entries of the client's `sys.path` where this imported package and what it needs may lie.
 
-    Not the working directory, and not the script's folder, unless the package itself lies there.
+    Leaves out the working directory and the script's folder, unless the package itself lies there.
     """
     home = os.path.dirname(os.path.dirname(os.path.abspath(sys.modules[package].__file__ or "")))
     script = getattr(sys.modules.get("__main__"), "__file__", None) or ""
@@ -121,14 +126,14 @@ def entries_for(package: str) -> list[str]:
     try:
         here.add(os.path.dirname(os.path.realpath(script)))
         here.add(os.path.realpath("."))
-    except FileNotFoundError:  # the working directory is gone, and what was relative to it with it
+    except FileNotFoundError:  # the working directory is gone
         pass
     listed = [entry for entry in sys.path if os.path.isabs(entry)]
     return [home, *(entry for entry in listed if os.path.realpath(entry) not in here)]
 
 
 def helper_environment(changed: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The client's, for a process in "/": relative entries of PATH are made absolute."""
+    """The client's environment with `changed` over it, for a process in "/": PATH is absolute."""
     environment = {**os.environ, **(changed or {})}
     try:
         entries = [
@@ -139,7 +144,7 @@ def helper_environment(changed: Mapping[str, str] | None = None) -> dict[str, st
     return {**environment, "PATH": os.pathsep.join(entries)}
 
 
-_impatient_until = 0.0
+_no_wait_until = 0.0
 
 
 def start_helper(
@@ -152,16 +157,18 @@ def start_helper(
 ) -> None:
     """Starts a helper in a session of its own; returns at its `begun`, or after `_BEGIN_LIMIT_S`.
 
-    While this process lives, one that ends before its work is done is started again.
-    `changed`: variables of its environment that are to be other than the client's.
-    Raises: OSError with its words, where it can't start.
+    While this process lives, a helper that ends before its work is done is started again.
+
+    `module`: of this package, with `main(arguments, begun)`. `entries`: as in `helper_command`.
+    `changed`: variables of its environment that differ from the client's.
+    Raises: OSError, with what the helper said, where it can't start.
     """
 
     def start(starts: int) -> None:
         done, is_late = _start(module, arguments, stdin, entries, helper_environment(changed))
-        try:  # no `threading`: this may be called after a signal, while any lock is held
+        try:  # not by `threading`, which takes locks: signal handlers call this
             _thread.start_new_thread(_watch, (done, is_late, module, start, starts))
-        except RuntimeError:  # the interpreter ends, and nobody will be there to notice
+        except RuntimeError:  # the interpreter ends: nobody will be there to start it again
             os.close(done)
 
     start(1)
@@ -170,7 +177,7 @@ def start_helper(
 def _watch(
     done: int, is_late: bool, module: str, start: Callable[[int], None], starts: int
 ) -> None:
-    """Waits for the helper's end. In a thread of its own."""
+    """Waits for the helper's end, in a thread of its own, and starts it again if need be."""
     if is_late:
         _logger.warning(
             "%s has no answer after %.0f s: it goes on by itself, whatever becomes of this process",
@@ -207,13 +214,19 @@ def _start(
     entries: Sequence[str],
     environment: Mapping[str, str],
 ) -> tuple[int, bool]:
-    """Returns: what to read its last word from; whether it was not waited for any longer. Raises: OSError."""
-    global _impatient_until
+    """Starts a helper once. Raises: OSError.
+
+    Returns: the descriptor to which it will write that it is done;
+    whether it has not begun in time.
+    """
+    global _no_wait_until
     done, end = os.pipe()
-    its_end = fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _ABOVE_THE_SHELLS)
+    helpers_end = fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, _LOWEST_FD)
     os.close(end)
-    hurries, is_late = time.monotonic() < _impatient_until, False
-    command = helper_command(module, arguments, entries, hurries=hurries, done_fd=its_end)
+    begins_at_once, is_late = time.monotonic() < _no_wait_until, False
+    command = helper_command(
+        module, arguments, entries, begins_at_once=begins_at_once, done_fd=helpers_end
+    )
     try:
         shell = subprocess.run(
             ["/bin/sh", "-c", _IN_BACKGROUND, "cluster_tools", *command],
@@ -222,9 +235,9 @@ def _start(
             stderr=subprocess.DEVNULL,
             env=environment,
             cwd="/",
-            pass_fds=(its_end,),
+            pass_fds=(helpers_end,),
             start_new_session=True,
-            timeout=_START_LIMIT_S if hurries else _BEGIN_LIMIT_S,
+            timeout=_START_LIMIT_S if begins_at_once else _BEGIN_LIMIT_S,
             check=False,
         )
         words = shell.stdout
@@ -235,13 +248,13 @@ def _start(
             raise OSError(
                 f"{module} is a process of its own, and has not begun within {exc.timeout:.0f} s"
             ) from None
-        # It goes on trying, also when we have ended.
-        _impatient_until, is_late = time.monotonic() + _IMPATIENT_S, True
+        # It has started and goes on by itself.
+        _no_wait_until, is_late = time.monotonic() + _NO_WAIT_S, True
     except BaseException:
         os.close(done)
         raise
     finally:
-        os.close(its_end)
+        os.close(helpers_end)
     if not words.startswith(_READY):
         os.close(done)
         quoted = words.decode(errors="replace").strip()[-_MAX_QUOTE:] or "it said nothing"

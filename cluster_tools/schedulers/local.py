@@ -1,9 +1,10 @@
-"""The scheduler of one machine: elements are its subprocesses, so many at a time.
+"""The scheduler of this machine: elements are subprocesses, a limited number at a time.
 
     submit -> queue of elements -> slots (threads), each: start, wait, report -> states, explain
 
-Here the class is not a client of a scheduler but is one: the slots are threads that start and wait for
-subprocesses. Everything else is as on a cluster: the same run directory, worker, watcher and failures.
+`LocalScheduler` is not the client of a scheduler but is one: its slots are threads that start
+subprocesses and wait for them. Everything else is as on a cluster: the same run directory, worker,
+watcher and failures.
 """
 
 from __future__ import annotations
@@ -40,26 +41,30 @@ from cluster_tools.schedulers.script import encoded, job_script
 
 _job_ids = count(1)
 
-# After its executor was left, a process has a second for what it does at its exit; they are waited for.
-_LEAVING_S = 2.0
-# Errors of a start that may pass: too many open files, no memory or process left.
-_PASSING = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+# How long `close` waits for processes: after the end of their executor, workers allow exit
+# functions of calls a second.
+_CLOSE_TIMEOUT_S = 2.0
+# A process may start later after these: too many open files, or no memory or process left.
+_TRANSIENT_ERRORS = (errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM)
+# How long, and how often, to try to start a process after such an error.
 _START_PATIENCE_S = 30.0
 _START_INTERVAL_S = 0.5
 
 
 @dataclass(eq=False)
 class _Process:
-    """An element from its submission on."""
+    """An element and its process, from its submission on."""
 
     request: ArrayRequest
     element: Element
+    # None until it is started.
     popen: subprocess.Popen[bytes] | None = None
-    # What was to be done where it was cancelled while it was being started is done.
+    # If it was cancelled while it was being started, that has been dealt with.
     is_settled: bool = False
-    # What it has ended with.
+    # Its return code, once it has ended.
     code: int | None = None
     cancelled: bool = False
+    # Why it could not be started.
     failure: str | None = None
 
     @property
@@ -71,6 +76,8 @@ class _Process:
 
 @dataclass
 class _Job:
+    """A submitted array."""
+
     token: str
     processes: dict[Element, _Process]
 
@@ -78,7 +85,7 @@ class _Job:
 class LocalScheduler(Scheduler):
     """Runs as many elements at a time as the options say.
 
-    Without `max_workers` that is a process for each processor that we may use, or for each pilot.
+    Without `max_workers` that is one for each processor that we may use, or for each pilot.
     """
 
     prefix = "local"
@@ -94,12 +101,12 @@ class LocalScheduler(Scheduler):
         self._waiting: deque[_Process] = deque()
         self._queue_changed = threading.Condition()
         self._closed = False
-        # Processes that run or are being started, even if their calls are done. On this dictionary
-        # and the next only operations are used that need no lock.
+        # Processes that run or are being started, even if their calls are done. Signal handlers use
+        # this dictionary and the next, so only operations are used that need no lock.
         self._running: dict[_Process, None] = {}
         # All processes that have not ended, even if their jobs are forgotten.
         self._alive: dict[Element, _Process] = {}
-        # Now, since an interpreter that is about to exit starts no threads, and calls may be submitted then.
+        # Started now: an interpreter that exits starts no threads, and calls may be submitted then.
         for _ in range(self._slots):
             threading.Thread(target=self._run_slot, name="cluster_tools-local", daemon=True).start()
 
@@ -123,7 +130,7 @@ class LocalScheduler(Scheduler):
         return job_id
 
     def _new_job_id(self, request: ArrayRequest) -> str:
-        """One that no log in the directory is named after, of this process or of an earlier one."""
+        """A job id that no log in the directory has yet, of this process or of an earlier one."""
         while True:
             job_id = f"{os.getpid()}{next(_job_ids):04d}"
             first = Element(job_id, 0 if request.is_array else None)
@@ -131,6 +138,7 @@ class LocalScheduler(Scheduler):
                 return job_id
 
     def _run_slot(self) -> None:
+        """A slot's thread: runs one process after the other."""
         while True:
             with self._queue_changed:
                 while not self._waiting and not self._closed:
@@ -143,8 +151,8 @@ class LocalScheduler(Scheduler):
                     continue
                 self._running[process] = None
             try:
-                status = self._start_patiently(process)
-            except Exception as exc:  # no such shell, no memory, no room for the log
+                status = self._start_with_retries(process)
+            except Exception as exc:  # no such shell, no memory, no space for the log
                 process.failure = f"its process could not be started: {exc}"
             else:
                 self._wait_for(process, status)
@@ -154,35 +162,38 @@ class LocalScheduler(Scheduler):
                 self._queue_changed.notify_all()
 
     def _wait_for(self, process: _Process, status: ExitStatus) -> None:
+        """Waits until the process has ended, and ends its process group."""
         popen = process.popen
         assert popen is not None
         if process.cancelled:  # while it was being started
             self._end([process])
-            if not self._options.keep_logs:  # its executor may have looked for it already
+            if not self._options.keep_logs:  # the executor may have deleted logs before this one
                 _unlink(self.log_path(self._options.log_directory, process.element))
         with self._queue_changed:
             process.is_settled = True
             self._queue_changed.notify_all()
         returncode = popen.wait()
-        try:  # as on a cluster, nothing that the job has started outlives it
+        try:  # as on a cluster, no process that the job has started outlives it
             os.killpg(popen.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
         process.code = status.read(returncode)
         status.close()
 
-    def _start_patiently(self, process: _Process) -> ExitStatus:
-        """Tries again for a while where files or memory run short for a moment. Raises: OSError."""
+    def _start_with_retries(self, process: _Process) -> ExitStatus:
+        """Tries for a while, as files or memory may be short for a moment. Raises: OSError."""
         deadline = time.monotonic() + _START_PATIENCE_S
         while True:
             try:
                 return self._start(process)
             except OSError as exc:
-                if exc.errno not in _PASSING or process.cancelled or time.monotonic() > deadline:
+                is_final = exc.errno not in _TRANSIENT_ERRORS or process.cancelled
+                if is_final or time.monotonic() > deadline:
                     raise
             time.sleep(_START_INTERVAL_S)
 
     def _start(self, process: _Process) -> ExitStatus:
+        """Starts the shell of an element, which reads its script from a nameless file."""
         request, element = process.request, process.element
         log = self.log_path(self._options.log_directory, element)
         script = job_script(
@@ -199,7 +210,8 @@ class LocalScheduler(Scheduler):
             request.run_directory, encoded(f"{first_line}\nexec </dev/null\n{rest}")
         )
         try:
-            # Whatever lies there is not ours: nothing is written through a link, or into what blocks.
+            # Fails where something has the log's name: it may be a link,
+            # or a pipe, of somebody else.
             fd = _make(log, 0o666 if self._options.trust_group else 0o600)
             status = ExitStatus([*shlex.split(shell), "/dev/stdin"])
             process.popen = subprocess.Popen(
@@ -257,10 +269,11 @@ class LocalScheduler(Scheduler):
 
     def _cancel(self, processes: Collection[_Process]) -> None:
         for process in processes:
-            process.cancelled = True  # one that is being started is ended by who starts it
+            process.cancelled = True  # its slot ends one that is being started
         self._end(processes)
 
     def _end(self, processes: Collection[_Process]) -> None:
+        """Sends these SIGINT, and has them killed after the grace period. Takes no lock."""
         groups: list[str] = []
         for process in processes:
             if process.popen is not None and process.code is None:
@@ -291,21 +304,23 @@ class LocalScheduler(Scheduler):
         with self._queue_changed:
             self._closed = True
             self._queue_changed.notify_all()
-            # Those that were cancelled end by force if need be, and nobody waits for that.
+            # Not until cancelled processes end: they are killed if need
+            # be, and nobody waits for that.
             self._queue_changed.wait_for(
-                lambda: all(p.cancelled and p.is_settled for p in self._running), _LEAVING_S
+                lambda: all(p.cancelled and p.is_settled for p in self._running), _CLOSE_TIMEOUT_S
             )
 
 
 def _make(path: str, mode: int) -> int:
-    """A new file, for appending. Raises: OSError."""
+    """Makes a file, open for appending. Raises: OSError, where the path exists."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, mode)
 
 
 def _nameless_file(directory: str, content: bytes) -> BinaryIO:
-    """A file to be read from its start. Set-up lines may hold secrets, and everybody sees the words of a process.
+    """A file without a name, with this content, open for reading from its start.
 
-    A name in the run directory may lead to somebody else's script by the time the shell opens it.
+    Not words of a command, which all users can see and set-up lines may hold secrets; and no name,
+    under which the shell might open another's file.
     """
     file = cast(BinaryIO, tempfile.TemporaryFile(dir=directory))  # noqa: SIM115
     try:
@@ -339,8 +354,8 @@ def _ending(process: _Process | None) -> Ending:
     if code in (126, 127):
         return Ending(
             Cause.NEVER_STARTED,
-            f"There is no such Python (exit code {code}): python_executable and command_prefix have "
-            "to be right.",
+            f"There is no such Python (exit code {code}): python_executable and command_prefix "
+            "have to be right.",
         )
     return Ending(Cause.EXIT, f"The process ended with exit code {code}.", exit_code=code)
 

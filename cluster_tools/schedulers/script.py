@@ -1,6 +1,6 @@
-"""The shell script of an element, for schedulers that start a script.
+"""The shell script that starts the worker of an element, for schedulers that run scripts.
 
-Enters the client's working directory, runs the user's set-up lines and becomes the worker.
+It enters the client's working directory, runs the user's set-up lines and becomes the worker.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Sequence
 
 from cluster_tools.format.exit_codes import EXIT_NO_WORKING_DIRECTORY
 
-# What set-up lines that end the job leave in the log; `cluster_tools.cluster.logs` looks for the first word.
+# Written to the log where set-up lines end the job.
+# `cluster_tools.cluster.logs` looks for the first word.
 _SETUP_FAILED = "cluster_tools: a set-up line failed with exit code"
 _SETUP_ENDED = "cluster_tools: the set-up lines ended the job with exit code"
 
-# A warning that the time is nearly over, which some ask the scheduler for, ends nothing: until the worker cares
-# for it nobody does.
+# SIGUSR1 is a warning before the time limit, which users may ask the scheduler for. By default it
+# would end the shell; the worker sets a handler of its own.
 _ENTER = """\
 trap '' USR1
 cd -- {directory} || {{
@@ -25,10 +26,12 @@ cd -- {directory} || {{
 }}
 """
 
-# A failing command counts only in the lines themselves, not in a function or file that they call: those
-# go on after one as they always do. The shell becomes the worker, which then hears signals once and not from
-# the shell again. Where the lines have left traps or background processes it stays, so that these work. Background processes of a shell do not hear SIGINT unless they ask for it (the worker
-# does). `wait` ends at each trapped signal, so it is called until the worker has gone.
+# A failing command ends the job only if it stands in the set-up lines themselves. Functions and
+# files that these lines call go on after one, as they do elsewhere.  The shell becomes the worker
+# (exec), so that signals reach the worker once and are not passed on by the shell as well. If the
+# lines have set traps or started background processes, the shell stays, since these need it. Shells
+# let background processes ignore SIGINT, but the worker sets a handler. `wait` returns at each
+# trapped signal, so it is called until the worker has ended.
 _WITH_SETUP = """\
 cluster_tools_depth=${{#BASH_SOURCE[@]}}
 trap 'code=$?
@@ -65,10 +68,10 @@ exit $code
 
 
 def encoded(text: str) -> bytes:
-    """A script, or a word of a command: paths as the operating system has them, the rest as UTF-8."""
+    """A script or a word of a command as bytes: in the encoding of paths, else in UTF-8."""
     try:
         return os.fsencode(text)
-    except UnicodeEncodeError:  # a locale of C, in which paths have nothing but ASCII and bytes
+    except UnicodeEncodeError:  # the C locale, in which paths are ASCII or undecoded bytes
         return text.encode("utf-8", "surrogateescape")
 
 
@@ -77,7 +80,8 @@ def job_script(
 ) -> str:
     """The script that runs `command` in `directory` after the set-up lines.
 
-    `arguments`: what follows the command's words, as shell text; the words themselves arrive as they are.
+    `command`: the words of the worker's command, which are quoted here. `arguments`: shell text
+    that follows them. `setup_lines`: shell text; with any, the script needs bash.
     """
     words = f"{shlex.join(command)} {arguments}"
     enter = _ENTER.format(directory=shlex.quote(directory), code=EXIT_NO_WORKING_DIRECTORY)

@@ -247,7 +247,7 @@ def test_a_scheduler_that_does_not_answer_holds_up_executors_once(
     commands: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(detached, "_BEGIN_LIMIT_S", 1.0)
-    monkeypatch.setattr(detached, "_impatient_until", 0.0)
+    monkeypatch.setattr(detached, "_no_wait_until", 0.0)
     gate = tmp_path / "gate"
     _stand_in(
         tmp_path,
@@ -261,7 +261,7 @@ def test_a_scheduler_that_does_not_answer_holds_up_executors_once(
         waits.append(time.monotonic() - began)
     assert not commands.exists()
     assert waits[0] >= 1.0
-    assert detached._impatient_until > time.monotonic()
+    assert detached._no_wait_until > time.monotonic()
     gate.touch()
     wait_until(commands.exists, "scancel")
 
