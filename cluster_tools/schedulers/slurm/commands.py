@@ -1,6 +1,6 @@
-"""Slurm's command-line tools: running them, and reading what they print.
+"""Runs Slurm's command-line tools and reads what they print.
 
-Knows text and processes, nothing of arrays, tasks or executors.
+Knows text and processes, nothing of tasks or executors.
 https://slurm.schedmd.com/man_index.html
 """
 
@@ -23,15 +23,16 @@ from cluster_tools.schedulers.base import (
 )
 from cluster_tools.schedulers.script import encoded
 
-# slurmctld may answer late: sbatch itself retries for two minutes when the job table is full.
+# sbatch itself retries for two minutes while slurmctld's job table is full.
 SBATCH_TIMEOUT_S = 180
+# Time limit of all other commands: a busy slurmctld may take tens of seconds.
 QUERY_TIMEOUT_S = 60
-# Of what a command printed, in a message.
+# How many characters of what a command printed a message quotes.
 _MAX_QUOTE = 200
 
-# Options of the tools that would change what they print or whom they act on.
+# Prefixes of variables that would change what the tools print, or on which jobs they act.
 _TOOL_PREFIXES = ("SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_")
-# From inside a job only these lead to the cluster; the others describe the surrounding job.
+# Inside a job only these SLURM_ variables say which cluster to use; the others describe that job.
 _KEPT_IN_A_JOB = {
     "SLURM_CONF",
     "SLURM_JWT",
@@ -40,7 +41,7 @@ _KEPT_IN_A_JOB = {
     "SLURM_MAX_SUBMIT_JOBS",
     "SLURM_MAX_RUNNING_SIZE",
 }
-# Would set options that belong to the executor and are not all given on the command line.
+# Variables that would set options of the executor's own, not all of which are on the command line.
 _SBATCH_OWNED = {
     "SBATCH_ARRAY_INX",
     "SBATCH_CLUSTERS",
@@ -60,10 +61,11 @@ _SBATCH_OWNED = {
 
 
 class CommandFailed(SchedulerError):
-    """A command answered with an error."""
+    """A command ended with an error, whose words are the exception's text."""
 
 
 def _environment(command: str) -> dict[str, str]:
+    """The environment of one of Slurm's commands: ours without what would change its meaning."""
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(_TOOL_PREFIXES)
     }
@@ -73,10 +75,10 @@ def _environment(command: str) -> dict[str, str]:
             for name, value in environment.items()
             if not name.startswith("SLURM_") or name in _KEPT_IN_A_JOB
         }
-    if command == "sbatch":  # hands its environment on to the job, so the user's locale stays
+    if command == "sbatch":  # the job inherits this environment, so the user's locale stays
         return {name: value for name, value in environment.items() if name not in _SBATCH_OWNED}
     environment["LC_ALL"] = "C"
-    environment["SLURM_BITSTR_LEN"] = "0"  # index lists in full
+    environment["SLURM_BITSTR_LEN"] = "0"  # lists of indexes are not cut
     environment["SLURM_TIME_FORMAT"] = "standard"
     return environment
 
@@ -91,8 +93,9 @@ def run(
 ) -> str:
     """Runs one of Slurm's commands and returns what it prints to stdout.
 
-    `timeout_s`: None: that of a query. `variables`: added to its environment. `umask`: -1: ours.
-    Raises: Unreachable, where it is ended before it answers; CommandFailed with its own words.
+    `timeout_s`: its time limit; None: `QUERY_TIMEOUT_S`. `variables`: added to its environment.
+    `umask`: the command's; -1: ours.
+    Raises: Unreachable, where it was ended before it answered; CommandFailed, with what it printed.
     """
     if timeout_s is None:
         timeout_s = QUERY_TIMEOUT_S
@@ -104,7 +107,7 @@ def run(
             timeout=timeout_s,
             env={**_environment(command[0]), **(variables or {})},
             umask=umask,
-            start_new_session=True,  # a Ctrl-C at the terminal is for the client
+            start_new_session=True,  # so that Ctrl-C at the terminal does not interrupt it
         )
     except subprocess.TimeoutExpired as exc:
         raise Unreachable(f"{command[0]} did not answer within {timeout_s} s") from exc
@@ -125,7 +128,7 @@ def run(
 
 
 def query(*command: str) -> str:
-    """`run` for a command that may be given again. Raises: Unreachable, CommandFailed."""
+    """`run` for a command that may be run twice. Raises: Unreachable, CommandFailed."""
     try:
         return run(command)
     except CommandFailed as exc:
@@ -134,6 +137,7 @@ def query(*command: str) -> str:
         raise
 
 
+# Words of error messages after which the command can be tried again.
 _CONNECTION_WORDS = re.compile(
     r"unable to contact slurm controller|connect failure|connection refused|standby mode"
     r"|unable to establish (?:controller|configuration)|no route to host"
@@ -141,22 +145,24 @@ _CONNECTION_WORDS = re.compile(
     r"|communication|slurmdbd|connection reset|unexpected message|resolve_ctls",
     re.IGNORECASE,
 )
-# After these the request may have arrived.
+# Words after which slurmctld may have received the request.
 _UNCERTAIN_WORDS = re.compile(
     r"timed out|zero bytes were transmitted|connection reset|unexpected message"
     r"|communications? (?:shutdown|failure|error)",
     re.IGNORECASE,
 )
-# The reason stands on the line before "Job violates accounting/QOS policy".
+# Words that say that too many elements are in the queue. They stand on the line before
+# "Job violates accounting/QOS policy".
 _COUNT_WORDS = re.compile(
     r"\b(?:Assoc|QOS|Acct|Partition)?(?:Max|Grp)Submit\w*|temporarily unable to accept job"
     r"|slurm_submit_batch_job: Resource temporarily unavailable",
 )
+# Words that say that the array has too many elements.
 _SIZE_WORDS = re.compile(r"Invalid job array specification|max_array_tasks", re.IGNORECASE)
 
 
 def refusal(words: str) -> SchedulerError:
-    """What sbatch's error message means for the array."""
+    """The exception for an error message of sbatch's."""
     if _COUNT_WORDS.search(words):
         return RefusedForCount(words)
     if _SIZE_WORDS.search(words):
@@ -172,7 +178,10 @@ _JOB_ID = re.compile(r"^(\d+)(;\S+)?$")
 
 
 def submitted_job_id(stdout: str) -> str | None:
-    """The job id in what `sbatch --parsable` prints: its last such line (wrappers print banners)."""
+    """The job id in what `sbatch --parsable` has printed; None where there is none.
+
+    The last line that is one counts, as sites' wrappers print banners.
+    """
     for line in reversed(stdout.splitlines()):
         match = _JOB_ID.match(line.strip())
         if match:
@@ -180,29 +189,30 @@ def submitted_job_id(stdout: str) -> str | None:
     return None
 
 
-# -- whose job it is --
+# -- which jobs are ours --
 
 
 def script_name(token: str) -> str:
-    """The name of the file that sbatch is given as the script of an array of this token."""
+    """The file name of the script of an array with this token."""
     return f"{token}.sh"
 
 
 def script_mark(token: str) -> str:
-    """A line of that script: it tells where a site's wrapper has given sbatch a copy of it."""
+    """A line of the script with its name: a site's wrapper may give sbatch a copy of the script."""
     return f"# cluster_tools: /{script_name(token)}\n"
 
 
 def is_of(text: str, token: str) -> bool:
-    """Whether a job's command, its submission's command line or its script names this token.
+    """Whether a job has this token.
 
-    `token`: an array's; or an executor's, with which those of its arrays begin.
+    `text`: its command, the command line that submitted it, or its script. `token`: an array's; or
+    an executor's, with which the tokens of its arrays begin.
     """
     return f"/{token}." in text
 
 
 def script_of(job_id: str, *cluster_arguments: str) -> str:
-    """The script of a job that slurmctld knows, "" where it has none. Raises: Unreachable."""
+    """The script of a job, from slurmctld; "" where that has none. Raises: Unreachable."""
     try:
         return query("scontrol", *cluster_arguments, "write", "batch_script", job_id, "-")
     except CommandFailed:
@@ -217,17 +227,18 @@ class QueueRow:
     index: int | None
     state: str
     reason: str
-    # The path of the job's script, which nobody can edit; "(null)" where sbatch had it from elsewhere.
+    # The path of the job's script, which users can't change later; "(null)"
+    # where sbatch read it from stdin.
     command: str
 
 
 _SQUEUE_FORMAT = "%i|%T|%r|%o"
-# What stands above its rows, and alone where there are none: whatever lacks it is no answer of squeue's.
+# The header of squeue's answer, also of one without rows. An answer without it is not squeue's.
 SQUEUE_HEADER = "JOBID|STATE|REASON|COMMAND"
 
 
 def queue(*options: str) -> list[QueueRow]:
-    """All elements of ours that slurmctld knows, `options` permitting. Raises: Unreachable."""
+    """All elements of this user that slurmctld knows and `options` select. Raises: Unreachable."""
     try:
         stdout = query(
             *("squeue", *options, "--all", "--me", "--array", f"--format={_SQUEUE_FORMAT}")
@@ -240,9 +251,9 @@ def queue(*options: str) -> list[QueueRow]:
 
 
 def queue_rows(stdout: str) -> list[QueueRow]:
-    """The rows of `squeue -r -o _SQUEUE_FORMAT`; a line that is none is passed over."""
+    """The rows of `squeue -r -o _SQUEUE_FORMAT`; other lines are left out."""
     rows: list[QueueRow] = []
-    for line in stdout.split("\n"):  # only there: a path may have other line ends of Unicode's
+    for line in stdout.split("\n"):  # not splitlines: paths may have Unicode's other line ends
         parts = line.split("|", 3)
         if len(parts) != 4:
             continue
@@ -256,9 +267,10 @@ def queue_rows(stdout: str) -> list[QueueRow]:
 
 @dataclass(frozen=True)
 class AccountedElement:
-    """What accounting has on one element: its allocation and its steps together."""
+    """What accounting says about one element: its allocation and its steps together."""
 
     state: str
+    # "<exit code>:<signal>", as sacct prints it.
     exit_code: str
     # The command line that has submitted it; "" where accounting does not keep it.
     submit_line: str
@@ -273,7 +285,7 @@ _SACCT_FIELDS = "JobID,State,ExitCode,NodeList,Timelimit,Elapsed,ReqMem,MaxRSS"
 
 
 def account(job_ids: Iterable[str], *cluster_arguments: str) -> str:
-    """What accounting has on these jobs. Raises: Unreachable, CommandFailed."""
+    """What sacct prints about these jobs. Raises: Unreachable, CommandFailed."""
     command = ("sacct", *cluster_arguments, "--noheader", "--parsable2")
     jobs = f"--jobs={','.join(job_ids)}"
     try:
@@ -281,31 +293,32 @@ def account(job_ids: Iterable[str], *cluster_arguments: str) -> str:
     except CommandFailed as exc:
         if "SubmitLine" not in str(exc):
             raise
-        return query(*command, f"--format={_SACCT_FIELDS}", jobs)  # before 21.08
+        return query(*command, f"--format={_SACCT_FIELDS}", jobs)  # Slurm before 21.08
 
 
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 def parse_size(text: str) -> int | None:
-    """Bytes of Slurm's "30720K" or "1.5G"; None for anything else."""
+    """The bytes of "30720K" or "1.5G", as Slurm prints sizes; None of any other text."""
     match = re.fullmatch(r"([\d.]+)([KMGT]?)[cn]?", text.strip())
     return int(float(match.group(1)) * _UNITS[match.group(2)]) if match else None
 
 
-def _expanded(index_list: str) -> Iterator[int]:
-    """The indexes of `[2,4-6%2]`."""
+def _indexes(index_list: str) -> Iterator[int]:
+    """2, 4, 5, 6 of `[2,4-6%2]`."""
     for first, last in re.findall(r"(\d+)(?:-(\d+))?", index_list.partition("%")[0]):
         yield from range(int(first), int(last or first) + 1)
 
 
 def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], AccountedElement]:
-    """The rows that `account` prints, by (job id, index)."""
+    """What `account` has printed, by (job id, index)."""
     allocations: dict[tuple[str, int | None], list[str]] = {}
     peaks: dict[tuple[str, int | None], int] = {}
     out_of_memory: set[tuple[str, int | None]] = set()
-    rests: list[tuple[str, str, list[str]]] = []
-    for line in stdout.split("\n"):  # only there: a path may have other line ends of Unicode's
+    # Rows of elements that had not started, one for all of an array.
+    not_started: list[tuple[str, str, list[str]]] = []
+    for line in stdout.split("\n"):  # not splitlines: paths may have Unicode's other line ends
         fields = line.split("|", 8)
         if len(fields) < 8:
             continue
@@ -313,8 +326,8 @@ def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], Accounted
         job_id, _, index = identity.partition("_")
         if not job_id.isdigit():
             continue
-        if index.startswith("["):  # what was left of an array that had not started
-            rests.append((job_id, index, fields))
+        if index.startswith("["):
+            not_started.append((job_id, index, fields))
             continue
         key = (job_id, int(index) if index.isdigit() else None)
         if not step:
@@ -324,9 +337,10 @@ def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], Accounted
         peak = parse_size(fields[7])
         if peak is not None:
             peaks[key] = max(peak, peaks.get(key, 0))
-    for job_id, index, fields in rests:  # may list what has started after all: its own row counts
-        for number in _expanded(index):
-            allocations.setdefault((job_id, number), fields)
+    for job_id, index_list, fields in not_started:
+        for index in _indexes(index_list):
+            # An element that has started after all has a row of its own, which counts.
+            allocations.setdefault((job_id, index), fields)
     return {
         key: AccountedElement(
             state="OUT_OF_MEMORY" if key in out_of_memory else fields[1],
@@ -343,15 +357,15 @@ def accounted_elements(stdout: str) -> Mapping[tuple[str, int | None], Accounted
 
 
 def controlled_elements(stdout: str) -> Mapping[tuple[str, int | None], Mapping[str, str]]:
-    """The records of `scontrol -o show job`, by (job id, index), each a field -> value."""
+    """The records of `scontrol -o show job`, by (job id, index), each as field -> value."""
     records: dict[tuple[str, int | None], Mapping[str, str]] = {}
     for line in stdout.split("\n"):
-        # Free text must not be taken for fields: the name stands before them, the others behind.
+        # The job's name may look like fields. It stands before them, other free text behind them.
         line = _JOB_NAME.sub(" ", line, count=1)
         record: dict[str, str] = {}
         for name, value in re.findall(r"(?:^|\s)([A-Z]\w*(?::\w+)*)=(\S*)", line):
             record.setdefault(name, value)
-        command = re.search(r"\sCommand=(.*)", line)  # to the end, as paths have spaces
+        command = re.search(r"\sCommand=(.*)", line)  # to the line's end, as paths may have spaces
         job_id = record.get("ArrayJobId", record.get("JobId"))
         index = record.get("ArrayTaskId")
         if job_id is None or (index is not None and not index.isdigit()):
@@ -365,7 +379,7 @@ _JOB_NAME = re.compile(r" JobName=.* (?=UserId=\S+\(\d+\) GroupId=)")
 
 
 def leading_number(stdout: str) -> int | None:
-    """The first line that is a number: sacctmgr prints an empty one where there is no limit."""
+    """The first line that is a number; None where there is none, as sacctmgr prints no limit."""
     for line in stdout.splitlines():
         if line.strip().isdigit():
             return int(line.strip())

@@ -1,7 +1,7 @@
-"""What users ask sbatch for in `job_resources`: read once, checked, and made into words for sbatch.
+"""`job_resources` for Slurm: reads them, checks them, and makes them the options of sbatch.
 
-Knows the options of sbatch, https://slurm.schedmd.com/sbatch.html, and starts nothing. An option that can't
-take effect is refused or warned about, never silently taken.
+Knows the options of sbatch, https://slurm.schedmd.com/sbatch.html, and runs no command. An option
+that can't take effect is refused, or leads to a warning; none is silently ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from cluster_tools.caller import warn_caller
 
 _IS_OURS = "which belongs to the executor"
 _MAKES_NO_JOB = "with which sbatch makes no job"
-# Options, their letters, and why they are refused.
+# Options that are refused -> their letter, and why.
 _REFUSED = {
     "array": ("a", _IS_OURS),
     "output": ("o", _IS_OURS),
@@ -31,9 +31,9 @@ _REFUSED = {
     "version": ("V", _MAKES_NO_JOB),
     "uid": ("", "and only jobs of the user who submits them can be watched"),
 }
-# sbatch prints what they may be, where they are "help".
+# With the value "help" for one of these, sbatch prints its values and submits nothing.
 _HAVE_HELP = {"cpu-freq", "gpu-bind", "gpu-freq", "gres", "hint", "mem-bind"}
-# What is read here goes by one name.
+# Letters of options that this module reads -> their long names.
 _LETTERS = {
     "A": "account",
     "J": "job-name",
@@ -42,13 +42,14 @@ _LETTERS = {
     "p": "partition",
     "q": "qos",
 }
+# Options that this module reads.
 _READ = {*_LETTERS.values(), "export", "requeue", "signal"}
-# Whoever gives one of these has decided on the number of tasks himself.
+# Options by which users set the number of Slurm's tasks; without any, one is asked for.
 _TASK_COUNTS = {"n", "N", "ntasks", "nodes", "ntasks-per-node", "ntasks-per-core"} | {
     "ntasks-per-gpu",
     "ntasks-per-socket",
 }
-# With pilots these would undo what the executor itself asks for.
+# Options that the executor itself sets for pilots -> why the user must not.
 _NOT_WITH_PILOTS = {
     "requeue": "a pilot must not run again: its calls go to the others",
     "signal": "a pilot is told by a signal of the executor's own that its time is nearly over",
@@ -57,7 +58,7 @@ _NOT_WITH_PILOTS = {
 
 @dataclass(frozen=True)
 class Destination:
-    """Where jobs go, and so whose limits count and which cluster has to be asked. None: Slurm's default."""
+    """Where jobs go: says whose limits count and which cluster to query. None: Slurm's default."""
 
     cluster: str | None = None
     account: str | None = None
@@ -66,29 +67,29 @@ class Destination:
 
     @property
     def arguments(self) -> list[str]:
-        """What all commands have to be told, to ask the cluster that sbatch was sent to."""
+        """The options with which all other commands ask the cluster that jobs were submitted to."""
         return [f"--clusters={self.cluster}"] if self.cluster else []
 
 
 @dataclass(frozen=True)
 class Requested:
-    """`job_resources`, read."""
+    """What `job_resources` ask for."""
 
     destination: Destination
-    # The words for sbatch, without those of the name and the cluster.
+    # Options of sbatch, without those for the name and the cluster.
     arguments: Sequence[str]
     job_name: str | None
-    # Options that sbatch reads from its environment: what may hold secrets is in no command line.
+    # Options that sbatch reads from its environment, since command lines can be seen by all users.
     variables: Mapping[str, str]
-    # Of all jobs of this name and user one is to run at a time.
+    # `dependency=singleton`: of the user's jobs of this name, only one is to run at a time.
     is_singleton: bool
 
 
 def read_resources(resources: Mapping[str, Any]) -> Requested:
-    """Reads `job_resources`, and the environment variables that stand for some of them.
+    """Reads `job_resources`, and sbatch's environment variables for some of the same options.
 
-    Raises: ValueError, for an option that the executor owns or that it can't do with, and for what is not
-    one line.
+    Raises: ValueError, for an option that belongs to the executor or with which it can't work, and
+    for text that is not one line.
     """
     named = _named(resources)
     name, destination = named.pop("job-name", None), destination_of(named)
@@ -97,8 +98,8 @@ def read_resources(resources: Mapping[str, Any]) -> Requested:
     signal = str(named.get("signal", "B:")).partition("@")[0]
     if "B" not in signal.rpartition(":")[0]:
         warn_caller(
-            f"job_resources: signal={named['signal']} reaches only job steps that a call starts with srun; "
-            f"the call itself gets it with signal=B:{named['signal']}"
+            f"job_resources: signal={named['signal']} reaches only job steps that a call starts "
+            f"with srun; the call itself gets it with signal=B:{named['signal']}"
         )
     return Requested(
         destination,
@@ -117,7 +118,7 @@ def refuse_for_pilots(resources: Mapping[str, Any]) -> None:
 
 
 def destination_of(named: Mapping[str, Any]) -> Destination:
-    """`named`: options by their long names. Raises: ValueError, where it is not one cluster."""
+    """`named`: long name of an option -> value. Raises: ValueError, for more than one cluster."""
 
     def value(option: str, *variables: str) -> str | None:
         if named.get(option):
@@ -139,7 +140,10 @@ def destination_of(named: Mapping[str, Any]) -> Destination:
 
 
 def _named(resources: Mapping[str, Any]) -> dict[str, Any]:
-    """`resources` with each key as sbatch spells it, less the dashes before it; what is read, in full."""
+    """`resources` with each key as sbatch spells it, without dashes; those of `_READ` by long name.
+
+    Raises: ValueError.
+    """
     named: dict[str, Any] = {}
     for key, value in resources.items():
         text = f"{key}{value}"
@@ -157,7 +161,7 @@ def _named(resources: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check(key: object, name: str, value: object) -> None:
-    """Raises: ValueError. sbatch takes each beginning of an option for the option."""
+    """Raises: ValueError, for a key that is refused, or abbreviates one, as sbatch allows."""
     for refused, (letter, reason) in _REFUSED.items():
         if name == letter or (len(name) > 1 and refused.startswith(name)):
             raise ValueError(f"job_resources: {key!r} is the option --{refused}, {reason}")

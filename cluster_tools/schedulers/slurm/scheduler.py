@@ -1,11 +1,12 @@
-"""Slurm: arrays submitted with sbatch, asked for with squeue, explained by sacct.
+"""Slurm: submits arrays with sbatch, queries states with squeue, explains endings with sacct.
 
-Knows jobs and elements; what the tools print is read by `commands`, what users ask for by
-`options`, the cluster's limits by `limits`; jobs are cancelled by `stop`, a process of its own.
+Knows jobs and elements. `commands` runs the tools and reads what they print, `options` reads what
+users ask for, `limits` the cluster's limits; `stop` cancels jobs, in a process of its own.
 
-A job is ours by the path of its script, `<run directory>/<token>.sh`: Slurm keeps it as the job's command,
-which nobody can edit. Its name, comment, partition and all else may be changed. The file itself goes once
-sbatch has read it. Where a site's wrapper gives sbatch a copy, the script in slurmctld tells.
+Our jobs are known by the path of their script, `<run directory>/<token>.sh`: Slurm keeps it as the
+job's command, which users can't change later, other than name, comment or partition. The file
+itself is deleted once sbatch has read it. Where a site's wrapper gives sbatch a copy of the script,
+that copy is fetched from slurmctld and read.
 """
 
 from __future__ import annotations
@@ -88,9 +89,9 @@ _PENDING_WORDS = {
     "RESV_DEL_HOLD",
     "SPECIAL_EXIT",
 }
-# https://slurm.schedmd.com/job_reason_codes.html: of all pending reasons only this one never ends,
+# The only reason for waiting that never ends. https://slurm.schedmd.com/job_reason_codes.html
 _HOPELESS_REASON = "DependencyNeverSatisfied"
-# and these may last until somebody does something.
+# Reasons for waiting that may last until somebody does something.
 _NOTABLE_REASONS = {
     "BadConstraints",
     "Dependency",
@@ -107,38 +108,42 @@ _NOTABLE_REASONS = {
 # slurmctld sets these before it decides whether to run the job again (JobRequeue, PreemptMode).
 _RETURNING_WORDS = {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}
 
-# Accounting lags behind by seconds.
+# How long to wait for accounting, which learns of an end seconds later than slurmctld.
 _ACCOUNTING_PATIENCE_S = 8.0
 _ACCOUNTING_INTERVAL_S = 1.0
-# More records than that are not worth the RPCs: the first ones tell the story.
+# Each query costs slurmctld an RPC, and jobs that end together mostly end for the same reason.
 _MAX_SCONTROL_QUERIES = 20
 
-# What to do about a job that Slurm has lost.
+# Advice about a job that Slurm has lost.
 _SUBMIT_AGAIN = "Look at its log, and submit the call again if its work is not done."
 
 _logger = logging.getLogger("cluster_tools")
 
-# At most so many indexes in one argument of scancel: the kernel limits an argument's length.
+# How many indexes one argument of scancel lists: the kernel limits an argument's length.
 _MAX_INDEXES = 5_000
-# Logs may hold secrets.
+# Logs may hold secrets, so only their user may read them.
 _LOG_UMASK = 0o077
-# Slurm has opened the log by then. If it is a link, it leads to a file that may be anybody's.
+# Ends the job where its log, which Slurm has opened by then, is a link or no regular file: somebody
+# else may have put it there.
 _CHECK_LOG = f"""\
-if [ -L "$cluster_tools_log" ] || {{ [ -e "$cluster_tools_log" ] && [ ! -f "$cluster_tools_log" ]; }}; then
+if [ -L "$cluster_tools_log" ] ||
+    {{ [ -e "$cluster_tools_log" ] && [ ! -f "$cluster_tools_log" ]; }}; then
     exit {EXIT_REFUSED}
 fi
 """
-_ELEMENT_ARGUMENTS = (
-    # Named so that set-up lines have no use for them.
-    '"$cluster_tools_index" "${SLURM_RESTART_COUNT:-0}" "$cluster_tools_job" '  # as cluster_tools.job.worker takes them
-)
+# INDEX, RESTART and JOB_ID of the worker's arguments. Shell variables with names
+# that no set-up line will use.
+_ELEMENT_ARGUMENTS = '"$cluster_tools_index" "${SLURM_RESTART_COUNT:-0}" "$cluster_tools_job" '
 
 
 class SlurmScheduler(Scheduler):
+    """One executor's connection to Slurm, by its command-line tools."""
+
     prefix = "slurmpy"
     may_run_again = True
-    # Job steps are told at the beginning of a partition's GraceTime, batch scripts at its end; longer ones
-    # are not waited for. https://slurm.schedmd.com/slurm.conf.html#OPT_GraceTime
+    # On preemption, job steps get SIGTERM at the beginning of the partition's GraceTime, batch
+    # scripts at its end. Longer ones than this are not waited for.
+    # https://slurm.schedmd.com/slurm.conf.html#OPT_GraceTime
     notice_s = 30.0
 
     def __init__(self, options: Options):
@@ -153,13 +158,15 @@ class SlurmScheduler(Scheduler):
         self.destination = self._requested.destination
         self._cluster_arguments = self.destination.arguments
         self._has_submitted = False
-        # The umask of calls; the job, and so its log, has `_LOG_UMASK`. None: both have ours.
+        # The umask that calls get; the job, which makes the log, has
+        # `_LOG_UMASK`. None: both have ours.
         self._umask = None if options.trust_group else _own_umask()
-        # (job id, token) of jobs that only their scripts tell to be ours.
+        # (job id, token) of jobs that we know as ours by their scripts alone.
         self._known_by_script: set[tuple[str, str]] = set()
         if any(line.lstrip().startswith("#SBATCH") for line in options.setup_lines):
             warn_caller(
-                "#SBATCH lines among additional_setup_lines take no effect: give the options as job_resources"
+                "#SBATCH lines among additional_setup_lines take no effect: give the options as "
+                "job_resources"
             )
 
     @property
@@ -212,8 +219,8 @@ class SlurmScheduler(Scheduler):
             *self._cluster_arguments,
         ]
         if request.is_array:
-            # Slurm lets all elements of an array go past a singleton together, and which calls are in one
-            # array is for us to decide.
+            # For Slurm a whole array is one singleton, but it is we who
+            # put calls together in arrays.
             one = 1 if self._requested.is_singleton else None
             limits = (number_from_environment("SLURM_MAX_RUNNING_SIZE"), request.at_a_time, one)
             running = min(filter(None, limits), default=request.count)
@@ -231,6 +238,7 @@ class SlurmScheduler(Scheduler):
         return self.log_path(directory, Element("%A_%a" if request.is_array else "%j"))
 
     def _script(self, request: ArrayRequest) -> str:
+        """The job's script, for all elements of the array."""
         script = job_script(
             request.command,
             f'{_ELEMENT_ARGUMENTS}"$cluster_tools_log"',
@@ -259,10 +267,10 @@ class SlurmScheduler(Scheduler):
         if self._requested.is_singleton:
             return 1
         limits = [number_from_environment("SLURM_MAX_RUNNING_SIZE"), super().width()]
-        for ask in (self.max_submitted, self.max_array_size):
+        for limit in (self.max_submitted, self.max_array_size):
             try:
-                limits.append(ask())
-            except SchedulerError:  # no accounting, or no answer: the others have to do
+                limits.append(limit())
+            except SchedulerError:  # no accounting, or no answer: the other limits must do
                 continue
         return max(1, min(filter(None, limits)))
 
@@ -281,7 +289,8 @@ class SlurmScheduler(Scheduler):
         limit = number_from_environment("SLURM_MAX_SUBMIT_JOBS")
         if limit is not None:
             return limit
-        # Which of them Slurm goes by depends on more than can be asked for; the lower one is safe.
+        # Which of them Slurm applies depends on settings that can't be
+        # queried; the lower one is safe.
         limits = (
             max_submit_jobs_of_user(self.destination),
             max_submit_jobs_of_qos(self.destination),
@@ -293,12 +302,13 @@ class SlurmScheduler(Scheduler):
     def states(self, jobs: Mapping[str, str]) -> Mapping[Element, Report]:
         self._known_by_script &= jobs.items()
         reports: dict[Element, Report] = {}
-        made: dict[tuple[str, str], Report] = {}  # of 10,000 elements most are in the same state
+        # (state, reason) -> a report that elements share: of 10,000 most are in the same state.
+        shared: dict[tuple[str, str], Report] = {}
         for row in queue(*self._cluster_arguments, "--states=all"):
             token = jobs.get(row.job_id)
             if token is None or not self._is_ours(row.job_id, row.command, token):
                 continue
-            report = made.get((row.state, row.reason))
+            report = shared.get((row.state, row.reason))
             if report is not None:
                 reports[Element(row.job_id, row.index)] = report
                 continue
@@ -308,7 +318,7 @@ class SlurmScheduler(Scheduler):
                 state = State.PENDING
             else:
                 state = State.RUNNING
-            made[row.state, row.reason] = reports[Element(row.job_id, row.index)] = Report(
+            shared[row.state, row.reason] = reports[Element(row.job_id, row.index)] = Report(
                 state,
                 row.state,
                 row.reason,
@@ -319,7 +329,7 @@ class SlurmScheduler(Scheduler):
         return reports
 
     def _is_ours(self, job_id: str, command: str, token: str) -> bool:
-        """Raises: Unreachable."""
+        """Whether a job has this token, by its command or its script. Raises: Unreachable."""
         if is_of(command, token) or (job_id, token) in self._known_by_script:
             return True
         if not is_of(script_of(job_id, *self._cluster_arguments), token):
@@ -337,12 +347,14 @@ class SlurmScheduler(Scheduler):
         for element, report in ended.items():
             row = accounted.get(element) or controlled.get(element)
             if row is not None and report is None and row.state == "CANCELLED":
-                # "CANCELLED by 1000" is a user's doing. A restart without the saved state closes the
-                # books like this.
+                # A user's scancel is "CANCELLED by 1000". Accounting says a bare "CANCELLED" of
+                # jobs that were open when slurmctld started without its saved state.
                 endings[element] = Ending(
                     Cause.LOST,
-                    f"Slurm answers, but does not know job {element} any more, there is no output, and "
-                    "in accounting it is cancelled by nobody: slurmctld was started without its state.",
+                    f"Slurm answers, but does not know job {element} any more, there is no output, "
+                    "and "
+                    "in accounting it is cancelled by nobody: slurmctld was started without its "
+                    "state.",
                     _SUBMIT_AGAIN,
                 )
             elif row is not None:
@@ -352,32 +364,36 @@ class SlurmScheduler(Scheduler):
                     element, AccountedElement(report.word, "", "", "", "", "", "", None)
                 )
             elif element.index is not None and element.job_id in known_jobs:
-                # slurmctld keeps nothing of an element that was cancelled before it began.
+                # slurmctld forgets an element that was cancelled before it began.
                 endings[element] = Ending(
                     Cause.CANCELLED,
-                    "The element was taken out of its array before it began: somebody has cancelled it.",
+                    "The element was taken out of its array before it began: somebody has "
+                    "cancelled it.",
                 )
             else:
                 endings[element] = Ending(
                     Cause.LOST,
-                    f"Slurm answers, but does not know job {element} any more, and there is no output. "
-                    "Its state may have been lost, or the job purged.",
-                    f"{_SUBMIT_AGAIN} slurmctld remembers a job for MinJobAge seconds (slurm.conf) after "
-                    "its end, accounting for longer, where there is any.",
+                    f"Slurm answers, but does not know job {element} any more, and there is no "
+                    "output. Its state may have been lost, or the job purged.",
+                    f"{_SUBMIT_AGAIN} slurmctld remembers a job for MinJobAge seconds (slurm.conf) "
+                    "after its end, accounting for longer, where there is any.",
                 )
         return endings
 
     def _accounted(
         self, ended: Mapping[Element, Report | None], jobs: Mapping[str, str]
     ) -> Mapping[Element, AccountedElement]:
-        """What accounting says, once it says that they have ended."""
+        """What accounting says about these elements, of those that it knows to have ended.
+
+        Waits, up to `_ACCOUNTING_PATIENCE_S`, until it knows that of all.
+        """
         job_ids = sorted({element.job_id for element in ended})
         deadline = time.monotonic() + _ACCOUNTING_PATIENCE_S
         while True:
             try:
                 rows = accounted_elements(account(job_ids, *self._cluster_arguments))
-            except SchedulerError:  # not configured, or its daemon is down
-                # slurmctld knows what it has just reported. Of the rest nobody else does.
+            except SchedulerError:  # there is no accounting, or slurmdbd is down
+                # Worth waiting only for elements that slurmctld has forgotten.
                 if None not in ended.values() or time.monotonic() >= deadline:
                     return {}
                 time.sleep(_ACCOUNTING_INTERVAL_S)
@@ -386,26 +402,26 @@ class SlurmScheduler(Scheduler):
                 element: row
                 for element, report in ended.items()
                 if (row := rows.get((element.job_id, element.index))) is not None
-                # Where the command line is not kept, that slurmctld has just reported it has to do.
+                # If accounting keeps no command line, that slurmctld has just reported it must do.
                 and (
                     is_of(row.submit_line, jobs[element.job_id])
                     or (not row.submit_line and report is not None)
                 )
                 and row.state.partition(" ")[0] in _ENDED_WORDS
             }
-            # A failure without a code is written by halves: a slurmdbd that was away for a while gets
-            # the beginning of a job that has ended first.
-            is_whole = all(
+            # A failure without an exit code is incomplete: a slurmdbd that was down for a while
+            # gets the start of a job, and only then its end.
+            is_complete = all(
                 (row.state, row.exit_code) != ("FAILED", "0:0") for row in found.values()
             )
-            if (is_whole and len(found) == len(ended)) or time.monotonic() >= deadline:
+            if (is_complete and len(found) == len(ended)) or time.monotonic() >= deadline:
                 return found
             time.sleep(_ACCOUNTING_INTERVAL_S)
 
     def _controlled(
         self, elements: Collection[Element], jobs: Mapping[str, str]
     ) -> tuple[Mapping[Element, AccountedElement], set[str]]:
-        """What slurmctld still remembers, where accounting has nothing; and the jobs that it knows."""
+        """What slurmctld still knows about these elements, and the jobs that it still knows."""
         found: dict[Element, AccountedElement] = {}
         known_jobs: set[str] = set()
         for job_id in sorted({element.job_id for element in elements})[:_MAX_SCONTROL_QUERIES]:
@@ -475,7 +491,7 @@ class SlurmScheduler(Scheduler):
 
 
 def _own_umask() -> int | None:
-    """This process's umask; None where only setting it tells, which other threads would notice."""
+    """This process's umask; None where /proc does not say: `os.umask` would change it meanwhile."""
     try:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
@@ -484,9 +500,9 @@ def _own_umask() -> int | None:
 
 
 def _write_script(path: str, script: str) -> None:
-    """Raises: Unreachable, as a disk that is full may have room later."""
+    """Raises: Unreachable, since a full disk may have space later."""
     try:
-        with suppress(FileNotFoundError):  # of a try that was cut short
+        with suppress(FileNotFoundError):  # left by a try that was cut short
             os.unlink(path)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(encoded(script))
@@ -495,15 +511,15 @@ def _write_script(path: str, script: str) -> None:
 
 
 def _ending(element: Element, row: AccountedElement) -> Ending:
+    """Why an element ended, by what Slurm says about it: first its state, then its exit code."""
     word, _, rest = row.state.partition(" ")
-    look = f"`sacct -j {element} --format=JobID,State,ExitCode,Elapsed,Timelimit,ReqMem,MaxRSS` shows more."
+    fields = "JobID,State,ExitCode,Elapsed,Timelimit,ReqMem,MaxRSS"
+    look = f"`sacct -j {element} --format={fields}` shows more."
     on_node = f" on node {row.node}" if row.node else ""
     requested, peak = parse_size(row.requested_memory) or 0, row.peak_memory_bytes or 0
-    code, _, signal_number = row.exit_code.partition(":")
-    exit_code = int(code) if code.isdigit() else None
-    killed = signal_number == "9" or code == "137"
+    killed = _was_killed(row)
     if word == "OUT_OF_MEMORY" or (killed and word == "FAILED" and 0 < requested < peak):
-        # Accounting samples: what it has seen may be from long before the end.
+        # A lower bound: accounting takes samples, the last perhaps long before the end.
         used = f", used at least {peak / (1 << 20):.0f} MiB" if peak > requested else ""
         asked = f"asked for {row.requested_memory or 'the default'}"
         return Ending(
@@ -524,11 +540,27 @@ def _ending(element: Element, row: AccountedElement) -> Ending:
         return Ending(Cause.PREEMPTED, f"The job was preempted{on_node}.", look)
     if word == "CANCELLED":
         return Ending(Cause.CANCELLED, f"The job was cancelled{f' {rest}' if rest else ''}.", look)
+    return _ending_of_process(row, word, on_node, look)
+
+
+def _was_killed(row: AccountedElement) -> bool:
+    code, _, signal_number = row.exit_code.partition(":")
+    return signal_number == "9" or code == "137"
+
+
+def _ending_of_process(row: AccountedElement, word: str, on_node: str, look: str) -> Ending:
+    """Why the process of an element ended, by its exit code.
+
+    `word`, `on_node`, `look`: parts of the message: Slurm's state, the node, where to see more.
+    """
+    code, _, signal_number = row.exit_code.partition(":")
+    exit_code = int(code) if code.isdigit() else None
+    # What Slurm gives where it can't open the log.
     if row.exit_code == "0:53":
         return Ending(
             Cause.NEVER_STARTED,
-            f"The log could not be written{on_node}: its directory has to be on a disk that the nodes "
-            "share with this machine.",
+            f"The log could not be written{on_node}: its directory has to be on a disk that the "
+            "nodes share with this machine.",
             look,
         )
     if code in ("126", "127"):
@@ -538,17 +570,17 @@ def _ending(element: Element, row: AccountedElement) -> Ending:
             "command_prefix have to be right on the nodes.",
             look,
         )
-    if killed:
+    if _was_killed(row):
         return Ending(Cause.EXIT, f"The process was killed (signal 9){on_node}.", look)
     if signal_number not in ("", "0"):
         return Ending(
             Cause.EXIT, f"The process was ended by signal {signal_number}{on_node}.", look
         )
-    if exit_code == EXIT_NO_ARRAY:  # its log says more, where there is one
+    if exit_code == EXIT_NO_ARRAY:  # if there is a log, it says more
         return Ending(
             Cause.EXIT,
-            f"The process ended with exit code {code}{on_node}, as a worker does that has no run directory: "
-            "cfut_dir has to be on a disk that nodes and client share.",
+            f"The process ended with exit code {code}{on_node}, as a worker does that has no run "
+            "directory: cfut_dir has to be on a disk that nodes and client share.",
             look,
             exit_code=exit_code,
         )
@@ -559,7 +591,7 @@ def _ending(element: Element, row: AccountedElement) -> Ending:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """`0-3,7` for 0, 1, 2, 3, 7: the way Slurm writes the elements of an array."""
+    """`0-3,7` for 0, 1, 2, 3, 7: how Slurm writes indexes of an array."""
     ranges: list[list[int]] = []
     for number in sorted(numbers):
         if ranges and ranges[-1][1] == number - 1:

@@ -1,15 +1,19 @@
-"""Cancels jobs, as a helper (`detached`): nobody has to wait for it, and it goes on when the client has ended.
+"""Cancels jobs, in a helper process (`detached`) that goes on when the client has ended.
 
     main([elements|all, TOKEN, GRACE_S, CLUSTER_OPTION...], begun) < ids, one a line
 
-Only jobs whose commands or scripts name the TOKEN, an executor's: a slurmctld that has lost its state gives
-the ids that we know to other jobs. `elements`: those of the ids are cancelled at once. `all`: all jobs of
-the executor, of which the ids are those that it knows: those that have not started are cancelled at once;
-those that run get SIGINT first, with --full, without which the batch step hears nothing, and are cancelled
-`GRACE_S` seconds later; and so is what shows up after that, for a submission may have been on its way.
+Only jobs with this TOKEN, an executor's, are cancelled: a slurmctld that has lost its state gives
+the same ids to other jobs.
 
-Filters such as --state are for whole jobs only: with an element's id, Slurm 22.05 takes the whole pending
-rest of its array. https://slurm.schedmd.com/scancel.html
+`elements`: the ids are those of elements, which are cancelled at once.
+
+`all`: all jobs of the executor, also those whose ids it does not know. Jobs that have not started
+are cancelled at once. Jobs that run get SIGINT (with --full, without which the batch step does not
+get it), and are cancelled GRACE_S seconds later. So are jobs that show up after that: a submission
+may have been on its way.
+
+Filters such as --state are used with whole jobs only: with the id of an element, Slurm 22.05
+cancels all elements of its array that are pending. https://slurm.schedmd.com/scancel.html
 """
 
 from __future__ import annotations
@@ -28,21 +32,21 @@ from cluster_tools.schedulers.slurm.commands import (
     script_of,
 )
 
-# How long to wait in all for a slurmctld that does not answer.
+# How long to wait for a slurmctld that does not answer: it may be started again meanwhile.
 _PATIENCE_S = 600.0
 _RETRY_INTERVAL_S = 5.0
-# A job that is being cancelled itself has SIGTERM_WAIT_IN_S left, then KillWait.
+# Time limit of scancel in a job: if that is being cancelled, it has SIGTERM_WAIT_IN_S and KillWait.
 _IN_A_JOB_TIMEOUT_S = 10.0
-# A submission that was on its way has arrived by then.
+# By then a submission that was on its way has arrived.
 _LATE_ARRIVAL_S = 10.0
-# Each may list a thousand indexes, and the kernel limits the length of a command line.
+# Each id may list thousands of indexes, and the kernel limits the length of a command line.
 _MAX_IDS_PER_COMMAND = 20
 
 
 def _listed_jobs(token: str, known: Collection[str], cluster_options: Sequence[str]) -> set[str]:
-    """The executor's jobs in the queue. Raises: SchedulerError.
+    """The ids of the executor's jobs in the queue. Raises: SchedulerError.
 
-    `known`: ids that it knows of its jobs: in a queue that does not tell so, their scripts do.
+    `known`: ids of its jobs. If the queue does not show the token of one, its script is asked for.
     """
     rows = queue(*cluster_options)
     ours = {row.job_id for row in rows if is_of(row.command, token)}
@@ -53,7 +57,7 @@ def _listed_jobs(token: str, known: Collection[str], cluster_options: Sequence[s
 def _jobs_of(
     token: str, known: Collection[str], cluster_options: Sequence[str], deadline: float
 ) -> set[str]:
-    """The same, waiting for a slurmctld that does not answer; empty where it does not until the deadline."""
+    """The same, again while slurmctld does not answer; empty if it does not until the deadline."""
     while True:
         try:
             return _listed_jobs(token, known, cluster_options)
@@ -66,14 +70,15 @@ def _jobs_of(
 def _scancel(
     ids: Collection[str], cluster_options: Sequence[str], deadline: float, *options: str
 ) -> None:
+    """Runs scancel, again while slurmctld does not answer, until the deadline."""
     ordered = sorted(ids)
     for start in range(0, len(ordered), _MAX_IDS_PER_COMMAND):
         some = ordered[start : start + _MAX_IDS_PER_COMMAND]
         while True:
             try:
-                query("scancel", *cluster_options, *options, *some)  # may be said twice
+                query("scancel", *cluster_options, *options, *some)
                 break
-            except CommandFailed:  # also said of a job that has ended meanwhile
+            except CommandFailed:  # a job has ended meanwhile
                 break
             except SchedulerError:
                 if time.monotonic() > deadline:
@@ -82,22 +87,23 @@ def _scancel(
 
 
 def stop_at_once(token: str, known: Collection[str], cluster_options: Sequence[str]) -> None:
-    """The same from inside a job, whose end is the end of all its processes: nothing can stay for the rest.
+    """Cancels all jobs of the executor from inside a job, where a helper would end with that job.
 
-    slurmctld itself ends by force what does not heed plain scancel's SIGTERM, after KillWait.
-    Raises: SchedulerError, where Slurm does not answer.
+    Of a job that ignores the SIGTERM of a plain scancel, slurmctld kills the processes after
+    KillWait (slurm.conf). Raises: SchedulerError, where Slurm does not answer.
     """
     jobs = sorted(_listed_jobs(token, known, cluster_options))
     if jobs:
         try:
             run(["scancel", *cluster_options, *jobs], timeout_s=_IN_A_JOB_TIMEOUT_S)
-        except CommandFailed:  # also said of a job that has ended meanwhile
+        except CommandFailed:  # a job has ended meanwhile
             pass
 
 
 def main(arguments: Sequence[str], begun: Callable[[], None]) -> None:
+    """What the helper runs. Calls `begun` when running jobs were sent SIGINT."""
     what, token, grace_s, *cluster_options = arguments
-    # A client that is killed while it writes leaves the beginning of an id, which may be another's.
+    # A client that is killed while it writes leaves a part of an id, which may be another job's id.
     lines = sys.stdin.read().splitlines(keepends=True)
     ids = [line.rstrip("\n") for line in lines if line.endswith("\n")]
     known = {element.partition("_")[0] for element in ids}
