@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_tools.schedulers.kubernetes.images import PullFailure, pull_failure, tried_in_vain_s
+from cluster_tools.schedulers.kubernetes.images import (
+    PullFailure,
+    pull_failure,
+    seconds_unreachable,
+)
 
 _PULL = 'failed to pull and unpack image "r.example/not-found/denied:1": '
 _RESOLVE = f'{_PULL}failed to resolve reference "r.example/not-found/denied:1": '
@@ -102,4 +106,4 @@ def test_a_node_that_pulls_others_first_is_no_failure_of_the_registry() -> None:
     ],
 )
 def test_only_a_pull_that_never_began_was_in_vain(words: str, expected: float) -> None:
-    assert tried_in_vain_s(words, 300) == expected
+    assert seconds_unreachable(words, 300) == expected

@@ -13,9 +13,9 @@ from cluster_tools.schedulers.kubernetes.pods import (
     INDEX,
     Pod,
     ending,
-    first_to_blame,
     index_of,
     job_of,
+    pod_that_explains,
     read_pod,
 )
 
@@ -361,25 +361,25 @@ def _at(second: int, status: dict[str, Any]) -> Pod:
 
 def test_the_first_pod_that_began_is_to_blame() -> None:
     first, second = _at(1, _terminated(137)), _at(2, _terminated(1))
-    assert first_to_blame([second, first]) is first
+    assert pod_that_explains([second, first]) is first
 
 
 def test_a_pod_that_never_began_is_to_blame_only_where_none_did() -> None:
     refused = _at(1, {"phase": "Failed", "reason": "OutOfcpu"})
     later = _at(2, {"phase": "Failed", "reason": "Evicted"})
     ran = _at(3, _terminated(1))
-    assert first_to_blame([refused, later, ran]) is ran
-    assert first_to_blame([later, refused]) is refused
+    assert pod_that_explains([refused, later, ran]) is ran
+    assert pod_that_explains([later, refused]) is refused
 
 
 def test_a_pod_that_ended_well_is_not_to_blame() -> None:
     good = _at(1, {**_terminated(0, "Completed"), "phase": "Succeeded"})
     bad = _at(2, _terminated(1))
-    assert first_to_blame([good, bad]) is bad
-    assert first_to_blame([good]) is None
-    assert first_to_blame([]) is None
+    assert pod_that_explains([good, bad]) is bad
+    assert pod_that_explains([good]) is None
+    assert pod_that_explains([]) is None
 
 
 def test_a_pod_whose_container_ended_well_is_not_to_blame_before_its_phase_says_so() -> None:
     good = _at(1, {**_terminated(0, "Completed"), "phase": "Running"})
-    assert first_to_blame([good]) is None
+    assert pod_that_explains([good]) is None

@@ -1,7 +1,7 @@
-"""Requests to a Kubernetes API server: JSON there, JSON back, each with a time limit.
+"""Sends requests to a Kubernetes API server, each with a time limit; bodies and answers are dicts.
 
-Configuration and transport are the official client's; its typed objects are left out, since they refuse
-fields that are newer than the client. Knows HTTP and the server's answers, no jobs.
+Configuration and transport are the official client's; its typed objects are not used, since they
+refuse fields that are newer than the client. Knows HTTP and the server's answers, no jobs.
 """
 
 from __future__ import annotations
@@ -30,38 +30,38 @@ try:
     from urllib3.util.ssl_ import create_urllib3_context
 except ImportError as exc:
     raise ImportError(
-        "the strategy kubernetes needs the extra of that name: pip install 'cluster_tools[kubernetes]'"
+        "the strategy kubernetes needs the extra of that name: pip install "
+        "'cluster_tools[kubernetes]'"
     ) from exc
 
+# Time limits of one request: nothing of ours may wait for ever.
 CONNECT_TIMEOUT_S = 10.0
 REQUEST_TIMEOUT_S = 30.0
-# A watched server sends a bookmark each minute: after so long without a word the connection is dead.
+# After so long without an event a watch counts as dead: a server sends a bookmark each minute.
 WATCH_SILENCE_S = 90.0
-# A busy server names a time before which it wants no request (Retry-After). A request waits for it
-# up to the first; where more is left, it fails at once and is tried again later. No time counts as
-# more than the second.
+# How long a request waits until the time that a busy server has named (Retry-After). Where it would
+# have to wait longer, it fails at once, and is made again later.
 _MAX_WAIT_S = 5.0
+# The longest such time that is believed.
 _MAX_RETRY_AFTER_S = 300
-# How much an error message quotes of an answer that is not Kubernetes's.
+# How many bytes a message quotes of an answer that is not Kubernetes'.
 _SHOWN_BYTES = 500
-# Objects of one page of a list. https://kubernetes.io/docs/reference/using-api/api-concepts/
+# Objects on one page of a list. https://kubernetes.io/docs/reference/using-api/api-concepts/
 _PAGE = 500
 
-_client_config: Any = config  # it has no types
+_client_config: Any = config  # the client has no types
 
 _SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
-# These codes pass: too many requests, and a server that is not there or not ready.
-_PASSING_CODES = {408, 429, 500, 502, 503, 504}
+# Codes after which the same request may succeed later: too many requests, or a server that is not
+# there or not ready.
+_TRANSIENT_CODES = {408, 429, 500, 502, 503, 504}
 
 _logger = logging.getLogger("cluster_tools")
 
 
 class ApiError(SchedulerError):
-    """The server's own answer, other than that it has done what it was asked.
-
-    `status`: the HTTP code. `message`: its words.
-    """
+    """The server has refused a request. `status`: the HTTP code. `message`: the server's words."""
 
     def __init__(self, status: int, message: str):
         super().__init__(message)
@@ -73,15 +73,15 @@ class Forbidden(ApiError):
 
 
 class CredentialsExpired(Unreachable):
-    """The server does not know us, also after the configuration was read again."""
+    """The server refuses our credentials, also after the configuration was read again."""
 
 
 class Silent(Unreachable):
-    """A watch was accepted, but brought nothing, not even bookmarks: something holds it back."""
+    """A watch was accepted, but brought nothing, not even bookmarks: a proxy may hold it back."""
 
 
 class Gone(ApiError):
-    """What was to be watched is too long ago: list anew."""
+    """The server does not know the version any more from which to watch: list again."""
 
 
 def own_namespace() -> str | None:
@@ -94,13 +94,17 @@ def own_namespace() -> str | None:
 
 
 class _Source:
-    """Where the configuration comes from, as kubectl finds it: KUBECONFIG, ~/.kube/config, else the pod's own
-    service account. Looked up once: a later `kubectl config use-context` or `chdir` changes nothing.
+    """Where the configuration comes from, as for kubectl.
 
-    Raises: RuntimeError, with what to do.
+    KUBECONFIG, else ~/.kube/config, else the service account of the pod. Decided once, so that a
+    later `kubectl config use-context` or `chdir` changes nothing.
     """
 
     def __init__(self, context: str | None):
+        """`context`: of the configuration; None: its current one.
+
+        Raises: RuntimeError, with what to do, where there is no configuration.
+        """
         # Paths of files, joined as KUBECONFIG has them; None: the service account.
         self.path: str | None = None
         self.context = context
@@ -121,7 +125,8 @@ class _Source:
             )
         else:
             raise RuntimeError(
-                "this pod has no service account token, so it cannot submit Jobs: the executor that "
+                "this pod has no service account token, so it cannot submit Jobs: the executor "
+                "that "
                 'made it has to name one, job_resources={"service_account": ...}'
             )
         if self.context is None:
@@ -131,6 +136,7 @@ class _Source:
                 raise _unusable(exc) from exc
 
     def load(self) -> Any:
+        """Reads the configuration. Raises: RuntimeError, where it is of no use."""
         configuration: Any = Configuration()
         try:
             if self.path is None:
@@ -155,8 +161,8 @@ def _has_credentials(configuration: Any) -> bool:
 def _transport(configuration: Any) -> urllib3.PoolManager:
     """A pool of connections that has read all certificates.
 
-    The client's own would read them at each new connection, and deletes temporary ones at exit, when calls
-    may still be waited for.
+    The client's own pool would read them again for each connection, and the client deletes
+    temporary ones at exit, when the executor may still wait for calls.
     """
     manager = RESTClientObject(configuration).pool_manager
     keywords: dict[str, Any] = manager.connection_pool_kw
@@ -181,7 +187,11 @@ def _transport(configuration: Any) -> urllib3.PoolManager:
 
 
 class ApiServer:
-    """One user's way to one API server. Each method may be called from any thread."""
+    """Sends requests of one user to one API server. Each method may be called from any thread.
+
+    All raise SchedulerError: ApiError and its children, where the server refuses; else Unreachable.
+    `query`: parameters of the address; `path`: below the server's address.
+    """
 
     def __init__(self, context: str | None = None):
         """Raises: RuntimeError, where there is no configuration."""
@@ -197,7 +207,7 @@ class ApiServer:
 
     @property
     def config_path(self) -> str | None:
-        """What KUBECONFIG has to be for another process that asks the same server; None in a pod."""
+        """KUBECONFIG for another process that uses the same server; None in a pod."""
         return self._source.path
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
@@ -207,11 +217,11 @@ class ApiServer:
         return self._call("POST", path, {}, body)
 
     def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A JSON merge patch."""
+        """Changes an object by a JSON merge patch."""
         return self._call("PATCH", path, {}, body)
 
     def delete(self, path: str, *, timeout_s: float = REQUEST_TIMEOUT_S, **query: Any) -> None:
-        """Deletes an object, or all that a selector names; what is not there is no error."""
+        """Deletes an object, or all objects of a selector. That there is none is no error."""
         try:
             self._call("DELETE", path, query, timeout_s=timeout_s)
         except ApiError as exc:
@@ -219,7 +229,7 @@ class ApiServer:
                 raise
 
     def list(self, path: str, **query: Any) -> tuple[list[dict[str, Any]], str]:
-        """All objects, page by page, and the resource version from which to watch on."""
+        """All objects, fetched page by page, and the resource version from which to watch."""
         items: list[dict[str, Any]] = []
         more = ""
         while True:
@@ -233,7 +243,7 @@ class ApiServer:
                 return items, version
 
     def watch(self, path: str, *, timeout_s: float, **query: Any) -> Watch:
-        """Begins to watch. `timeout_s`: after so long the server ends it."""
+        """Opens a watch. `timeout_s`: after so long the server ends it. Raises: SchedulerError."""
         query = {
             **query,
             "watch": "1",
@@ -304,8 +314,8 @@ class ApiServer:
             self._not_before = time.monotonic() + wait_s
         return _error(response, what, self._configuration.host)
 
-    def _wait_as_told(self, what: str) -> None:
-        """Waits for the time that the server has named. Raises: Unreachable, if it is too long."""
+    def _wait_as_asked(self, what: str) -> None:
+        """Waits until the time that the server has named. Raises: Unreachable, if it is too far."""
         left_s = self._not_before - time.monotonic()
         if left_s > _MAX_WAIT_S:
             raise Unreachable(f"{what}: the server has asked to wait for {left_s:.0f} s more")
@@ -321,7 +331,7 @@ class ApiServer:
         body: Mapping[str, Any] | None,
         read_timeout_s: float,
     ) -> urllib3.BaseHTTPResponse:
-        self._wait_as_told(f"{method} {path}")
+        self._wait_as_asked(f"{method} {path}")
         text = urlencode({name: value for name, value in query.items() if value is not None})
         url = f"{self._configuration.host}{quote(path)}{'?' + text if text else ''}"
         kind = "merge-patch+json" if method == "PATCH" else "json"
@@ -333,7 +343,7 @@ class ApiServer:
         try:
             for credential in self._configuration.auth_settings().values():
                 headers[credential["key"]] = credential["value"]
-        except Exception as exc:  # a plugin or a file, which may do better next time
+        except Exception as exc:  # of a plugin or a file, which may work the next time
             raise Unreachable(f"{method} {url}: no credentials: {exc}") from exc
         try:
             return manager.request(
@@ -350,14 +360,18 @@ class ApiServer:
             raise Unreachable(f"{method} {url}: {exc}") from exc
 
     def _reload(self, seen: urllib3.PoolManager) -> None:
-        """Reads the configuration again, unless somebody has since. Raises: CredentialsExpired."""
+        """Reads the configuration again, unless another thread has. Raises: CredentialsExpired.
+
+        `seen`: the pool that had the expired credentials.
+        """
         with self._reload_lock:
             if self._manager is not seen:
                 return
             try:
                 configuration = self._source.load()
                 manager = _transport(configuration)
-                # The client goes on without any where a plugin fails, and would be nobody.
+                # Where a plugin fails, the client goes on without
+                # credentials, as an anonymous user.
                 if _has_credentials(self._configuration) and not _has_credentials(configuration):
                     raise RuntimeError("the configuration has none at the moment")
             except Exception as exc:
@@ -366,6 +380,7 @@ class ApiServer:
             _close(seen)
 
     def close(self) -> None:
+        """Closes all connections that are not in use."""
         _close(self._manager)
 
 
@@ -411,7 +426,7 @@ class Watch:
         return kind, item
 
     def close(self) -> None:
-        """From any thread: whoever reads stops reading."""
+        """Ends the watch, from any thread: the thread that reads it stops reading."""
         connection: Any = getattr(self._response, "connection", None)
         sock = getattr(connection, "sock", None)
         if sock is not None:
@@ -422,9 +437,9 @@ class Watch:
 
 
 def _close(manager: urllib3.PoolManager) -> None:
-    """Ends its idle connections; one that is in use ends after that."""
+    """Closes idle connections; one that is in use is closed after its use."""
     pools: Any = manager.pools
-    keys: set[Any] = pools.keys()  # it is no dict, and can't be iterated over
+    keys: set[Any] = pools.keys()  # `pools` is no dict, and can't be iterated over
     for key in keys:
         pool = pools.get(key)
         if pool is not None:
@@ -437,7 +452,9 @@ def _is_json(response: urllib3.BaseHTTPResponse) -> bool:
 
 
 def _is_object(answer: Any, *, or_status: bool = False) -> bool:
-    """Whether it is what each answer of an API server is.
+    """Whether this has what every object of an API server has: a kind and metadata.
+
+    `or_status`: a Status, which has no metadata, will do.
 
     https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/status/
     """
@@ -451,7 +468,7 @@ def _is_object(answer: Any, *, or_status: bool = False) -> bool:
 
 
 def _who_else(host: str, response: urllib3.BaseHTTPResponse, body: bytes = b"") -> str:
-    """What to say of an answer that no API server gives."""
+    """What to say about an answer that no API server gives."""
     kind = "other JSON" if _is_json(response) else response.headers.get("Content-Type", "no type")
     shown = body[:_SHOWN_BYTES].decode(errors="replace")
     return (
@@ -462,7 +479,7 @@ def _who_else(host: str, response: urllib3.BaseHTTPResponse, body: bytes = b"") 
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """For how long a server does not want to be asked; None where it does not say so.
+    """For how many seconds the server wants no requests; None where it does not say so.
 
     Seconds, or a date by its own clock: https://www.rfc-editor.org/rfc/rfc9110#name-retry-after
     """
@@ -485,6 +502,7 @@ def _read_date(text: str) -> datetime | None:
 
 
 def _error(response: urllib3.BaseHTTPResponse, what: str, host: str) -> SchedulerError:
+    """The exception for an answer that is an error. `what`: method and path of the request."""
     words: Any = None
     reason = ""
     try:
@@ -497,7 +515,7 @@ def _error(response: urllib3.BaseHTTPResponse, what: str, host: str) -> Schedule
         answer: dict[str, Any] = json.loads(body)
         words = answer["message"]
         reason = answer.get("reason") or ""
-    except (ValueError, KeyError, TypeError, AttributeError):  # of a proxy, say
+    except (ValueError, KeyError, TypeError, AttributeError):  # perhaps a proxy's answer
         pass
     if isinstance(words, str):
         message = words
@@ -507,11 +525,12 @@ def _error(response: urllib3.BaseHTTPResponse, what: str, host: str) -> Schedule
         message = _who_else(host, response, body)
     if response.status == 401 or (response.status == 403 and '"system:anonymous"' in message):
         return CredentialsExpired(
-            f"{what}: credentials expired ({message}). Log in again; the configuration is read anew."
+            f"{what}: credentials expired ({message}). Log in again; the configuration is read "
+            "anew."
         )
-    # Something else was changed at the same time, such as a quota: the request may go well later.
+    # Somebody changed the same object (a quota, for example) at the same time: try again later.
     is_conflict = response.status == 409 and reason != "AlreadyExists"
-    if response.status in _PASSING_CODES or is_conflict:
+    if response.status in _TRANSIENT_CODES or is_conflict:
         return Unreachable(f"{what}: {response.status} {message}")
     if response.status == 403:
         return Forbidden(403, message)
@@ -521,7 +540,7 @@ def _error(response: urllib3.BaseHTTPResponse, what: str, host: str) -> Schedule
 
 
 def refused(error: ApiError) -> Refused:
-    """The same as the scheduler's final word, for the user."""
+    """The error as `Refused`, with a message for the user."""
     advice = ""
     if isinstance(error, Forbidden) and "cannot " in str(error):
         advice = " The README's section on Kubernetes has the Role that is needed."

@@ -1,6 +1,7 @@
-"""From `job_resources` to the manifest of an Indexed Job.
+"""Reads and checks `job_resources`, and makes the manifest of an Indexed Job from them.
 
-Knows what Kubernetes wants to read, asks it nothing. https://kubernetes.io/docs/concepts/workloads/controllers/job/
+Knows the fields of Kubernetes' objects; sends no requests.
+https://kubernetes.io/docs/concepts/workloads/controllers/job/
 """
 
 from __future__ import annotations
@@ -14,22 +15,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+# Its value is the executor's token.
 SESSION_LABEL = "cluster-tools/session"
+# The name of the container that runs the call.
 WORKER_CONTAINER = "worker"
-# Variables by which a worker knows its pod.
+# Environment variables that tell a worker which pod it is in.
 POD_NAME = "CLUSTER_TOOLS_POD_NAME"
 POD_UID = "CLUSTER_TOOLS_POD_UID"
-# What a client that died has left goes at the latest then.
+# When Kubernetes itself deletes a finished Job, if a client that died has not.
 _TTL_S = 7 * 24 * 3600
-# So many failures let no Job fail as a whole: each index has its own end.
+# A number of failures that no Job reaches: a Job must not fail as a
+# whole, each index ends by itself.
 _NO_LIMIT = 2**31 - 1
-# Pods of a Job at a time. A controller manager makes about ten a second, for all Jobs of the cluster.
+# Pods of a Job at a time. A controller manager makes about ten a second,
+# for all Jobs of the cluster.
 MAX_PARALLELISM = 500
-# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names; the name of a
-# pod is its Job's with the index behind it.
+# Characters of a pod's name, which is the Job's name with the index behind it.
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-label-names
 _MAX_NAME = 63
 
-# Evicting a pod costs a call, so what tidies nodes is asked to wait.
+# Ask the cluster's autoscalers to leave the pod where it is, since its call would be lost.
 _KEEP_ANNOTATIONS = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
@@ -39,16 +44,17 @@ _KEEP_ANNOTATIONS = {
 _PULL_POLICIES = ("Always", "IfNotPresent", "Never")
 
 _SHARED_MEMORY = {"name": "shared-memory", "mountPath": "/dev/shm"}
-# Lists of a pod whose entries have a name, by which a template lays its own on them,
+# Lists in a pod -> the field that names their entries. Entries of `pod_template` are merged into
+# ours of the same name,
 _MERGED_LISTS = {"containers": "name", "initContainers": "name"}
-# or puts its own in their place.
+# or replace them.
 _REPLACED_LISTS = {"volumes": "name", "volumeMounts": "mountPath", "env": "name"}
 _LISTS = {**_MERGED_LISTS, **_REPLACED_LISTS}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A mount of a PersistentVolumeClaim. Its path is the client's, too."""
+    """A mount of a PersistentVolumeClaim, at the path under which the client sees it."""
 
     name: str
     path: str
@@ -59,7 +65,7 @@ class Resources:
     """`job_resources`, checked. The README's table says what each key means."""
 
     image: str
-    # As Kubernetes' own default, but for images that are named `latest`, or without a tag: it would pull these.
+    # Kubernetes' own default, except for images with the tag `latest` or none: those it would pull.
     image_pull_policy: str = "IfNotPresent"
     namespace: str = "default"
     context: str | None = None
@@ -89,7 +95,7 @@ class Resources:
 
 
 def parse_resources(job_resources: Mapping[str, Any]) -> Resources:
-    """Raises: ValueError, which names the key and says what it takes."""
+    """Reads and checks `job_resources`. Raises: ValueError, which names key and allowed values."""
     given = {key: value for key, value in job_resources.items() if value is not None}
     if "run_as" in job_resources:  # None has a meaning of its own
         given["run_as"] = job_resources["run_as"]
@@ -98,7 +104,8 @@ def parse_resources(job_resources: Mapping[str, Any]) -> Resources:
     image = given.pop("image", None)
     if not isinstance(image, str) or not image:
         raise ValueError(
-            'job_resources: the strategy kubernetes needs an image: {"image": "registry/name:tag"}, with '
+            'job_resources: the strategy kubernetes needs an image: {"image": '
+            '"registry/name:tag"}, with '
             "this version of cluster_tools and a Python of this minor version in it"
         )
     values: dict[str, Any] = {"image": image, "run_as": (os.getuid(), os.getgid())}
@@ -125,7 +132,8 @@ def parse_resources(job_resources: Mapping[str, Any]) -> Resources:
             known = sorted({*_PARSERS, "cpu", "gpu", "image", "memory", "mounts"})
             raise ValueError(
                 f"job_resources: the strategy kubernetes has no key {key!r}. There are "
-                f"{', '.join(known)}, hugepages-<size>, and <domain>/<name> for an extended resource"
+                f"{', '.join(known)}, hugepages-<size>, and <domain>/<name> for an extended "
+                "resource"
             )
     return Resources(**values, requests=requests, limits=limits)
 
@@ -177,7 +185,7 @@ def _text_mapping(key: str, value: object) -> dict[str, str]:
 
 
 def _as_text(value: object) -> str:
-    """As it stands in YAML: `{"gpu": True}` is "true"."""
+    """A value as YAML would have it: `True` is "true"."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -226,7 +234,7 @@ def _user(key: str, value: object) -> tuple[int, int] | None:
 
 
 def _mounts(value: object) -> tuple[list[str], list[Claim]]:
-    """Paths of hosts, and claims."""
+    """The paths of hosts, and the claims, that are to be mounted."""
     if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
         raise ValueError(f"job_resources: 'mounts' is a list, not {value!r}")
     host_paths: list[str] = []
@@ -283,7 +291,7 @@ _PARSERS: dict[str, Any] = {
 
 
 def job_name(name: str, token: str, count: int) -> str:
-    """A Job's name: the user's, as far as it may stand there, and the token, which is never cut."""
+    """The name of a Job: the user's, shortened and as Kubernetes allows it, and the whole token."""
     unique = token.replace(".", "-")
     room = _MAX_NAME - len(unique) - len(str(count - 1)) - 2
     readable = re.sub("[^a-z0-9]+", "-", name.lower())[: max(0, room)].strip("-")
@@ -303,9 +311,10 @@ def job_manifest(
     owner: Mapping[str, str] | None,
     at_a_time: int | None = None,
 ) -> dict[str, Any]:
-    """The Job of `count` elements, of which `at_a_time` run at a time.
+    """The manifest of a Job with `count` elements, of which `at_a_time` run at a time.
 
-    `directories`: have to be there in the pods, besides the user's mounts. `owner`: an ownerReference.
+    `session`: the executor's token. `command`: the container's. `directories`: are mounted besides
+    the user's mounts. `grace_s`: between SIGTERM and the kill. `owner`: an ownerReference.
     """
     labels = {**resources.labels, SESSION_LABEL: session}
     template: dict[str, Any] = {
@@ -345,12 +354,12 @@ def _pod_spec(
         "name": WORKER_CONTAINER,
         "image": resources.image,
         "imagePullPolicy": resources.image_pull_policy,
-        # Kubernetes itself replaces $(NAME) in it, and $$ by $.
+        # Kubernetes replaces $(NAME) in a command, and $$ by $.
         "command": [word.replace("$", "$$") for word in command],
         "env": [
             *(
                 {"name": name, "value": value}
-                for name, value in _who_and_where(mount["mountPath"] for mount in mounts).items()
+                for name, value in _user_variables(mount["mountPath"] for mount in mounts).items()
             ),
             {"name": POD_NAME, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": POD_UID, "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}},
@@ -361,12 +370,12 @@ def _pod_spec(
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
         },
-        # A failure to start is told without the right to read logs.
+        # The last lines of the log are in the pod's status, which we may read; logs perhaps not.
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
-        # The worker is no process 1, for which signals have no default action.
+        # Process 1 is then another than the worker: for process 1, signals have no default action.
         "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": max(1, round(grace_s)),
         "enableServiceLinks": False,
@@ -387,7 +396,7 @@ def _pod_spec(
 
 
 def _security_context(resources: Resources) -> dict[str, Any]:
-    """What Pod Security "restricted" asks for, and the client's groups.
+    """What the Pod Security Standard "restricted" asks for, and the client's groups.
 
     https://kubernetes.io/docs/concepts/security/pod-security-standards/
     """
@@ -406,7 +415,7 @@ def _security_context(resources: Resources) -> dict[str, Any]:
 def _volumes(
     resources: Resources, directories: Sequence[str]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Volumes and their mounts. What lies in another mount needs none of its own."""
+    """The volumes and their mounts. A path inside of another mount gets none of its own."""
     volumes: list[dict[str, Any]] = []
     mounts: list[dict[str, Any]] = []
     mounted: list[str] = []
@@ -419,7 +428,7 @@ def _volumes(
         if path.strip("/") == "" or any(f"{path}/".startswith(f"{other}/") for other in mounted):
             continue
         name = f"host-{len(volumes)}"
-        # Of type Directory: where the node has none, another type would make an empty one.
+        # Type Directory: if the node lacks the path, other types would make an empty directory.
         volumes.append({"name": name, "hostPath": {"path": path, "type": "Directory"}})
         mounts.append({"name": name, "mountPath": path})
         mounted.append(path)
@@ -430,8 +439,8 @@ def _volumes(
     return volumes, mounts
 
 
-def _who_and_where(mounted: Any) -> dict[str, str]:
-    """HOME and USER: the image knows neither. The client's home where it is mounted, else /tmp."""
+def _user_variables(mounted: Any) -> dict[str, str]:
+    """HOME (the client's if it is mounted, else /tmp), USER and LOGNAME, which the image lacks."""
     home = os.path.expanduser("~")
     has_home = any(f"{home}/".startswith(f"{path}/") for path in mounted)
     try:
@@ -442,7 +451,10 @@ def _who_and_where(mounted: Any) -> dict[str, str]:
 
 
 def merged(base: Any, over: Any, key: str = "") -> Any:
-    """`base` with `over` laid on it: dicts by key, containers, volumes, mounts and variables by name."""
+    """`base` with `over` laid over it: dicts by key, the lists of `_LISTS` by name, else `over`.
+
+    `key`: the one under which both are found.
+    """
     if isinstance(base, Mapping) and isinstance(over, Mapping):
         result: dict[str, Any] = dict(cast(Mapping[str, Any], base))
         for name, value in cast(Mapping[str, Any], over).items():
@@ -468,7 +480,7 @@ def _check_names(value: Any, key: str) -> None:
         for item in cast("list[Any]", value):
             if not isinstance(item, Mapping) or _LISTS[key] not in item:
                 raise ValueError(
-                    f"job_resources: 'pod_template': each entry of {key} is a dict with {_LISTS[key]!r}, "
-                    f"not {item!r}"
+                    f"job_resources: 'pod_template': each entry of {key} is a dict with "
+                    f"{_LISTS[key]!r}, not {item!r}"
                 )
             _check_names(item, "")

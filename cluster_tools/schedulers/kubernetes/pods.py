@@ -1,6 +1,6 @@
-"""What pods say of themselves, and why one has ended.
+"""Reads pods: their state, what keeps them from beginning, and why they ended.
 
-Reads objects that the server has sent, asks it nothing.
+Knows objects that the server has sent; sends no requests.
 https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/
 """
 
@@ -19,7 +19,7 @@ from cluster_tools.schedulers.kubernetes.manifest import WORKER_CONTAINER, Resou
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 
-# Reasons of a condition DisruptionTarget.
+# Reasons of the condition DisruptionTarget -> cause, and what to say.
 # https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
 _DISRUPTIONS = {
     "PreemptionByScheduler": (Cause.PREEMPTED, "had to make room for a pod of higher priority"),
@@ -31,7 +31,7 @@ _DISRUPTIONS = {
         "was ended by its node, which was short of something",
     ),
 }
-# The container has not begun and will not without somebody's help.
+# Reasons for which a container waits that need somebody to do something.
 # https://kubernetes.io/docs/concepts/containers/images/#imagepullbackoff
 _NEEDS_HELP = {
     "CrashLoopBackOff",
@@ -50,20 +50,20 @@ _NEEDS_HELP = {
     "RunContainerError",
     "SignatureValidationFailed",
 }
-# What the kubelet says where it evicts a pod for what the pod itself has written, and not because
-# the node runs out of something (pkg/kubelet/eviction).
+# The kubelet's words where it evicts a pod for what the pod itself has written, and not because the
+# node is short of disk or memory (pkg/kubelet/eviction).
 _OWN_STORAGE = re.compile(
     r"exceeded its local ephemeral storage limit|ephemeral local storage usage exceeds"
     r"|Usage of EmptyDir volume .* exceeds the limit"
 )
-# A reason of our own: a container that `worker` waits for still runs.
+# A reason of our own: an init container, or a sidecar that is not ready, which `worker` waits for.
 RUNS_ON = "InitContainerRunsOn"
 _CANNOT_START = {"StartError", "ContainerCannotRun"}
 
 
 @dataclass(frozen=True)
 class Blocked:
-    """A container that does not begin, so that its pod does not."""
+    """A container that does not begin, or does not end, so that the call does not begin."""
 
     container: str
     image: str
@@ -82,28 +82,29 @@ class Pod:
     node: str
     reason: str
     message: str
-    # When it was told to end, by the server's clock; None where it was not.
+    # When it was deleted, by the server's clock; None where it was not. It may still run.
     deleted_at: datetime | None
-    # Seconds that it has for that.
+    # How long it has to end after that.
     grace_s: float
-    # The reason and message of its condition DisruptionTarget.
+    # Reason and message of its condition DisruptionTarget; None where it has none.
     disruption: tuple[str, str] | None
-    # The state of the container `worker`: {"waiting": ...}, {"running": ...}, {"terminated": ...} or {}.
+    # The state of the container `worker`: {"waiting": ...}, {"running": ...}, {"terminated": ...}
+    # or {}.
     state: Mapping[str, Any]
-    # Why it could not be placed on a node.
+    # Why no node could be found for it; "" where that is not so.
     unschedulable: str
-    # A container that has to end well before `worker` begins has not.
+    # Which init container has failed, and how; "" where none has.
     failed_init: str
-    # Such a container, or `worker`, that does not begin.
+    # An init container or `worker` that does not begin.
     blocked: Blocked | None
-    # The limit of the container `worker`, as the server has set it; "" where there is none.
+    # The memory limit of the container `worker`, as the server has set it; "" where there is none.
     memory_limit: str
-    # Containers beside `worker` that have not ended, and one of them that can't begin.
+    # Names of containers beside `worker` that have not ended; and one of them that can't begin.
     beside: tuple[str, ...]
     blocked_beside: Blocked | None
-    # When its node has written its state last, by the server's clock.
+    # When its node last wrote its state, by the server's clock.
     written: datetime | None
-    # Its object is not there any more, so nothing of it runs.
+    # The server does not list it any more, so nothing of it runs.
     is_gone: bool = False
 
     @property
@@ -112,7 +113,7 @@ class Pod:
 
     @property
     def outlives_worker(self) -> bool:
-        """A sidecar goes on, or does not begin, and the Job counts the pod as one that runs."""
+        """`worker` has ended, but another container has not: for its Job the pod still runs."""
         return (
             "terminated" in self.state
             and self.phase in ("Pending", "Running")
@@ -121,19 +122,16 @@ class Pod:
 
     @property
     def is_ending(self) -> bool:
-        """It was told to end, and its process may still run."""
+        """It was deleted, and its process may still run."""
         return self.deleted_at is not None and not self.has_ended
 
     @property
-    def says_nothing(self) -> bool:
-        """Of its end: it was told to, or was well when it was last seen."""
+    def gives_no_cause(self) -> bool:
+        """It does not say why it ended: it was deleted, or was well when it was last seen."""
         was_well = not self.has_ended and self.deleted_at is None
-        was_told = (
-            was_well
-            or self.deleted_at is not None
-            or (self.state.get("terminated", {}).get("exitCode") == 128 + signal.SIGTERM)
-        )
-        return was_told and self.disruption is None and not self.reason
+        exit_code = self.state.get("terminated", {}).get("exitCode")
+        was_told_to_end = self.deleted_at is not None or exit_code == 128 + signal.SIGTERM
+        return (was_well or was_told_to_end) and self.disruption is None and not self.reason
 
     @property
     def began(self) -> bool:
@@ -141,16 +139,19 @@ class Pod:
 
 
 def job_of(pod: Mapping[str, Any]) -> str:
+    """The name of the Job of a pod."""
     return pod["metadata"]["labels"].get("job-name", "")
 
 
 def index_of(pod: Mapping[str, Any]) -> int | None:
+    """The completion index of a pod."""
     annotations: Any = pod["metadata"].get("annotations") or {}
     text: str = annotations.get(INDEX, "")
     return int(text) if text.isdigit() else None
 
 
 def read_pod(pod: Mapping[str, Any]) -> Pod:
+    """A pod from the server's object."""
     metadata: Any = pod["metadata"]
     status: Any = pod.get("status") or {}
     conditions: dict[str, Any] = {c["type"]: c for c in status.get("conditions") or ()}
@@ -184,15 +185,17 @@ def read_pod(pod: Mapping[str, Any]) -> Pod:
 
 
 def read_time(text: str) -> datetime:
-    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+    """A time as the server writes it."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))  # Python 3.10 does not know Z
 
 
 def last_time(*texts: str | None) -> datetime | None:
+    """The latest of these times; None where there is none."""
     return max((read_time(text) for text in texts if text), default=None)
 
 
 def written_at(item: Mapping[str, Any], part: str | None = None) -> datetime | None:
-    """When an object, or its `status` alone, was written last; None where the server does not say.
+    """When an object, or `part` of it ("status"), was written last; None where that is unknown.
 
     https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
     """
@@ -211,6 +214,7 @@ def _container_state(statuses: Any, name: str) -> Mapping[str, Any]:
 
 
 def _memory_limit(spec: Any) -> str:
+    """The memory limit of the container `worker`; "" where there is none."""
     for container in spec.get("containers") or ():
         if container["name"] == WORKER_CONTAINER:
             resources: dict[str, Any] = container.get("resources") or {}
@@ -220,6 +224,7 @@ def _memory_limit(spec: Any) -> str:
 
 
 def _open_beside(statuses: Any) -> tuple[str, ...]:
+    """The names of the containers beside `worker` that have not ended."""
     return tuple(
         status["name"]
         for status in statuses or ()
@@ -229,6 +234,7 @@ def _open_beside(statuses: Any) -> tuple[str, ...]:
 
 
 def _blocked_beside(statuses: Any) -> Blocked | None:
+    """A container beside `worker` that can't begin without somebody's help."""
     for status in statuses or ():
         name = status["name"]
         waiting: dict[str, Any] = _container_state([status], name).get("waiting") or {}
@@ -240,12 +246,13 @@ def _blocked_beside(statuses: Any) -> Blocked | None:
 
 
 def _sidecars(spec: Any) -> set[str]:
-    """Init containers that go on beside the others, and are ended when these have ended."""
+    """The names of the sidecars: init containers that run until the other containers have ended."""
     containers: Any = spec.get("initContainers") or ()
     return {c["name"] for c in containers if c.get("restartPolicy") == "Always"}
 
 
 def _failed_init(statuses: Any, sidecars: set[str]) -> str:
+    """Which init container has failed, and how; "" where none has."""
     for status in statuses or ():
         if status["name"] in sidecars:
             continue
@@ -257,6 +264,7 @@ def _failed_init(statuses: Any, sidecars: set[str]) -> str:
 
 
 def _blocked(status: Any, sidecars: set[str]) -> Blocked | None:
+    """The container because of which the call has not begun, and why."""
     before: list[dict[str, Any]] = status.get("initContainerStatuses") or []
     beside: list[dict[str, Any]] = status.get("containerStatuses") or []
     worker = [container for container in beside if container["name"] == WORKER_CONTAINER]
@@ -267,7 +275,7 @@ def _blocked(status: Any, sidecars: set[str]) -> Blocked | None:
         if waiting.get("reason") in _NEEDS_HELP:
             words = f"{waiting.get('message', '')} {_last_end(container)}".strip()
             return Blocked(name, image, waiting["reason"], words)
-        if name in sidecars and "terminated" in state:  # between two starts a node may say no more
+        if name in sidecars and "terminated" in state:  # between two starts, with no other reason
             words = f"the sidecar {name} ends again and again {_end_of(container, state)}"
             return Blocked(name, image, "CrashLoopBackOff", words)
         if container not in before or "running" not in state:
@@ -283,11 +291,12 @@ def _blocked(status: Any, sidecars: set[str]) -> Blocked | None:
 
 
 def _last_end(container: Mapping[str, Any]) -> str:
-    """How this container has ended the last time, where it is started again and again."""
+    """How the last run of a container ended that is started again and again; "" if none has."""
     return _end_of(container, container.get("lastState") or {})
 
 
 def _end_of(container: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    """How a container with this state has ended, in brackets; "" if it has not."""
     ended: dict[str, Any] = state.get("terminated") or {}
     if not ended:
         return ""
@@ -296,17 +305,20 @@ def _end_of(container: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     return f"(container {name}, exit code {code}{f': {words}' if words else ''})"
 
 
-def first_to_blame(pods: Sequence[Pod]) -> Pod | None:
-    """Of the pods of one element the one that made it end: a later one finds that the call has begun."""
+def pod_that_explains(pods: Sequence[Pod]) -> Pod | None:
+    """Of the pods of one element, the first that began and failed, else the first that failed.
+
+    Pods after the one that began only find that the call has begun, and end.
+    """
     in_order = sorted(pods, key=lambda pod: (pod.created, pod.uid))
-    # Its container may have ended well when its phase does not say so yet.
-    blamed = [
+    # A container may have ended well before the pod's phase says so.
+    failed = [
         pod
         for pod in in_order
         if pod.phase != "Succeeded" and pod.state.get("terminated", {}).get("exitCode") != 0
     ]
-    began = [pod for pod in blamed if pod.began]
-    return next(iter([*began, *blamed]), None)
+    began = [pod for pod in failed if pod.began]
+    return next(iter([*began, *failed]), None)
 
 
 def ending(pod: Pod, resources: Resources) -> Ending:
@@ -320,20 +332,9 @@ def ending(pod: Pod, resources: Resources) -> Ending:
             'Ask for more, for example with job_resources={"time_limit_s": 3600}.',
         )
     ended: Mapping[str, Any] = pod.state.get("terminated") or {}
-    # Where a child of the call was killed, the container may have ended well.
+    # With exit code 0, a child of the call was killed and the worker went on.
     if ended.get("reason") == "OOMKilled" and ended.get("exitCode"):
-        asked = resources.limits.get("memory")
-        if asked:
-            why = f"it had asked for {asked}"
-        elif pod.memory_limit:
-            why = f"its limit is {pod.memory_limit}, by a LimitRange of the namespace or by pod_template"
-        else:
-            why = "the node has no more"
-        return Ending(
-            Cause.OUT_OF_MEMORY,
-            f"{who} ran out of memory{on_node}: {why}.",
-            'Ask for more, for example with job_resources={"memory": "8Gi"}.',
-        )
+        return _memory_ending(pod, resources, who, on_node)
     if pod.reason == "Evicted" and _OWN_STORAGE.search(pod.message):
         return Ending(
             Cause.EXIT,
@@ -369,12 +370,30 @@ def ending(pod: Pod, resources: Resources) -> Ending:
     return _process_ending(ended, who, on_node)
 
 
+def _memory_ending(pod: Pod, resources: Resources, who: str, on_node: str) -> Ending:
+    asked = resources.limits.get("memory")
+    if asked:
+        why = f"it had asked for {asked}"
+    elif pod.memory_limit:
+        why = (
+            f"its limit is {pod.memory_limit}, by a LimitRange of the namespace or by pod_template"
+        )
+    else:
+        why = "the node has no more"
+    return Ending(
+        Cause.OUT_OF_MEMORY,
+        f"{who} ran out of memory{on_node}: {why}.",
+        'Ask for more, for example with job_resources={"memory": "8Gi"}.',
+    )
+
+
 def _process_ending(ended: Mapping[str, Any], who: str, on_node: str) -> Ending:
+    """Why a container ended, by its exit code. `ended`: its state `terminated`; {}: unknown."""
     if not ended:
         return Ending(Cause.LOST, f"{who} ended{on_node}, and does not say how.")
     code: int = ended.get("exitCode", 0)
     message: str = ended.get("message") or ""
-    # What the worker or its shell says; the log may not have reached cfut_dir.
+    # Messages of the worker or its shell, which the log may lack if cfut_dir could not be written.
     own = [line for line in message.splitlines() if line.startswith("cluster_tools: ")]
     if ended.get("reason") in _CANNOT_START:
         return Ending(
@@ -385,8 +404,8 @@ def _process_ending(ended: Mapping[str, Any], who: str, on_node: str) -> Ending:
     if code in (126, 127):
         return Ending(
             Cause.NEVER_STARTED,
-            f"There is no such Python in the image (exit code {code}): the key python_executable of "
-            "job_resources has to be right there.",
+            f"There is no such Python in the image (exit code {code}): the key python_executable "
+            "of job_resources has to be right there.",
         )
     if own and code in OWN_EXIT_CODES:
         return Ending(Cause.EXIT, own[-1].removeprefix("cluster_tools: "), exit_code=code)

@@ -2,11 +2,11 @@
 
     submit --Job--> API server --events--> JobWatch --+
                         |                             +--> states, explain
-                        +--------pods, when asked-----+
+                        +-------- pods, if need be ---+
 
-What Jobs say decides; pods are looked at only to find out why something waits or has ended, all of them
-with one request, in rounds that grow rarer. The facts behind this are Kubernetes' documentation of Jobs,
-https://kubernetes.io/docs/concepts/workloads/controllers/job/, and what was seen on real clusters.
+The status of Jobs decides. Pods are queried only to find out why an element waits or has ended: all
+pods with one request, in intervals that grow. What is known of Jobs is from
+https://kubernetes.io/docs/concepts/workloads/controllers/job/ and was seen on real clusters.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ from cluster_tools.schedulers.kubernetes.pods import (
     INDEX,
     Pod,
     ending,
-    first_to_blame,
     index_of,
     job_of,
+    pod_that_explains,
     read_pod,
 )
 from cluster_tools.schedulers.kubernetes.script import (
@@ -83,39 +83,47 @@ from cluster_tools.schedulers.kubernetes.waiting import (
 )
 from cluster_tools.schedulers.kubernetes.watch import JobWatch
 
-# More completions ask for further fields. https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
+# More completions need further fields.
+# https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/job-v1/
 _MAX_COMPLETIONS = 100_000
 # A controller manager makes about ten pods a second, for all Jobs of the cluster.
-_MANY = 1_000
-# Between looks at pods: the first comes when pods have usually begun.
-_FIRST_LOOK_S = 3.0
-_MAX_LOOK_S = 40.0
-# While somebody has to help: an image that its registry refuses is given up within 90 s.
-_STUCK_LOOK_S = 10.0
-# What takes longer may have left a warning.
+_MANY_PODS = 1_000
+# Intervals between queries of pods: the first query comes when pods have usually begun.
+_FIRST_QUERY_S = 3.0
+_MAX_QUERY_INTERVAL_S = 40.0
+# The interval while an element needs somebody's help. With it, an image that its registry
+# refuses is given up within 90 s.
+_STUCK_QUERY_S = 10.0
+# How long after its creation a Job's events are read: by then there may be a warning.
 _EVENTS_AFTER_S = 5.0
-# While pods are ending, until their processes have. A look that took long is not repeated at once, but a
-# server that was slow for once must not hold up the next for ever.
-_ENDING_LOOK_S = 1.0
-_LOOKING_PART = 5.0
-_MAX_LOOK_PAUSE_S = 15.0
-# A pod that was told to end and has not so long after its time for that: its node does not answer.
+# The interval while pods are ending, until their processes have ended.
+_ENDING_QUERY_S = 1.0
+# A query that took long is not repeated at once: the pause is so many times as long, at most the
+# second, since a server may be slow only once.
+_PAUSE_FACTOR = 5.0
+_MAX_QUERY_PAUSE_S = 15.0
+# How long after its grace period a deleted pod may still be there before its node counts as lost.
 _LOST_AFTER_S = 60.0
-# Servers before 1.29 replace a pod that fails, again and again. An element that begins leaves a mark at
-# which its next pod ends well; after so many failures it has none.
+# Servers before 1.29 replace a failed pod, again and again. If the call of an element has begun,
+# the next pod finds the claim and ends well. So after this many failures the call has never begun.
 _MAX_FAILED_PODS = 3
+# How soon a lease is renewed again after a failure.
 _LEASE_RETRY_S = 5.0
-_ROLES_COME_WITHIN_S = 30.0
-# Jobs that are done are deleted meanwhile: nobody may have to wait long for that.
+# A server that was just started may not know its roles for so long, and
+# refuse what it allowed before.
+_ROLES_UNKNOWN_S = 30.0
+# Time limit for deleting a Job that is done, and the pause after a failure: futures wait meanwhile.
 _DELETE_TIMEOUT_S = 5.0
 _DELETE_PAUSE_S = 30.0
+# Time limit of the helper in a pod, where we wait for its end.
 _STOP_IN_POD_TIMEOUT_S = 15.0
-# Elements whose pods one request deletes: their indexes have to fit into its address.
+# How many elements' pods one request deletes: their indexes must fit into its address.
 _MAX_INDEXES = 500
 
 _STOP = "cluster_tools.schedulers.kubernetes.stop"
-# What `_to_explain` makes of a Job all of whose pods are well.
+# The value of `_to_explain` for a Job all of whose pods are well.
 _NOTHING_TO_EXPLAIN = ("", 0, 0, None, False)
+# Reasons of a failed Job whose indexes each have an end of their own.
 _FINISHED_BY_INDEX = {"", "FailedIndexes", "MaxFailedIndexesExceeded"}
 
 _HAS_BOOTTIME = hasattr(time, "CLOCK_BOOTTIME")
@@ -135,19 +143,19 @@ class _Job:
     startup: StartupTimes
     # The server replaces failed pods.
     replaces_pods: bool = False
-    # Index -> uid -> pod; no pods that have ended well.
+    # Index -> uid -> pod, as of the last query. Without pods that have ended well.
     pods: dict[int, dict[str, Pod]] = field(default_factory=dict[int, dict[str, Pod]])
-    # By the Job itself; another one after a suspension.
+    # `status.startTime` of the Job, which changes when a suspended Job is resumed.
     start_time: str | None = None
-    # Since when a pod is ending, by uid.
+    # Uid of a pod that is ending -> since when we have seen that.
     ending_since: dict[str, float] = field(default_factory=dict[str, float])
-    # What the last look has shown to be waited for; -1: the Job waits for its first pod.
+    # Index -> why its pod has not begun. -1: the Job has no pod yet.
     waiting: dict[int, Waiting] = field(default_factory=dict[int, Waiting])
-    # What of the Job's status the last look at its pods has explained.
+    # `_to_explain` as it was before the last query of pods.
     explained: object = _NOTHING_TO_EXPLAIN
-    # The largest number of pods that its status has counted as ready or over.
+    # The largest number of pods that its status has counted as ready or ended.
     counted: int = 0
-    # The uids of pods that we have deleted since a sidecar went on in them.
+    # Uids of pods that we have deleted because only a sidecar still ran in them.
     ended_by_us: set[str] = field(default_factory=set[str])
 
     def element(self, index: int) -> Element:
@@ -160,18 +168,20 @@ class _Job:
         )
 
     def has_only_sidecars(self, index: int) -> bool:
-        """Whether the call has ended, while its pod goes on."""
+        """Whether the call has ended, but a sidecar in its pod has not."""
         pods = self.pods.get(index, {}).values()
         return any(pod.outlives_worker for pod in pods) and all(pod.has_ended for pod in pods)
 
     def is_lost(self, pod: Pod) -> bool:
+        """Whether a deleted pod has not ended long after its grace period: its node is lost."""
         since = self.ending_since.get(pod.uid)
         limit_s = pod.grace_s + _LOST_AFTER_S
         return pod.is_ending and since is not None and time.monotonic() - since > limit_s
 
-    def waits_in_vain(self) -> tuple[int, Waiting] | None:
-        """An element that is given up, where those that are still to come would wait for the same: no pod
-        has begun, and its registry refuses the image, or all the other pods need help, too.
+    def hopeless_element(self) -> tuple[int, Waiting] | None:
+        """An element that is given up, if all the others would wait for the same thing.
+
+        That is so if no pod has begun, and the registry refuses the image or all pods need help.
         """
         if any(pod.began for pods in self.pods.values() for pod in pods.values()):
             return None
@@ -189,18 +199,20 @@ class _Job:
         return None
 
     def may_run(self, index: int) -> bool:
-        """Whether a process of this element may still run, whatever is said of its Job."""
+        """Whether a process of this element may still run, whatever the Job's status says."""
         return any(
             not pod.has_ended and not self.is_lost(pod) for pod in self.pods.get(index, {}).values()
         )
 
 
 class KubernetesScheduler(Scheduler):
+    """One executor's connection to Kubernetes: its Jobs, and what was seen of their pods."""
+
     prefix = "kube"
-    # Both cost nothing but a look at what the watch has brought.
+    # `states` mostly reads what the watch has brought, which costs nothing.
     min_interval_s = 0.25
     max_interval_s = 1.0
-    # An array costs a Job, and pods take seconds.
+    # Each array is a Job, and pods take seconds to start, so waiting for more calls is worth it.
     max_gathering_s = 1.0
     # A second pod of the same index may begin after the first.
     may_run_again = True
@@ -220,23 +232,26 @@ class KubernetesScheduler(Scheduler):
         self._pods_path = f"/api/v1/namespaces/{resources.namespace}/pods"
         self._events_path = f"/api/v1/namespaces/{resources.namespace}/events"
         self._jobs: dict[str, _Job] = {}
-        # By token, and when it was first tried to create each.
+        # Token -> name of the Job.
         self._names: dict[str, str] = {}
+        # Name -> when we first tried to create the Job, by `_now`.
         self._first_tries: dict[str, float] = {}
-        # The files of elements' scripts, by job.
+        # Name -> path of the file with its elements' script.
         self._scripts: dict[str, str] = {}
-        self._look_interval_s = _FIRST_LOOK_S
-        self._look_at = self._looked_at = self._look_took_s = 0.0
+        self._query_interval_s = _FIRST_QUERY_S
+        self._next_query_at = self._queried_at = self._query_took_s = 0.0
         self._owner: dict[str, str] | None = None
         self._owner_known = False
         self._jobs_made = 0
-        # Since when what was allowed before is not.
+        # Since when the server refuses what it allowed before.
         self._forbidden_since: float | None = None
+        # Names of Jobs that are done and have to be deleted, and when to try again.
         self._undeleted: list[str] = []
         self._delete_at = 0.0
         self._stopped = False
-        self._told: set[str] = set()
-        # Now, since an interpreter that is about to exit starts no threads.
+        # What `_warn_once` has warned about.
+        self._warned: set[str] = set()
+        # Started now: an interpreter that exits starts no threads.
         self._watch = JobWatch(self._server, self._jobs_path)
         self._watch.start()
 
@@ -250,12 +265,12 @@ class KubernetesScheduler(Scheduler):
         session = request.token.partition(".")[0]
         name = job_name(request.name, request.token, request.count)
         self._names[request.token] = name
-        # A lease counts from the creation, which may have been an earlier try's, whose answer was lost.
+        # The lease counts from the creation: perhaps by an earlier try, whose answer was lost.
         created_at = self._first_tries.setdefault(name, _now())
-        if request.count > _MANY:
-            self._tell(
-                f"{request.count} elements are as many pods, of which Kubernetes starts about ten a "
-                "second: with the strategy batching each could do more."
+        if request.count > _MANY_PODS:
+            self._warn_once(
+                f"{request.count} elements are as many pods, of which Kubernetes starts about ten "
+                "a second: with the strategy batching each could do more."
             )
         try:
             self._watch.begin(f"{SESSION_LABEL}={session}")
@@ -281,24 +296,27 @@ class KubernetesScheduler(Scheduler):
             startup=StartupTimes(self._resources.startup_timeout_s),
             replaces_pods="backoffLimitPerIndex" not in job["spec"],
         )
-        self._look_interval_s = _FIRST_LOOK_S
+        self._query_interval_s = _FIRST_QUERY_S
         now = time.monotonic()
-        first = now + _FIRST_LOOK_S
-        self._look_at = min(self._look_at, first) if self._look_at > now else first
+        first = now + _FIRST_QUERY_S
+        self._next_query_at = (
+            min(self._next_query_at, first) if self._next_query_at > now else first
+        )
         return name
 
     def _may_pass(self, refusal: ApiError) -> bool:
-        """Whether the same request may be taken later."""
-        if "exceeded quota" in str(refusal):  # of Jobs
+        """Whether the same request may succeed later."""
+        if "exceeded quota" in str(refusal):  # the namespace's limit of Jobs
             return True
         if not isinstance(refusal, Forbidden) or not self._jobs_made:
             return False
-        # A server that has just been started knows the roles a moment later.
+        # A server that was just started may not know its roles yet.
         if self._forbidden_since is None:
             self._forbidden_since = time.monotonic()
-        return time.monotonic() - self._forbidden_since < _ROLES_COME_WITHIN_S
+        return time.monotonic() - self._forbidden_since < _ROLES_UNKNOWN_S
 
     def _manifest(self, request: ArrayRequest, name: str, session: str) -> dict[str, Any]:
+        """The manifest of a Job. Writes the files that its pods need into the run directory."""
         job = (
             f'{shlex.quote(name)}"_$cluster_tools_index"' if request.is_array else shlex.quote(name)
         )
@@ -337,7 +355,7 @@ class KubernetesScheduler(Scheduler):
         try:
             return self._server.create(self._jobs_path, manifest)
         except ApiError as exc:
-            if exc.status == 404:  # the namespace
+            if exc.status == 404:  # there is no such namespace
                 self._create_namespace()
                 return self._server.create(self._jobs_path, manifest)
             if exc.status != 409:
@@ -357,7 +375,10 @@ class KubernetesScheduler(Scheduler):
                 raise
 
     def _own_pod(self) -> dict[str, str] | None:
-        """In a pod of the same namespace: whoever deletes this pod deletes its Jobs, too."""
+        """An ownerReference to our own pod: if that is deleted, Kubernetes deletes our Jobs, too.
+
+        None outside of pods, or where Jobs go to another namespace.
+        """
         if not self._owner_known and not self._options.keep_jobs_on_exit:
             self._owner_known = True
             if own_namespace() == self._resources.namespace:
@@ -366,9 +387,8 @@ class KubernetesScheduler(Scheduler):
                     name = socket.gethostname()
                     try:
                         uid = self._server.get(f"{self._pods_path}/{name}")["metadata"]["uid"]
-                    except (
-                        SchedulerError
-                    ):  # another host name, or no right to ask: the lease has to do
+                    # Another host name, or no right to read pods: the lease must do.
+                    except SchedulerError:
                         return None
                 self._owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid or ""}
         return self._owner
@@ -402,22 +422,23 @@ class KubernetesScheduler(Scheduler):
         trouble = self._watch.trouble
         if trouble is not None:
             raise Unreachable(str(trouble))
-        looked = self._should_look(ours)
+        looked = self._should_query_pods(ours)
         if looked:
-            self._look(ours)
+            self._query_pods(ours)
         reports: dict[Element, Report] = {}
         for job in ours:
             reports.update(self._reports(job, with_waiting=looked))
         return reports
 
     def _status(self, job: _Job) -> dict[str, Any]:
+        """The Job's status, as the watch has last seen it."""
         return self._watch.jobs.get(job.name, {}).get("status", {})
 
     def _is_deleted(self, job: _Job) -> bool:
         return job.name in self._watch.deleted
 
     def _failure(self, job: _Job) -> dict[str, Any] | None:
-        """The condition by which the whole Job has failed; None where each index has its own end."""
+        """The condition by which the whole Job has failed; None if each index ends by itself."""
         conditions: list[dict[str, Any]] = self._status(job).get("conditions") or []
         for condition in conditions:
             if (
@@ -429,8 +450,9 @@ class KubernetesScheduler(Scheduler):
         return None
 
     def _reports(self, job: _Job, *, with_waiting: bool) -> Iterator[tuple[Element, Report]]:
+        """The states of a Job's elements. `with_waiting`: pods were just queried."""
         seen = self._watch.jobs.get(job.name)
-        if seen is None:  # its first event is still to come
+        if seen is None:  # the watch has not brought it yet
             return
         status = self._status(job)
         over = "Deleted" if self._is_deleted(job) else (self._failure(job) or {}).get("reason")
@@ -444,7 +466,7 @@ class KubernetesScheduler(Scheduler):
                 and not any(pod.began and not pod.has_ended for pod in pods.values())
             ):
                 failed.add(index)
-        # Whether a process of it still runs is known only after a look.
+        # Until pods were queried, processes of elements that failed may still run.
         is_explained = job.explained == self._to_explain(job)
         for index in completed | failed:
             if job.is_ending(index) or not (is_explained or index in completed):
@@ -461,33 +483,34 @@ class KubernetesScheduler(Scheduler):
                 rest = State.ENDED if is_explained else State.RUNNING
                 yield Element(job.name), Report(rest, over)
             return
-        told = set(ended)
+        reported = set(ended)
         for index in set(job.pods) - ended:
             if job.has_only_sidecars(index):
-                told.add(index)
+                reported.add(index)
                 yield job.element(index), Report(State.ENDED, "Ended")
         if with_waiting:
-            for index in set(job.pods) - told:
+            for index in set(job.pods) - reported:
                 report = self._report_of_pods(job, index)
                 if report is not None:
-                    told.add(index)
+                    reported.add(index)
                     yield job.element(index), report
-        if job.is_array or not told:
+        if job.is_array or not reported:
             yield Element(job.name), self._report_of_the_rest(job, seen, status)
 
     def _report_of_pods(self, job: _Job, index: int) -> Report | None:
-        """What the last look has shown of this element, where it says more than the Job does."""
+        """The state of an element by its pods, if they say more than the Job does."""
         if index in job.waiting:
             return self._waiting_report(job, index, job.waiting[index])
         if any(pod.began for pod in job.pods[index].values()):
             return Report(State.RUNNING, "Running")
-        if job.is_ending(index):  # of a lost node not even the beginning may be known
+        if job.is_ending(index):  # if its node is lost, we may not even know whether it has begun
             return Report(State.RUNNING, "Terminating")
         return None
 
     def _report_of_the_rest(
         self, job: _Job, seen: Mapping[str, Any], status: Mapping[str, Any]
     ) -> Report:
+        """The state of all elements that have no report of their own, by the Job's status."""
         if seen["spec"].get("suspend"):
             return Report(
                 State.PENDING,
@@ -501,10 +524,10 @@ class KubernetesScheduler(Scheduler):
         has_begun = status.get("ready") != 0 if "ready" in status else bool(status.get("active"))
         if status.get("active") and has_begun:
             return Report(State.RUNNING, "Running")
-        in_vain = None if status.get("succeeded") else job.waits_in_vain()
-        if in_vain is not None:
-            return self._waiting_report(job, *in_vain)
-        for waiting in job.waiting.values():  # as the last look has seen it
+        hopeless = None if status.get("succeeded") else job.hopeless_element()
+        if hopeless is not None:
+            return self._waiting_report(job, *hopeless)
+        for waiting in job.waiting.values():  # any of them
             return Report(State.PENDING, "Pending", waiting.reason, waiting.message)
         return Report(State.PENDING, "Pending", "its pods have not begun")
 
@@ -518,10 +541,10 @@ class KubernetesScheduler(Scheduler):
             notable=waiting.notable,
         )
 
-    # -- looking at pods --
+    # -- queries of pods --
 
     def _to_explain(self, job: _Job) -> object:
-        """What of a Job's status only its pods explain."""
+        """The part of a Job's status that only its pods explain: pods are queried if it changes."""
         status = self._status(job)
         return (
             status.get("failedIndexes") or "",
@@ -531,10 +554,10 @@ class KubernetesScheduler(Scheduler):
             self._is_deleted(job),
         )
 
-    def _should_look(self, jobs: Iterable[_Job]) -> bool:
+    def _should_query_pods(self, jobs: Iterable[_Job]) -> bool:
         now = time.monotonic()
-        # A long list is not asked for all the time.
-        if now < self._looked_at + self._look_pause_s():
+        # A long list is a burden for the server.
+        if now < self._queried_at + self._query_pause_s():
             return False
         waits = ending = False
         for job in jobs:
@@ -542,12 +565,12 @@ class KubernetesScheduler(Scheduler):
                 return True
             waits = waits or self._waits(job)
             ending = ending or any(map(job.is_ending, job.pods))
-        return ending or (waits and now >= self._look_at)
+        return ending or (waits and now >= self._next_query_at)
 
     def _has_fewer(self, job: _Job) -> bool:
-        """Whether the Job counts fewer pods as ready or over than before.
+        """Whether the Job counts fewer pods as ready or ended than before.
 
-        Then the call of some pod has ended: it is not ready any more, and a sidecar goes on in it.
+        Then a call has ended whose pod goes on with a sidecar: it is no longer ready.
         """
         counted = self._counted(job)
         job.counted = max(job.counted, counted)
@@ -562,9 +585,9 @@ class KubernetesScheduler(Scheduler):
         return sum(numbers) + sum(map(len, uncounted.values()))
 
     def _end_sidecars(self, job: _Job) -> None:
-        """Deletes pods in which only sidecars go on: they hold the places of elements that wait.
+        """Deletes pods in which only sidecars still run: they take the places of waiting elements.
 
-        Raises: SchedulerError, where they may be ended later.
+        Raises: SchedulerError, where deleting them may succeed later.
         """
         pods = {
             index: pod
@@ -598,17 +621,17 @@ class KubernetesScheduler(Scheduler):
         else:
             words = f"{blocked.reason}: {blocked.message}"
             what, advice = f"The container {blocked.container!r} does not begin ({words})", ""
-        self._tell(f"{what} in pods whose calls have ended; {outcome}.{advice}", about=outcome)
+        self._warn_once(f"{what} in pods whose calls have ended; {outcome}.{advice}", about=outcome)
 
-    def _look_pause_s(self) -> float:
-        return min(_MAX_LOOK_PAUSE_S, max(_ENDING_LOOK_S, _LOOKING_PART * self._look_took_s))
+    def _query_pause_s(self) -> float:
+        return min(_MAX_QUERY_PAUSE_S, max(_ENDING_QUERY_S, _PAUSE_FACTOR * self._query_took_s))
 
     def _waits(self, job: _Job) -> bool:
-        """Whether fewer of its pods run than could."""
+        """Whether fewer pods of the Job run than could run."""
         seen = self._watch.jobs.get(job.name)
         if seen is None or seen["spec"].get("suspend"):
             return False
-        if self._is_deleted(job):  # they run on, where it left orphans
+        if self._is_deleted(job):  # with the policy Orphan, its pods run on
             return any(map(job.may_run, job.pods))
         status = seen["status"]
         active = status.get("active") or 0
@@ -623,8 +646,11 @@ class KubernetesScheduler(Scheduler):
             )
         return active < wanted or ready < active
 
-    def _look(self, jobs: Collection[_Job]) -> None:
-        """Takes in all pods that have not ended well. Raises: Unreachable."""
+    def _query_pods(self, jobs: Collection[_Job]) -> None:
+        """Lists all pods that have not ended well, and the events about those that wait.
+
+        Raises: Unreachable.
+        """
         began = time.monotonic()
         explained = [self._to_explain(job) for job in jobs]
         try:
@@ -634,7 +660,7 @@ class KubernetesScheduler(Scheduler):
                 fieldSelector="status.phase!=Succeeded",
             )
         except Forbidden as exc:
-            self._tell(f"Why pods wait or end can't be found out: {exc}")
+            self._warn_once(f"Why pods wait or end can't be found out: {exc}")
             items = []
         except ApiError as exc:
             raise Unreachable(str(exc)) from exc
@@ -644,7 +670,7 @@ class KubernetesScheduler(Scheduler):
             pod = read_pod(item)
             found[job_of(item)][index_of(item) or 0][pod.uid] = pod
         for job, what in zip(jobs, explained):
-            self._take_in(job, found[job.name])
+            self._update_pods(job, found[job.name])
             job.explained = what
             job.counted = self._counted(job)
             try:
@@ -652,11 +678,11 @@ class KubernetesScheduler(Scheduler):
             except SchedulerError as exc:
                 _logger.debug("pods with sidecars are deleted later: %s", exc)
         events = self._events(jobs)
-        now = self._looked_at = time.monotonic()
-        self._look_took_s = now - began
+        now = self._queried_at = time.monotonic()
+        self._query_took_s = now - began
         for job in jobs:
             job.waiting = job.startup.take(self._waiting(job, events), now)
-        self._look_interval_s = min(_MAX_LOOK_S, self._look_interval_s * 2)
+        self._query_interval_s = min(_MAX_QUERY_INTERVAL_S, self._query_interval_s * 2)
         left_s = [
             job.startup.left_s(index, waiting)
             for job in jobs
@@ -670,13 +696,13 @@ class KubernetesScheduler(Scheduler):
             for pod in pods.values()
         )
         until_next_s = (
-            min(self._look_interval_s, _STUCK_LOOK_S) if needs_help else self._look_interval_s
+            min(self._query_interval_s, _STUCK_QUERY_S) if needs_help else self._query_interval_s
         )
-        self._look_at = now + min([until_next_s, *(left for left in left_s if left > 0)])
+        self._next_query_at = now + min([until_next_s, *(left for left in left_s if left > 0)])
 
-    def _take_in(self, job: _Job, found: Mapping[int, Mapping[str, Pod]]) -> None:
+    def _update_pods(self, job: _Job, found: Mapping[int, Mapping[str, Pod]]) -> None:
         now = time.monotonic()
-        # Of a pod that is not there any more stays what it has said of its end.
+        # Pods that are not listed any more are kept if they say something about their end.
         kept = {
             index: {
                 uid: pod
@@ -691,7 +717,7 @@ class KubernetesScheduler(Scheduler):
             gone = {
                 uid: replace(pod, is_gone=True) for uid, pod in known.items() if uid not in seen
             }
-            # How the call has ended stays as it was, whatever is done to its pod later.
+            # A call that has ended stays as it was then, whatever happens to its pod later.
             ended = {uid: pod for uid, pod in known.items() if uid in seen and pod.outlives_worker}
             pods = {**gone, **seen, **ended}
             if pods:
@@ -702,6 +728,7 @@ class KubernetesScheduler(Scheduler):
         }
 
     def _waiting(self, job: _Job, events: Mapping[str, Collection[Event]]) -> dict[int, Waiting]:
+        """Index -> why its pod has not begun; -1: why the Job has no pod."""
         waiting: dict[int, Waiting] = {}
         for index, pods in job.pods.items():
             for pod in pods.values():
@@ -714,8 +741,9 @@ class KubernetesScheduler(Scheduler):
         return waiting
 
     def _events(self, jobs: Iterable[_Job]) -> Mapping[str, Collection[Event]]:
-        """What is said of those whose own state does not say why they wait, or may be an old one: of Jobs that
-        may make no pod, of mounts that fail, and of images. Raises: Unreachable.
+        """The events about pods and Jobs whose own state does not say why they wait, by name.
+
+        They are about Jobs that get no pods, mounts that fail, and images. Raises: Unreachable.
         """
         late = [job for job in jobs if _now() - job.created_at > _EVENTS_AFTER_S]
         pods = [
@@ -732,7 +760,7 @@ class KubernetesScheduler(Scheduler):
             for selector in ("type=Warning", "reason=Pulling") if pods else ("type=Warning",):
                 items += self._server.list(self._events_path, fieldSelector=selector)[0]
         except Forbidden as exc:
-            self._tell(f"Why pods wait can't be found out: {exc}")
+            self._warn_once(f"Why pods wait can't be found out: {exc}")
         except ApiError as exc:
             raise Unreachable(str(exc)) from exc
         return read_events(items)
@@ -754,9 +782,9 @@ class KubernetesScheduler(Scheduler):
         ours = [job for name in jobs if (job := self._jobs.get(name)) is not None]
         try:
             if any(job.explained != self._to_explain(job) for job in ours) or (
-                time.monotonic() - self._looked_at > max(_LOOKING_PART, self._look_pause_s())
+                time.monotonic() - self._queried_at > max(_PAUSE_FACTOR, self._query_pause_s())
             ):
-                self._look(ours)
+                self._query_pods(ours)
         except SchedulerError as exc:
             _logger.warning("Why elements of Kubernetes have ended may stay unsaid: %s", exc)
         return {element: self._ending(element) for element in ended}
@@ -765,7 +793,7 @@ class KubernetesScheduler(Scheduler):
         job = self._jobs.get(element.job_id)
         if job is None:
             return Ending(Cause.LOST, "Its Job is not known any more.")
-        pod = first_to_blame(list(job.pods.get(element.index or 0, {}).values()))
+        pod = pod_that_explains(list(job.pods.get(element.index or 0, {}).values()))
         if pod is not None and job.is_lost(pod):
             return Ending(
                 Cause.NODE_FAILURE,
@@ -778,14 +806,14 @@ class KubernetesScheduler(Scheduler):
         if failure is not None:
             return self._ending_of_job(job, failure)
         has_another = (element.index or 0) in _indexes(self._status(job).get("completedIndexes"))
-        if has_another and (pod is None or pod.says_nothing):
+        if has_another and (pod is None or pod.gives_no_cause):
             return Ending(
                 Cause.PREEMPTED,
-                "Its first pod is gone (the Job was suspended and resumed, or the pod was deleted); a second "
-                "one found that the call had begun, and did not begin it again.",
+                "Its first pod is gone (the Job was suspended and resumed, or the pod was "
+                "deleted); a second one found that the call had begun, and did not begin it again.",
             )
         if pod is not None and not pod.began and job.replaces_pods:
-            # The server has tried as often as we would have.
+            # The server has tried it several times, so we do not.
             why = ending(pod, self._resources)
             return replace(why, cause=Cause.NEVER_STARTED, may_go_in_again=False)
         if pod is not None:
@@ -797,12 +825,13 @@ class KubernetesScheduler(Scheduler):
         )
 
     def _ending_of_job(self, job: _Job, failure: Mapping[str, Any]) -> Ending:
+        """Why an element ended whose Job failed as a whole. `failure`: the Job's condition."""
         if failure.get("reason") == "DeadlineExceeded" and self._resources.client_lease_s:
             return Ending(
                 Cause.CANCELLED,
                 f"The lease of the Job {job.name} ran out: this client did not renew it for "
-                f"client_lease_s = {self._resources.client_lease_s} s (it was stopped, or could not reach "
-                "Kubernetes).",
+                f"client_lease_s = {self._resources.client_lease_s} s (it was stopped, or could "
+                "not reach Kubernetes).",
                 may_go_in_again=True,
             )
         return Ending(
@@ -814,7 +843,7 @@ class KubernetesScheduler(Scheduler):
     # -- leases --
 
     def _renew_leases(self, jobs: Iterable[_Job]) -> None:
-        """A Job ends by itself where nobody renews its deadline: that of a client that died."""
+        """Puts off the deadlines of these Jobs. The Jobs of a client that died end at theirs."""
         lease_s = self._resources.client_lease_s
         if lease_s is None:
             return
@@ -822,7 +851,7 @@ class KubernetesScheduler(Scheduler):
             now = _now()
             start_time = self._status(job).get("startTime")
             if job.start_time is not None and start_time not in (None, job.start_time):
-                job.created_at = now  # resumed: its time counts from there
+                job.created_at = now  # it was resumed, and its deadline counts from there
                 job.renew_at = now
             job.start_time = start_time or job.start_time
             if now < job.renew_at or self._is_deleted(job):
@@ -838,7 +867,7 @@ class KubernetesScheduler(Scheduler):
                 continue
             except ApiError as exc:
                 if exc.status != 404:
-                    self._tell(f"The lease of the Job {job.name} could not be renewed: {exc}")
+                    self._warn_once(f"The lease of the Job {job.name} could not be renewed: {exc}")
             job.renew_at = now + lease_s / 3
 
     # -- cancelling --
@@ -846,7 +875,7 @@ class KubernetesScheduler(Scheduler):
     def cancel(self, elements: Collection[Element], token: str) -> None:
         indexes: defaultdict[str, list[int]] = defaultdict(list)
         for element in elements:
-            if element.job_id in self._jobs:  # else the whole Job is deleted
+            if element.job_id in self._jobs:  # else `forget` has deleted the Job
                 indexes[element.job_id].append(element.index or 0)
         try:
             for name, some in indexes.items():
@@ -855,7 +884,7 @@ class KubernetesScheduler(Scheduler):
             raise Unreachable(str(exc)) from exc
 
     def _delete_pods(self, job: str, indexes: Sequence[int]) -> None:
-        """Raises: ApiError, Unreachable."""
+        """Deletes the pods of these elements of a Job. Raises: ApiError, Unreachable."""
         for start in range(0, len(indexes), _MAX_INDEXES):
             listed = ",".join(map(str, sorted(indexes[start : start + _MAX_INDEXES])))
             self._server.delete(
@@ -869,13 +898,13 @@ class KubernetesScheduler(Scheduler):
         if own_namespace() is None:
             self._start_stop(token)
             return
-        # The end of a pod is the end of all its processes.
+        # In a pod, a helper would end with us, so we wait for its end.
         done = subprocess.run(
             helper_command(_STOP, self._arguments_of_stop(token), entries_for("kubernetes")),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env=helper_environment(self._changed_for_stop()),
+            env=helper_environment(self._variables_of_stop()),
             cwd="/",
             timeout=_STOP_IN_POD_TIMEOUT_S,
             check=False,
@@ -889,18 +918,18 @@ class KubernetesScheduler(Scheduler):
             self._arguments_of_stop(token),
             stdin=stdin,
             entries=entries_for("kubernetes"),
-            changed=self._changed_for_stop(),
+            changed=self._variables_of_stop(),
         )
 
     def _arguments_of_stop(self, token: str) -> list[str]:
         return [token, self._resources.namespace, self._server.context or ""]
 
-    def _changed_for_stop(self) -> dict[str, str]:
+    def _variables_of_stop(self) -> dict[str, str]:
         config = self._server.config_path
         return {} if config is None else {"KUBECONFIG": config}
 
     def forget(self, job_id: str) -> None:
-        """All its futures are done: the Job goes, and its pods with it."""
+        """Deletes the Job, and with it its pods: all its calls are over."""
         script = self._scripts.pop(job_id, None)
         if script is not None:
             with suppress(OSError):  # gone with the run directory
@@ -914,18 +943,19 @@ class KubernetesScheduler(Scheduler):
             self._delete_done()
 
     def _delete_done(self) -> None:
+        """Deletes the Jobs of `_undeleted`, unless a failure was less than a while ago."""
         if time.monotonic() < self._delete_at:
             return
         while self._undeleted:
             try:
-                # Without a policy, pods that run would go on, as orphans.
+                # Without a propagation policy, pods that run would go on.
                 self._server.delete(
                     f"{self._jobs_path}/{self._undeleted[-1]}",
                     propagationPolicy="Background",
                     timeout_s=_DELETE_TIMEOUT_S,
                 )
             except ApiError as exc:
-                self._tell(f"Jobs can't be deleted, and go 7 days after their end: {exc}")
+                self._warn_once(f"Jobs can't be deleted, and go 7 days after their end: {exc}")
             except SchedulerError as exc:
                 _logger.debug("Jobs that are done are deleted later: %s", exc)
                 self._delete_at = time.monotonic() + _DELETE_PAUSE_S
@@ -934,7 +964,7 @@ class KubernetesScheduler(Scheduler):
 
     def close(self) -> None:
         self._watch.close()
-        # Those whose creation was never answered may be there all the same.
+        # A Job whose creation got no answer may have been created.
         if not self._options.keep_jobs_on_exit:
             self._undeleted += [name for name in self._first_tries if name not in self._jobs]
         if self._undeleted and not self._stopped:
@@ -945,20 +975,20 @@ class KubernetesScheduler(Scheduler):
             self._undeleted = []
         self._server.close()
 
-    def _tell(self, message: str, *, about: str = "") -> None:
-        """Warns once; `about`: what it is about, where its words may differ the next time."""
-        if (about or message) not in self._told:
-            self._told.add(about or message)
+    def _warn_once(self, message: str, *, about: str = "") -> None:
+        """Warns once. `about`: identifies the warning, if its words may differ the next time."""
+        if (about or message) not in self._warned:
+            self._warned.add(about or message)
             _logger.warning("%s", message)
 
 
 def _now() -> float:
-    """Seconds on a clock that goes on while the machine sleeps, as that of the server does."""
+    """Seconds by a clock that goes on while this machine sleeps, as the server's clock does."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if _HAS_BOOTTIME else time.time()
 
 
 def _write_shell(run_directory: str, text: bytes) -> tuple[str, int]:
-    """Writes a file that only we can read, as it may hold secrets. Returns: its path and uid."""
+    """Writes a file that only our user can read: it may hold secrets. Returns: its path and uid."""
     path = os.path.join(run_directory, f"shell.{hashlib.sha256(text).hexdigest()[:16]}")
     temporary = f"{path}.tmp"
     fd = own_files.open_own(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, owner=None)
@@ -970,7 +1000,7 @@ def _write_shell(run_directory: str, text: bytes) -> tuple[str, int]:
 
 
 def _indexes(text: str | None) -> Iterator[int]:
-    """Those of `1,3-5,7`: the way a Job's status writes them."""
+    """1, 3, 4, 5, 7 of `1,3-5,7`: how a Job's status writes indexes."""
     for part in (text or "").split(","):
         if part:
             first, _, last = part.partition("-")

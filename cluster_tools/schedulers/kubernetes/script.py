@@ -1,7 +1,8 @@
-"""What a pod's container runs: a shell around the element's script, and the client's environment.
+"""The command of a pod's container: a shell script that runs the element's own script.
 
-The log in `cfut_dir` is written by the element itself, so that it is whole when the element has ended,
-however that comes; `tail` copies it to where `kubectl logs` looks.
+Also makes that script, and one that sets the client's environment. The element itself writes its
+log into `cfut_dir`, so that the log is complete whatever ends the element; `tail` copies it to the
+container's stdout, for `kubectl logs`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_NO_PACKAGE, EXIT
 from cluster_tools.schedulers.base import ArrayRequest
 from cluster_tools.schedulers.script import encoded, job_script
 
-# What starts the worker, behind `python -c`: its path in the image is not known. The current directory,
-# which -c puts first, must not hide the standard library from it; the worker takes away one entry.
+# Starts the worker, as an argument of `python -c`, since its path in the image is not known. -c
+# puts the current directory first in `sys.path`, where it could hide the standard library; it is
+# taken away for the import and put back, since the worker removes the first entry.
 WORKER_START = f"""\
 import sys
 if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):
@@ -30,17 +32,23 @@ except ImportError as exc:
 sys.path.insert(0, "")
 sys.exit(main(sys.argv[1:]))"""
 
-# The argument: the shell of the element's script, which is given index, job and log. The script is
-# opened first, and run only if the open file is our user's: whoever may write to `cfut_dir` could
-# put another there. Only this shell hears the SIGTERM of a pod that ends, which may come before the
-# element is known, and hands it on once: a Python that ends by it has no handler for a second.
-# `wait` ends at each trapped signal, and the element may have ended by then, so it is called until
-# no signal came meanwhile; what it has told once, it may not tell again (127). A tail without --pid
-# (busybox) fails at once; then all is copied at the end. The log is there before tail looks for it.
+# The container's script. $1 is the shell for the element's script, which gets index, job and log.
+#
+# Files are opened first, and used only if the open file belongs to our user: whoever may write to
+# `cfut_dir` could put another file there.
+#
+# Kubernetes sends SIGTERM to this shell alone, perhaps before the element is started. The shell
+# passes it on once, as a Python that ends by it has no handler for a second one. `wait` returns at
+# each trapped signal, so it is called until none came meanwhile. An exit code that it has returned
+# once it may not return again (127).
+#
+# A tail without --pid (busybox) fails at once; then the log is copied at the end. The log is made
+# before tail opens it.
 _CONTAINER = """\
 if [ ! -d {directory} ]; then
-    echo "cluster_tools: run directory not visible in the pod: "{directory}" is not there. Client and" \
-"pods have to share it, by a host path that is the same disk on the node or by a claim (key mounts)."
+    echo "cluster_tools: run directory not visible in the pod: "{directory}" is not there. Client" \
+"and pods have to share it, by a host path that is the same disk on the node or by a claim (key" \
+"mounts)."
     exit {no_array}
 fi
 refuse() {{
@@ -49,7 +57,9 @@ refuse() {{
 }}
 is_own() {{ [ "$(ls -ldnL "/dev/fd/$1" | {{ read -r _ _ uid _; echo "$uid"; }})" = {owner} ]; }}
 for file in {environment} {script}; do
-    [ -r "$file" ] || refuse "$file belongs to another user than the one of this pod ($(id -u)) or its executor has ended"
+    [ -r "$file" ] ||
+        refuse "$file belongs to another user than the one of this pod ($(id -u)) or"\
+" its executor has ended"
     [ -f "$file" ] && [ ! -L "$file" ] || refuse "$file is a link or no regular file"
 done
 exec 3<{environment} 4<{script}
@@ -69,7 +79,8 @@ fi
 cluster_tools_element=
 cluster_tools_early=
 trap 'cluster_tools_told=1
-if [ -n "$cluster_tools_element" ]; then kill -s TERM $cluster_tools_element; else cluster_tools_early=1; fi' TERM INT
+if [ -n "$cluster_tools_element" ]; then kill -s TERM $cluster_tools_element
+else cluster_tools_early=1; fi' TERM INT
 "$1" /dev/fd/4 "$cluster_tools_index" "$cluster_tools_job" "$cluster_tools_log" \
     >>"$cluster_tools_log" 2>&1 &
 cluster_tools_element=$!
@@ -89,7 +100,7 @@ wait $copy || cat "$cluster_tools_log"
 exit $code
 """
 
-# What belongs to the client's machine or shell and not to the image, besides what no shell can take.
+# Variables of the client that describe its machine or shell, or that a shell can't set.
 _NOT_PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|TMPDIR|HOSTNAME|LD_.*|PYTHON.*|VIRTUAL_ENV.*|KUBE.*"
     r"|SHELL|SHELLOPTS|SHLVL|PWD|OLDPWD|_|ENV|BASH_.*|BASHOPTS|IFS|OPTIND|UID|EUID|PPID"
@@ -110,14 +121,14 @@ def container_command(
     umask: str | None,
     logs_for_all: bool = False,
 ) -> list[str]:
-    """The words that a container runs.
+    """The command of a container, as a list of words.
 
-    `job`, `log`: shell text for the element's name, where `$cluster_tools_index` is its index, and for its
-    log, where `$cluster_tools_job` is its name.
-    `environment`, `script`: the paths of files of `environment_script` and `element_script`;
-    `owner`: the uid that they have. `shell`: the shell that runs the script. `umask`: of the call
-    and its log; None: the image's, and a log with mode 0600, unless `logs_for_all` leaves it to
-    that umask too.
+    `job`: shell text for the element's job id; may use `$cluster_tools_index`, its index.
+    `log`: shell text for the path of its log; may use `$cluster_tools_job`, its job id.
+    `environment`, `script`: paths of files with the texts of `environment_script` and
+    `element_script`; `owner`: their uid. `shell`: the shell that runs the element's script.
+    `umask`: of the call and its log; None: the image's for the call, and mode 0600 for the log,
+    unless `logs_for_all`.
     """
     around = _CONTAINER.format(
         directory=shlex.quote(request.run_directory),
@@ -135,9 +146,9 @@ def container_command(
 
 
 def element_script(request: ArrayRequest, setup_lines: Sequence[str]) -> tuple[str, bytes]:
-    """The shell of the element's script, and the text of the script.
+    """The shell for the element's script, and the script's text.
 
-    It goes into a file, and not into the manifest, as set-up lines may hold secrets.
+    The text is for a file, not for the manifest, since set-up lines may hold secrets.
     """
     script = job_script(
         request.command,
@@ -151,7 +162,7 @@ def element_script(request: ArrayRequest, setup_lines: Sequence[str]) -> tuple[s
 
 
 def environment_script(environment: Mapping[str, str]) -> bytes:
-    """Shell that sets what of the client's environment is good for a pod."""
+    """A shell script that sets those variables of the client that are of use in a pod."""
     lines = [
         f"export {name}={shlex.quote(value)}\n"
         for name, value in environment.items()

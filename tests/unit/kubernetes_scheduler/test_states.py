@@ -203,7 +203,7 @@ def test_a_call_that_runs_is_not_ended_since_a_container_beside_it_does_not_begi
     server: FakeApiServer, make: Make, request_of: RequestOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is looked at more often."""
-    monkeypatch.setattr("cluster_tools.schedulers.kubernetes.scheduler._STUCK_LOOK_S", 0.5)
+    monkeypatch.setattr("cluster_tools.schedulers.kubernetes.scheduler._STUCK_QUERY_S", 0.5)
     scheduler = make(startup_timeout_s=1)
     scheduler.submit(request_of(1, is_array=False))
     status = _outlived("Pending", **_NO_IMAGE)
