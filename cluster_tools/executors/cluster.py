@@ -165,7 +165,8 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
                 grace_s=_grace_s(),
                 keep_jobs_on_exit=keep_jobs_on_exit,
                 max_workers=max_workers,
-                pilot_jobs=pilot_jobs,
+                wanted_slots=pilot_jobs,
+                may_run_again=pilot_jobs is None,
                 trust_group=trust_group,
                 keep_logs=keep_logs,
             )

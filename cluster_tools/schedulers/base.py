@@ -32,8 +32,10 @@ class Options:
     keep_jobs_on_exit: bool = False
     # How many elements of the executor may run at a time; None: as many as the scheduler allows.
     max_workers: int | None = None
-    # How many pilots the executor has; None: it runs no pilots.
-    pilot_jobs: int | None = None
+    # How many elements the executor wants to run at a time, though they may mostly wait; None: any.
+    wanted_slots: int | None = None
+    # Whether elements may run again by themselves: `job_resources` must not ask for it else.
+    may_run_again: bool = True
     # True: members of the log directory's group are trusted, and our umask decides the mode of
     # logs. False: logs have mode 0600.
     trust_group: bool = False

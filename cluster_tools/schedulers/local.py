@@ -85,7 +85,7 @@ class _Job:
 class LocalScheduler(Scheduler):
     """Runs as many elements at a time as the options say.
 
-    Without `max_workers` that is one for each processor that we may use, or for each pilot.
+    Without `max_workers` that is one for each processor that we may use, or `wanted_slots`.
     """
 
     prefix = "local"
@@ -95,7 +95,7 @@ class LocalScheduler(Scheduler):
     keeps_max_workers = True
 
     def __init__(self, options: Options):
-        self._slots = options.max_workers or max(_usable_processors(), options.pilot_jobs or 0)
+        self._slots = options.max_workers or max(_usable_processors(), options.wanted_slots or 0)
         self._options = options
         self._jobs: dict[str, _Job] = {}
         self._waiting: deque[_Process] = deque()

@@ -152,7 +152,7 @@ class SlurmScheduler(Scheduler):
             raise ValueError(
                 f"cfut_dir {options.log_directory}: sbatch takes no backslash in --output"
             )
-        if options.pilot_jobs is not None:
+        if not options.may_run_again:
             refuse_for_pilots(options.job_resources)
         self._requested = read_resources(options.job_resources)
         self.destination = self._requested.destination
