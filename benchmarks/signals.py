@@ -46,7 +46,7 @@ class AnsweringScheduler(AcceptingScheduler):
     def submit(self, request: ArrayRequest) -> str:
         array_file, first = request.command[-3:-1]
         output = pickle.dumps((True, None))
-        record = pickle.dumps({"stored": False, "node": "none"})
+        record = outputs.encode_record("none", (0, 0, 0, 0), 1, None)
         ends = outputs.encode_footer(len(output), len(record))
         for task in range(int(first), int(first) + request.count):
             shard = run_files.shard_path(os.path.dirname(array_file), task)

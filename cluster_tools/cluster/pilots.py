@@ -482,7 +482,11 @@ class PilotPool:
         if future is not None:
             has_printed = record.log_end > record.log_begin
             future.log_range = (record.log_begin, record.log_end) if has_printed else None
-        of_run: dict[str, Any] = {"node": run.journal.node, "stored": None}
+        of_run: dict[str, Any] = {
+            "node": run.journal.node,
+            "stored": None,
+            "measured": record.numbers,
+        }
         if record.place == pilots.IN_FILE:
             self._ends.take_output_file(array, position)
         elif record.place == pilots.IN_STORE:

@@ -62,7 +62,7 @@ class Outcome:
 
     `value`: the result, or where `success` is False the traceback's text; then `exception` is what
     `cluster_tools.packed_exceptions` makes the call's exception of. `record`: what the worker noted
-    of the run.
+    of the run: an `OutputRecord` as a dict, in which all but `stored` may be missing.
     """
 
     success: bool
@@ -508,12 +508,12 @@ def _ending(file: BinaryIO, path: str) -> tuple[int, dict[str, Any]]:
     file.seek(max(0, size - outputs.FOOTER_BYTES))
     try:
         length, record_length = outputs.decode_footer(file.read(), size)
+        file.seek(length)
+        record = outputs.decode_record(file.read(record_length))
     except ValueError as exc:
         raise OutputCutShort(f"{path} {exc}") from None
-    file.seek(length)
-    record: dict[str, Any] = pickle.loads(file.read(record_length))
     file.seek(0)
-    return length, record
+    return length, record._asdict()
 
 
 def _outcome(file: BinaryIO, length: int, record: dict[str, Any]) -> Outcome:

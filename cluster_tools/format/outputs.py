@@ -6,10 +6,17 @@ says where and when the call ran; the footer has the lengths of both.
 
 from __future__ import annotations
 
+import sys
+
 from cluster_tools.format.numbers import NUMBER_BYTES, pack_numbers, unpack_numbers
+
+TYPE_CHECKING = False  # `typing` costs as much as all the rest
+if TYPE_CHECKING:
+    from cluster_tools.format.measured import OutputRecord
 
 _MAGIC = b"CToutpt1"
 FOOTER_BYTES = 2 * NUMBER_BYTES + len(_MAGIC)
+DIGEST_BYTES = 32
 
 
 def encode_footer(output_bytes: int, record_bytes: int) -> bytes:
@@ -30,6 +37,33 @@ def decode_footer(data: bytes, file_bytes: int) -> list[int]:
     return lengths
 
 
+# Before the digest and the node in a record: the numbers of `measured`, attempt, length of the digest.
+_RECORD_NUMBERS = 6
+
+
+def encode_record(
+    node: str, used: tuple[int, int, int, int], attempt: int, stored: bytes | None
+) -> bytes:
+    """An OutputRecord. `used`: the numbers of `measured`. `node` may be no UTF-8."""
+    numbers = pack_numbers(*used, attempt, len(stored or b""))
+    return numbers + (stored or b"") + node.encode("utf-8", "surrogateescape")
+
+
+def decode_record(data: bytes) -> OutputRecord:
+    """Raises: ValueError, where it is no record."""
+    from cluster_tools.format.measured import NUMBERS_BYTES, OutputRecord
+
+    begin = _RECORD_NUMBERS * NUMBER_BYTES
+    if len(data) < begin:
+        raise ValueError(f"has a record of {len(data)} bytes")
+    *_, attempt, stored_bytes = unpack_numbers(data[:begin])
+    end = begin + stored_bytes
+    if stored_bytes not in (0, DIGEST_BYTES) or len(data) < end:
+        raise ValueError("has a record that is damaged")
+    node = sys.intern(data[end:].decode("utf-8", "surrogateescape"))
+    return OutputRecord(data[begin:end] or None, attempt, node, data[:NUMBERS_BYTES])
+
+
 def digest(output: bytes) -> bytes:
     """A hash, by which the client knows that an output in the store is what the call wrote."""
     try:
@@ -37,4 +71,4 @@ def digest(output: bytes) -> bytes:
     except ImportError:
         from hashlib import blake2b
 
-    return blake2b(output, digest_size=32).digest()
+    return blake2b(output, digest_size=DIGEST_BYTES).digest()

@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from cluster_tools.format.measured import NS_PER_S, NUMBERS_BYTES
+
 # Directories of the run directory: ranges that no pilot holds; ranges that a pilot holds; journals.
 TODO = "pilots.todo"
 HELD = "pilots.held"
@@ -30,8 +32,10 @@ _BEGAN = b"B"
 _ENDED = b"E"
 _SKIPPED = b"S"
 _CONTINUED = b"C"
-_BEGAN_BODY = struct.Struct("<cQq")  # task, offset in the log
-_ENDED_BODY = struct.Struct("<cQqqc")  # task, offsets in the log, where the output is
+_BEGAN_BODY = struct.Struct("<cQqQ")  # task, offset in the log, start
+# Task, offsets in the log, where the output is, the numbers of `measured`: written one by one, read as they are.
+_ENDED_BODY = struct.Struct("<cQqqc4Q")
+_ENDED_PARTS = struct.Struct(f"<cQqqc{NUMBERS_BYTES}s")
 _SKIPPED_BODY = struct.Struct("<cQ")  # task
 # Where the output is: in the record itself, in a file of its own, or in the output store (then the
 # record has its digest).
@@ -118,6 +122,13 @@ class Began(NamedTuple):
 
     task: int
     log_offset: int
+    # In nanoseconds since the epoch, by the node's clock.
+    started_ns: int
+
+    @property
+    def started_at(self) -> float:
+        """In seconds."""
+        return self.started_ns / NS_PER_S
 
 
 class Ended(NamedTuple):
@@ -128,6 +139,8 @@ class Ended(NamedTuple):
     log_end: int
     # HERE, IN_FILE or IN_STORE.
     place: bytes
+    # For `read_measured`; whose journal it is says the node.
+    numbers: bytes
     # HERE: the pickled output; IN_STORE: its digest; IN_FILE: empty.
     output: bytes
 
@@ -145,18 +158,29 @@ class Continued(NamedTuple):
 Record = Began | Ended | Skipped | Continued
 
 
-def _record(*parts: bytes) -> bytes:
-    body = b"".join(parts)
+def _record(body: bytes) -> bytes:
     return _HEADER.pack(_MAGIC, len(body), zlib.crc32(body)) + body
 
 
-def began_record(task: int, log_offset: int) -> bytes:
-    return _record(_BEGAN_BODY.pack(_BEGAN, task, log_offset))
+def began_record(task: int, log_offset: int, started_ns: int) -> bytes:
+    return _record(_BEGAN_BODY.pack(_BEGAN, task, log_offset, started_ns))
 
 
-def ended_record(task: int, log_part: tuple[int, int], place: bytes, output: bytes) -> bytes:
-    """`log_part`: `(log_begin, log_end)` of `Ended`."""
-    return _record(_ENDED_BODY.pack(_ENDED, task, *log_part, place), output)
+def ended_record(
+    task: int,
+    log_part: tuple[int, int],
+    place: bytes,
+    used: tuple[int, int, int, int],
+    output: bytes,
+) -> bytes:
+    """`log_part`: `(log_begin, log_end)` of `Ended`. `used`: the numbers of `measured`."""
+    log_begin, log_end = log_part
+    # Written out, as this is done for each call: unpacked into arguments they take twice as long.
+    started_ns, ended_ns, cpu_ns, peak = used
+    head = _ENDED_BODY.pack(
+        _ENDED, task, log_begin, log_end, place, started_ns, ended_ns, cpu_ns, peak
+    )
+    return _record(head + output)
 
 
 def skipped_record(task: int) -> bytes:
@@ -199,11 +223,13 @@ def read_records(journal: bytes, *, final: bool) -> tuple[list[Record], int]:
 
 
 def _read_body(body: bytes) -> Record:
-    if body[:1] == _CONTINUED:
-        return Continued()
-    if body[:1] == _BEGAN:
-        return Began(*_BEGAN_BODY.unpack(body)[1:])
-    if body[:1] == _SKIPPED:
+    kind = body[:1]
+    if kind == _ENDED:  # most are this or the next
+        _, task, log_begin, log_end, place, numbers = _ENDED_PARTS.unpack_from(body)
+        return Ended(task, log_begin, log_end, place, numbers, body[_ENDED_BODY.size :])
+    if kind == _BEGAN:
+        _, task, log_offset, started_ns = _BEGAN_BODY.unpack(body)
+        return Began(task, log_offset, started_ns)
+    if kind == _SKIPPED:
         return Skipped(*_SKIPPED_BODY.unpack(body)[1:])
-    _, task, log_begin, log_end, place = _ENDED_BODY.unpack_from(body)
-    return Ended(task, log_begin, log_end, place, body[_ENDED_BODY.size :])
+    return Continued()

@@ -39,12 +39,13 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from types import BuiltinFunctionType, FrameType, FunctionType
-from typing import Any, BinaryIO, NoReturn, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 from cluster_tools import own_files
 from cluster_tools.file_system import shows_files_at_once
 from cluster_tools.format import arrays, outputs, run_files
 from cluster_tools.format.exit_codes import EXIT_REFUSED
+from cluster_tools.format.measured import NS_PER_S
 from cluster_tools.format.pilots import (
     ALIVE,
     HELD,
@@ -67,6 +68,10 @@ from cluster_tools.format.pilots import (
     skipped_record,
 )
 from cluster_tools.job import worker
+from cluster_tools.usage import Meter
+
+if TYPE_CHECKING:
+    from cluster_tools.usage import Beginning
 
 # A larger output gets a file of its own, so that journals can be read at once.
 _MAX_RECORD_BYTES = 1 << 20
@@ -306,6 +311,7 @@ class _Pilot:
         )
         self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
         self._longest_s = 0.0
+        self._meter = Meter()
         self._searches = 0
         self._arrays: dict[int, _ArrayTasks] = {}
         self._disk_fails_since: float | None = None
@@ -524,25 +530,26 @@ class _Pilot:
     def _run(self, tasks: _ArrayTasks, task: int) -> None:
         """Runs one call, between the records of its beginning and its end in the journal."""
         offset = self._log_end
-        self._unwritten += began_record(task, offset)
+        self._unwritten += began_record(task, offset, time.time_ns())
         self._write_journal()
-        began = time.monotonic()
-        output, place = self._output_of(tasks, task)
+        began = self._meter.begin()
+        output, place = self._output_of(tasks, task, began)
         worker.flush()
-        took = time.monotonic() - began
+        used = self._meter.end(began)
+        took = (used[1] - used[0]) / NS_PER_S
         if place == HERE and len(output) > _MAX_RECORD_BYTES:
-            output, place = self._write_file(task, lambda file: file.write(output))
+            output, place = self._write_file(task, began, lambda file: file.write(output))
         end_offset = self._log_end = self._log_size()
         if end_offset > offset:
             self._mark_end_in_log(task, offset)
             self._log_end = self._log_size()
         self._longest_s = max(self._longest_s, took)
-        self._unwritten += ended_record(task, (offset, end_offset), place, output)
+        self._unwritten += ended_record(task, (offset, end_offset), place, used, output)
         if took > _SHORT_TASK_S:
             self._write_journal()
             self._oom_kills = worker.oom_kills()
 
-    def _output_of(self, tasks: _ArrayTasks, task: int) -> tuple[bytes, bytes]:
+    def _output_of(self, tasks: _ArrayTasks, task: int, began: Beginning) -> tuple[bytes, bytes]:
         """Runs the call; returns what its journal record says: output or digest, and its place.
 
         Raises: what a signal raises.
@@ -560,7 +567,7 @@ class _Pilot:
                 self._listen()
             worker.end_forked_copy(pid, 0)
             if keep is None and _is_large(result):
-                return self._write_file(task, lambda file: worker.dump_result(result, file))
+                return self._write_file(task, began, lambda file: worker.dump_result(result, file))
             output = worker.pickled_result(result)
             if keep is not None:
                 keep(output, success=True)
@@ -583,13 +590,15 @@ class _Pilot:
                     worker.log_store_error(error)
         return output, HERE
 
-    def _write_file(self, task: int, dump: Callable[[BinaryIO], object]) -> tuple[bytes, bytes]:
+    def _write_file(
+        self, task: int, began: Beginning, dump: Callable[[BinaryIO], object]
+    ) -> tuple[bytes, bytes]:
         """Writes an output to a file of its own. Returns what the journal's record says."""
         shard = run_files.shard_path(self._directory, task)
         try:
             worker.make_shard(shard)
-            record = {"node": worker.node_name(), "job_id": self._job_id}
-            file = worker.OutputFile(shard, record, sync=self._syncs)
+            measure = partial(self._meter.end, began)
+            file = worker.OutputFile(shard, measure, sync=self._syncs)
             file.write(run_files.output_name(task), dump)
         except OSError as exc:  # the disk is full
             return worker.failure_bytes(exc), HERE

@@ -27,6 +27,7 @@ import cluster_tools.own_files as own_files
 from cluster_tools.by_reference import by_value_marks, dump_by_reference
 from cluster_tools.format import FORMAT, PICKLE_PROTOCOL, arrays, numbers, outputs, run_files
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED
+from cluster_tools.usage import Meter
 
 TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import CodeType, FrameType
     from typing import Any, BinaryIO
+
+    from cluster_tools.usage import Used
 else:
     # The C parts of pickle and signal need no `re` and no `enum`, whose imports take half of the
     # time that the worker needs to start.
@@ -759,12 +762,16 @@ def failure_bytes(
 class OutputFile:
     """Writes a task's output file: under a temporary name, synced if `sync`, then renamed.
 
-    The record behind the output says when and where the call ran and how much it used.
+    The record behind the output says when and where the call ran and how much it used: `measure`
+    tells that.
     """
 
-    def __init__(self, shard: str, record: dict[str, Any], *, sync: bool = True):
+    def __init__(
+        self, shard: str, measure: Callable[[], Used], *, attempt: int = 1, sync: bool = True
+    ):
         self._shard = shard
-        self._record = record
+        self._measure = measure
+        self._attempt = attempt
         self._sync = sync
 
     def write(
@@ -787,10 +794,8 @@ class OutputFile:
             with open(fd, "wb") as file:
                 dump(file)
                 size = file.tell()
-                record = pickle.dumps(
-                    {**self._record, "end": time.time(), "stored": stored, **_usage()},
-                    PICKLE_PROTOCOL,
-                )
+                used = self._measure()
+                record = outputs.encode_record(node_name(), used, self._attempt, stored)
                 file.write(record + outputs.encode_footer(size, len(record)))
                 file.flush()
                 if self._sync:
@@ -912,16 +917,6 @@ def memory_note(kills_before: int | None, kills_now: int | None) -> str:
     )
 
 
-def _usage() -> dict[str, Any]:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024,
-        "oom_kills_after": oom_kills(),
-    }
-
-
 class _Outcome:
     """What came of the call of this element."""
 
@@ -961,20 +956,17 @@ def _run(arguments: list[str], interruption: Interruption) -> None:
             f"{run_directory} belongs to another user than the one this job runs as: nothing in it "
             "is unpickled",
         )
-    record: dict[str, Any] = {
-        "start": time.time(),
-        "node": node_name(),
-        "job_id": job_id,
-        "restart": int(restart),
-        "oom_kills_before": oom_kills(),
-    }
-    output = OutputFile(shard, record)
+    meter = Meter()
+    began = meter.begin()
+    kills_before = oom_kills()
+    attempt = int(submission) + int(restart) + 1
+    output = OutputFile(shard, lambda: meter.end(began), attempt=attempt)
     interruption.array_file = array_file
     interruption.stop_mark = os.path.join(run_directory, run_files.STOPPED)
     interruption.why_over = lambda: _why_over(shard, task)
     running.run_directory, running.job_id, running.restart = run_directory, job_id, int(restart)
     running.owner = owner
-    outcome = _run_call(array, shard, task, log_file, record["oom_kills_before"], interruption)
+    outcome = _run_call(array, shard, task, log_file, kills_before, interruption)
     flush()
     name = run_files.output_name(task)
     failure = outcome.failure

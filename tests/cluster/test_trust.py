@@ -172,7 +172,8 @@ def test_an_output_of_another_user_is_not_unpickled(
     wait_until(future.running, "the call")
     (run_directory,) = group_directory.glob("run.*")
     poison = pickle.dumps(Poison(trace))
-    record = pickle.dumps(Poison(trace))
+    used = (0, 0, 0, 0)
+    record = outputs.encode_record("node", used, 1, None)
     task = future.array.first + future.position
     if executor._session.settings.pilot_jobs is None:
         output = (
@@ -188,7 +189,7 @@ def test_an_output_of_another_user_is_not_unpickled(
         parts = (pilots.NO_LOG, pilots.NO_LOG)
         copy = run_directory / "copy"
         copy.write_bytes(
-            journal.read_bytes() + pilots.ended_record(task, parts, pilots.HERE, poison)
+            journal.read_bytes() + pilots.ended_record(task, parts, pilots.HERE, used, poison)
         )
         os.chown(copy, OTHER, OTHER)
         copy.rename(journal)

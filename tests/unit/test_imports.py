@@ -47,6 +47,7 @@ _STARTS_FAST = [
     "cluster_tools.by_reference",
     "cluster_tools.job.start_worker",
     "cluster_tools.job.worker",
+    "cluster_tools.usage",
 ]
 _QUICK = {
     "__future__",
@@ -217,6 +218,7 @@ def test_the_worker_starts_with_few_modules() -> None:
         ".job",
         ".job.worker",
         ".own_files",
+        ".usage",
     }
 
 

@@ -12,17 +12,22 @@ import pytest
 
 from cluster_tools.errors import RemoteException
 from cluster_tools.format import pilots
+from cluster_tools.format.measured import pack_measured, read_measured
 from support import jobs
 from support.clusters import LOCAL
 from support.waiting import LIMIT_S, wait_until
+
+_STARTED_NS = 1_700_000_000_000_000_000
+_USED = (_STARTED_NS + 250_000_000, _STARTED_NS + 2_000_000_000, 1_500_000_000, 3 << 30)
 
 
 def _journal() -> list[bytes]:
     """The records of a pilot that ran two tasks, as bytes."""
     parts: list[bytes] = []
     for task in (7, 8):
-        parts.append(pilots.began_record(task, 100))
-        parts.append(pilots.ended_record(task, (100, 120), pilots.HERE, b"out%d" % task))
+        parts.append(pilots.began_record(task, 100, _STARTED_NS))
+        output = b"out%d" % task
+        parts.append(pilots.ended_record(task, (100, 120), pilots.HERE, _USED, output))
     return parts
 
 
@@ -31,11 +36,21 @@ def test_a_journal_is_read_as_it_was_written() -> None:
     records, length = pilots.read_records(journal, final=False)
     assert length == len(journal)
     assert records == [
-        pilots.Began(7, 100),
-        pilots.Ended(7, 100, 120, pilots.HERE, b"out7"),
-        pilots.Began(8, 100),
-        pilots.Ended(8, 100, 120, pilots.HERE, b"out8"),
+        pilots.Began(7, 100, _STARTED_NS),
+        pilots.Ended(7, 100, 120, pilots.HERE, pack_measured(_USED), b"out7"),
+        pilots.Began(8, 100, _STARTED_NS),
+        pilots.Ended(8, 100, 120, pilots.HERE, pack_measured(_USED), b"out8"),
     ]
+
+
+def test_a_journal_says_when_a_call_ran_and_what_it_used() -> None:
+    (began, ended, *_), _ = pilots.read_records(b"".join(_journal()), final=False)
+    assert isinstance(began, pilots.Began)
+    assert began.started_at == 1_700_000_000.0
+    assert isinstance(ended, pilots.Ended)
+    measured = read_measured("c1", ended.numbers)
+    assert (measured.started_at, measured.ended_at) == (1_700_000_000.25, 1_700_000_002.0)
+    assert (measured.cpu_s, measured.peak_memory_bytes) == (1.5, 3 << 30)
 
 
 def _cuts() -> Iterator[int]:

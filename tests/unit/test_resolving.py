@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import threading
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from pathlib import Path
@@ -167,7 +166,7 @@ def test_a_failure_that_is_written_while_its_task_is_to_go_in_again_is_taken(
 
     def begins_meanwhile(task: int, submission: int) -> bool:
         output = worker.failure_bytes(ValueError("its own"))
-        record = pickle.dumps({"node": "c1", "stored": None})
+        record = outputs.encode_record("c1", (0, 0, 0, 0), 1, None)
         shard = Path(directory.shard(task))
         shard.mkdir(exist_ok=True)
         footer = outputs.encode_footer(len(output), len(record))

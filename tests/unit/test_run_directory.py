@@ -14,10 +14,12 @@ from cluster_tools.cluster import run_directory
 from cluster_tools.cluster.run_directory import OutputCutShort, RunDirectory
 from cluster_tools.errors import remote_exception
 from cluster_tools.format import FORMAT, outputs, run_files
+from cluster_tools.format.measured import read_measured
 from cluster_tools.own_files import NotOurs
 from cluster_tools.packed_exceptions import failure_bytes
 
 MANY = 100_000
+_USED = (1_700_000_000_250_000_000, 1_700_000_002_000_000_000, 1_500_000_000, 3 << 30)
 
 
 @pytest.fixture
@@ -25,11 +27,13 @@ def directory(tmp_path: Path) -> RunDirectory:
     return RunDirectory(str(tmp_path / "made" / "cfut"))
 
 
-def _write_output(directory: RunDirectory, task: int, data: bytes, **record: object) -> Path:
+def _write_output(
+    directory: RunDirectory, task: int, data: bytes, node: str = "c1", record: bytes | None = None
+) -> Path:
     """As the worker does."""
     shard = Path(directory.shard(task))
     shard.mkdir(exist_ok=True)
-    packed = pickle.dumps({"stored": False, **record})
+    packed = outputs.encode_record(node, _USED, 2, None) if record is None else record
     path = shard / run_files.output_name(task)
     footer = outputs.encode_footer(len(data), len(packed))
     path.write_bytes(data + packed + footer)
@@ -93,7 +97,33 @@ def test_a_shard_has_at_most_a_thousand_tasks(directory: RunDirectory) -> None:
 def test_an_output_is_read_with_its_record(directory: RunDirectory) -> None:
     _write_output(directory, 5, pickle.dumps((True, [1])), node="c1")
     outcome = directory.outcome(5, run_files.output_name(5))
-    assert (outcome.success, outcome.value, outcome.record["node"]) == (True, [1], "c1")
+    assert (outcome.success, outcome.value) == (True, [1])
+    assert (outcome.record["node"], outcome.record["attempt"]) == ("c1", 2)
+    measured = read_measured("c1", outcome.record["measured"])
+    assert (measured.node, measured.started_at, measured.ended_at) == (
+        "c1",
+        1_700_000_000.25,
+        1_700_000_002.0,
+    )
+    assert (measured.cpu_s, measured.peak_memory_bytes) == (1.5, 3 << 30)
+
+
+@pytest.mark.parametrize("stored", [None, outputs.digest(b"kept")])
+def test_a_record_cut_anywhere_in_its_numbers_is_no_record(stored: bytes | None) -> None:
+    record = outputs.encode_record("nœud-\udcff", _USED, 1, stored)
+    decoded = outputs.decode_record(record)
+    assert (decoded.stored, decoded.attempt) == (stored, 1)
+    assert decoded.node == "nœud-\udcff"
+    for cut in range(len(record) - len("nœud-x".encode())):
+        with pytest.raises(ValueError, match="record"):
+            outputs.decode_record(record[:cut])
+
+
+def test_an_output_with_a_damaged_record_is_not_taken(directory: RunDirectory) -> None:
+    damaged = outputs.encode_record("c1", _USED, 1, None)[:40] + bytes(range(8))
+    _write_output(directory, 5, pickle.dumps((True, [1])), record=damaged)
+    with pytest.raises(OutputCutShort, match="damaged"):
+        directory.outcome(5, run_files.output_name(5))
 
 
 def test_a_failure_is_read_with_its_exception(directory: RunDirectory) -> None:

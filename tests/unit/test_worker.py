@@ -7,7 +7,9 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.errors import remote_exception
 from cluster_tools.format import FORMAT, numbers, run_files
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_OUTPUT_NOT_WRITTEN, EXIT_REFUSED
+from cluster_tools.format.measured import Measured, read_measured
 from cluster_tools.job import worker
 from support import jobs
 from support.waiting import LIMIT_S, wait_until
@@ -75,6 +78,11 @@ def _outcome(directory: RunDirectory, task: int = 0) -> run_directory.Outcome:
     return directory.outcome(task, run_files.output_name(task))
 
 
+def _measured(directory: RunDirectory, task: int) -> Measured:
+    record = _outcome(directory, task).record
+    return read_measured(record["node"], record["measured"])
+
+
 def _exception(outcome: run_directory.Outcome) -> BaseException:
     return remote_exception(outcome.exception, outcome.value, "12_0", "Task 0 of 1")
 
@@ -103,13 +111,46 @@ def test_elements_run_the_tasks_that_they_are_given(directory: RunDirectory) -> 
 
 
 def test_the_record_says_when_and_where(directory: RunDirectory) -> None:
+    before = time.time()
     _run(_write_array(directory, (jobs.square, (2,))))
-    record = _outcome(directory).record
-    assert record["start"] <= record["end"]
-    assert record["node"] == os.uname().nodename
-    assert record["job_id"] == "12_0"
-    assert record["peak_memory_bytes"] > 1 << 20
     assert directory.claims(0) == ["12_0"]
+    record = _outcome(directory).record
+    assert (record["node"], record["attempt"]) == (os.uname().nodename, 1)
+    measured = _measured(directory, 0)
+    assert before <= measured.started_at <= measured.ended_at <= time.time()
+    assert (measured.peak_memory_bytes or 0) > 1 << 20
+
+
+def test_the_record_says_what_the_call_has_used(directory: RunDirectory) -> None:
+    """User and system time, of children too; waiting uses none."""
+    computing = "sum(range(20_000_000))"
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+        (exec, (computing,)),
+        (jobs.check_command, ([sys.executable, "-c", computing],)),
+        (time.sleep, (0.5,)),
+        (jobs.allocate, (200,)),
+    ]
+    for task, call in enumerate(calls):
+        assert _run(_write_array(directory, call), tasks=f"{task}-{task}")[0] == 0
+    computed, computed_in_child, slept, allocated = map(partial(_measured, directory), range(4))
+    for measured in (computed, computed_in_child):
+        assert measured.cpu_s > 0.05
+    assert slept.ended_at - slept.started_at >= 0.5
+    assert slept.cpu_s < 0.25
+    assert slept.peak_memory_bytes is not None
+    assert allocated.peak_memory_bytes is not None
+    assert slept.peak_memory_bytes < 200 << 20 <= allocated.peak_memory_bytes
+
+
+def test_the_record_of_a_failure_and_that_of_a_kept_output_say_the_same(
+    directory: RunDirectory, tmp_path: Path
+) -> None:
+    _run(_write_array(directory, (jobs.reciprocal, (0,))), submission=1, restart=2)
+    _run(_write_array(directory, (jobs.square, (4,)), key=str(tmp_path / "kept")), tasks="1-1")
+    for task, attempt in ((0, 4), (1, 1)):
+        assert _outcome(directory, task).record["attempt"] == attempt
+        measured = _measured(directory, task)
+        assert 0 < measured.started_at <= measured.ended_at
 
 
 def test_what_the_call_prints_is_in_the_log(directory: RunDirectory) -> None:
