@@ -5,7 +5,7 @@ Knows futures, no threads and no files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,15 @@ class CallArray(TaskArray):
         future = self.futures[position]
         if future is not None:
             future.start()
+
+    def on_measured(self, position: int, record: Mapping[str, Any]) -> None:
+        future, numbers = self.futures[position], record.get("measured")
+        if future is None or numbers is None:
+            return
+        future.measured = (record["node"], numbers)
+        attempt = record.get("attempt", 1)
+        if attempt > 1:
+            future.attempt = attempt
 
     def on_end(self, position: int, result: Any, exception: BaseException | None) -> bool:
         future, self.futures[position] = self.futures[position], None

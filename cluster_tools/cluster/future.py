@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast
 
+from cluster_tools.call_stats import CallStats
 from cluster_tools.cluster.tasks import TaskArray
 from cluster_tools.futures import RaisingFuture
 
@@ -47,6 +49,10 @@ class JobsOfFutures(Protocol):
 
     def announce(self) -> None:
         """A future is done, or its call has a job: whoever waits for that is to look."""
+        ...
+
+    def stats_of(self, future: ClusterFuture[Any]) -> CallStats:
+        """What is known about the call by now."""
         ...
 
 
@@ -125,6 +131,12 @@ class ClusterFuture(RaisingFuture[_T]):
     # On a pilot: where in its log what the call has printed is, (from, to); None: nothing. Of few,
     # so of the class.
     log_range: tuple[int, int | None] | None = None
+    # What its job has measured; None until the output was read.
+    measured: tuple[str, bytes] | None = None
+    # On a pilot: where and when the call has begun.
+    begun: tuple[str, float] | None = None
+    # The attempt that the output is of.
+    attempt = 1
 
     # The standard library's future makes a condition at once, which is most of its size and cost.
     # Here it is made when somebody first waits, asks or adds a callback.
@@ -139,6 +151,7 @@ class ClusterFuture(RaisingFuture[_T]):
         # Set when the task joins an array.
         self.array: TaskArray | None = None
         self.position = 0
+        self.submitted_at = time.time()
 
     @property
     def _condition(self) -> _Condition:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -170,6 +183,11 @@ class ClusterFuture(RaisingFuture[_T]):
         if index is None:
             raise AttributeError("a future of submit() has no cluster_jobindex")
         return index
+
+    @property
+    def cluster_stats(self) -> CallStats:
+        """What is known about the call by now: when and where it ran, and what it used."""
+        return self._owner.jobs.stats_of(self)
 
     def result(self, timeout: float | None = None) -> _T:
         """The call's result. Raises: what the call raised; TimeoutError after `timeout` seconds."""

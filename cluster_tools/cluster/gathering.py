@@ -16,7 +16,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -78,6 +78,7 @@ class Submitter(threading.Thread):
         self._arrivals: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._spacing_s = 0.0
         self._next_gathering = 0.0
+        self._never_written = {"failed": 0, "cancelled": 0}
 
     def put(self, item: _Item) -> None:
         """In any thread."""
@@ -101,6 +102,10 @@ class Submitter(threading.Thread):
     def make_room(self) -> None:
         """An element has ended."""
         self._submission.make_room()
+
+    def never_written(self) -> dict[str, int]:
+        """How many calls have ended before they were written, by "failed" and "cancelled"."""
+        return dict(self._never_written)
 
     def cancel_rest(self) -> int:
         """The executor ends at once: nothing that waits here is submitted.
@@ -165,6 +170,7 @@ class Submitter(threading.Thread):
 
     def _submit_array(self, array: CallArray) -> None:
         if self._lifecycle.aborted or self._lifecycle.cancelling:
+            self._never_written["cancelled"] += array.count
             for future in _futures(array):
                 end_quietly(future.cancel_for_shutdown, array.name)
         else:
@@ -182,7 +188,9 @@ class Submitter(threading.Thread):
         self._next_gathering = time.monotonic() + self._spacing_s
 
     def _submit_calls(self, calls: list[Call]) -> None:
-        calls = [call for call in calls if not call.future.is_done()]
+        open_calls = [call for call in calls if not call.future.is_done()]
+        self._never_written["cancelled"] += len(calls) - len(open_calls)
+        calls = open_calls
         if self._lifecycle.aborted or self._lifecycle.cancelling:
             self._cancel(calls)
             return
@@ -195,6 +203,7 @@ class Submitter(threading.Thread):
                 self._cancel(calls)
                 return
             error = failures.not_written(calls[0].name, exc)
+            self._never_written["failed"] += len(calls)
             log = FailureLog(len(calls))
             for call in calls:
                 end_quietly(partial(call.future.resolve, None, error), call.name)
@@ -202,8 +211,8 @@ class Submitter(threading.Thread):
             return
         self._hand_over(array)
 
-    @staticmethod
-    def _cancel(calls: Iterable[Call]) -> None:
+    def _cancel(self, calls: Sequence[Call]) -> None:
+        self._never_written["cancelled"] += len(calls)
         for call in calls:
             end_quietly(call.future.cancel_for_shutdown, call.name)
 

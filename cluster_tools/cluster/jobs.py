@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
+from cluster_tools.call_stats import CallStats, call_stats
 from cluster_tools.cluster.events import Event, Submitted
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.lifecycle import Lifecycle
 from cluster_tools.cluster.tasks import Job
+from cluster_tools.format.measured import read_measured
 from cluster_tools.schedulers.base import Element, Scheduler, SchedulerError
 
 # Returned by `dict.pop` for a key that is missing.
@@ -131,6 +133,26 @@ class Jobs:
         """A task has got a job, or a future is done: whoever waits for that is to look."""
         with self._has_job:
             self._has_job.notify_all()
+
+    def stats_of(self, future: ClusterFuture[Any]) -> CallStats:
+        """What is known about the call by now: of its last attempt."""
+        element = element_of(future)
+        node, started_at = future.begun or (None, None)
+        return call_stats(
+            None if future.measured is None else read_measured(*future.measured),
+            submitted_at=future.submitted_at,
+            started_at=started_at,
+            node=node,
+            job_id=None if element is None else str(element),
+            attempt=self._attempt_of(future),
+            log=None if element is None else self.log_path(element),
+        )
+
+    @staticmethod
+    def _attempt_of(future: ClusterFuture[Any]) -> int:
+        array = future.array
+        known = 1 if array is None else array.attempts.get(future.position, 1)
+        return max(known, future.attempt)
 
     def log_path(self, element: Element) -> str:
         return self._scheduler.log_path(self._log_directory, element)

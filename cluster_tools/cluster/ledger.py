@@ -42,8 +42,12 @@ class Ledger:
         # By first task, and those numbers in order.
         self._arrays: dict[int, TaskArray] = {}
         self._firsts: list[int] = []
+        # How many calls are in each state, or have ended in it.
+        self.counts = [0] * len(State)
 
     def add(self, array: TaskArray) -> None:
+        if not array.runs_pilots:
+            self.counts[State.WRITTEN] += array.count
         self._firsts.insert(bisect_right(self._firsts, array.first), array.first)
         self._arrays[array.first] = array
 
@@ -77,9 +81,15 @@ class Ledger:
 
         Returns: False where it can't follow on the one it is in.
         """
-        if state not in _NEXT[array.states[position]]:
+        before = array.states[position]
+        if state not in _NEXT[before]:
             return False
         array.states[position] = state
+        if not array.runs_pilots:
+            self.counts[before] -= 1
+            self.counts[state] += 1
+        if state == State.WRITTEN:
+            array.attempts[position] = array.attempts.get(position, 1) + 1
         if state in _ENDS:
             array.open -= 1
         if self._on_change is not None:
@@ -90,6 +100,10 @@ class Ledger:
         """The same for many tasks that are submitted, as far as they are not further already."""
         if isinstance(positions, range) and self._on_change is None:
             part = slice(positions.start, positions.stop)
+            if not array.runs_pilots:
+                written = array.states[part].count(State.WRITTEN)
+                self.counts[State.WRITTEN] -= written
+                self.counts[State.SUBMITTED] += written
             array.states[part] = array.states[part].translate(_SUBMITTED)
             return
         for position in positions:

@@ -461,6 +461,8 @@ class PilotPool:
         future = array.futures[position]
         if future is not None and record.log_offset != pilots.NO_LOG:
             future.log_range = (record.log_offset, None)
+        if future is not None:
+            future.begun = (run.journal.node, record.started_at)
         if self._ledger.change(array, position, State.RUNNING):
             array.on_running(position)
 

@@ -86,7 +86,8 @@ class Resolver(JoinableThread):
     there.
 
     `expect_outputs`: called when more outputs are waited for. `on_done`: called once the executor
-    takes no more calls and has none. `on_last`: called once after everything else.
+    takes no more calls and has none. `on_last`: called once after everything else. `count_ends`: called from time to
+    time, so that the rate at which calls end is known.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Resolver(JoinableThread):
         expect_outputs: Callable[[], None],
         on_done: Callable[[], None],
         on_last: Callable[[], None],
+        count_ends: Callable[[], None],
     ):
         super().__init__("cluster_tools-resolver")
         self._directory = directory
@@ -114,6 +116,7 @@ class Resolver(JoinableThread):
         self._expect_outputs = expect_outputs
         self._on_done = on_done
         self._on_last = on_last
+        self._count_ends = count_ends
         self._jobs: Jobs
         self._logs: KeptLogs
         self._cancellation: Cancellation
@@ -190,6 +193,7 @@ class Resolver(JoinableThread):
                     self._do_chores()
                 else:
                     self._handlers[type(event)](event)
+                    self._count_ends()
                     self._observers.tell(event)
             # The handlers deal with what goes wrong with a task. This is for the rest to go on.
             except BaseException:
@@ -398,6 +402,7 @@ class Resolver(JoinableThread):
         unusable: tuple[str, BaseException | None] | None = None
         try:
             outcome = self._outcomes.complete(read(), array.key(position))
+            array.on_measured(position, outcome.record)
             result, exception = self._result(array, position, outcome)
             del outcome
         except OutputNotReadable as exc:

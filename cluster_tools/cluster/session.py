@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from cluster_tools import pickling
+from cluster_tools.call_stats import ExecutorStats
 from cluster_tools.cluster import logs, process_wide
 from cluster_tools.cluster.arrays import Arrays
 from cluster_tools.cluster.calls import Call, CallArray
@@ -50,9 +51,10 @@ from cluster_tools.cluster.resolving import Resolver
 from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.cluster.settings import Settings
 from cluster_tools.cluster.submission import Submission
-from cluster_tools.cluster.tasks import Selection
+from cluster_tools.cluster.tasks import Selection, State
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.file_system import shows_files_at_once
+from cluster_tools.observers.tally import Tally
 from cluster_tools.schedulers.base import Scheduler
 
 # How late a file of another machine may be seen: an NFS client may show an old listing for 60 s.
@@ -88,6 +90,8 @@ class Session:
             self._patient_until = 0.0
             # Reentrant: the end of an executor that is garbage may come in the middle of anything.
             self._state_lock = threading.RLock()
+            self._tally = Tally()
+            self._failed_before = 0
             self._make_parts(observers)
         except OSError:
             self.directory.remove()
@@ -127,6 +131,7 @@ class Session:
             expect_outputs=self._expect_outputs,
             on_done=self._begin_end,
             on_last=self._on_submitter_end,
+            count_ends=self._count_ends,
         )
         self.jobs = Jobs(
             scheduler,
@@ -250,7 +255,29 @@ class Session:
         self.check_open()  # in a forked child the lock may never be free
         with self._state_lock:
             self.check_open()
+            self._tally.note_submitted(item.count if isinstance(item, CallArray) else 1)
             self._gatherer.put(item)
+
+    def count_failed(self, count: int) -> None:
+        """So many calls were submitted and have failed before they could be taken."""
+        self._tally.note_submitted(count)
+        with self._state_lock:
+            self._failed_before += count
+
+    def stats(self) -> ExecutorStats:
+        """Counts by state, rate, time left."""
+        self._count_ends()
+        return self._tally.stats(self._ledger.counts[State.RUNNING])
+
+    def _count_ends(self) -> None:
+        counts, never_written = self._ledger.counts, self._gatherer.never_written()
+        self._tally.set_ended(
+            done=counts[State.DONE],
+            failed=counts[State.FAILED] + never_written["failed"] + self._failed_before,
+            cancelled=counts[State.CANCELLED]
+            + counts[State.ABANDONED]
+            + never_written["cancelled"],
+        )
 
     def has_open_calls(self) -> bool:
         """Takes no lock."""

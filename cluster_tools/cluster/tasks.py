@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -138,6 +138,8 @@ class TaskArray(ABC):
     later_jobs: list[Job] = field(default_factory=list[Job])
     # Where such tasks run, or those that a pilot has begun; by position.
     places: dict[int, Place] = field(default_factory=dict[int, Place])
+    # Which attempt tasks are at that have gone in again; by position. Others are at their first.
+    attempts: dict[int, int] = field(default_factory=dict[int, int])
 
     def __post_init__(self) -> None:
         # A `State` for each task.
@@ -204,6 +206,9 @@ class TaskArray(ABC):
 
     @abstractmethod
     def on_running(self, position: int) -> None: ...
+
+    def on_measured(self, position: int, record: Mapping[str, Any]) -> None:
+        """What the job has noted of the run, before `on_end`: an `OutputRecord`, or a part of one."""
 
     @abstractmethod
     def on_end(self, position: int, result: Any, exception: BaseException | None) -> bool:

@@ -14,7 +14,7 @@ import traceback
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -25,6 +25,7 @@ from typing import Any, TypeVar, cast
 from typing_extensions import ParamSpec
 
 from cluster_tools import job, pickling
+from cluster_tools.call_stats import ExecutorStats
 from cluster_tools.cluster import failures, process_wide
 from cluster_tools.cluster.calls import Call
 from cluster_tools.cluster.future import ClusterFuture, end_quietly
@@ -321,6 +322,10 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         self._session.follow_log(cast(ClusterFuture[_T], fut))
         return fut.result()
 
+    def stats(self) -> ExecutorStats:
+        """What has become of the calls of this executor by now: counts by state, rate, time left."""
+        return self._session.stats()
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls; with `wait` returns when all futures are done and all is cleaned up.
 
@@ -373,6 +378,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
                 self._delete_stale(key)
         except Exception as exc:
             error = _submission_error(f"The call of {name}", exc)
+            session.count_failed(1)
             future.resolve(None, error)
             FailureLog(1).note(error, f"The call of {name}")
             return future
@@ -403,6 +409,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             for future in draft.futures:
                 future.cancel_for_shutdown()
         else:
+            session.count_failed(len(draft.failing()))
             draft.fail()
         return cast(list[Future[_T]], draft.futures)
 
@@ -496,9 +503,13 @@ class _Draft:
     # Why none of it can be submitted.
     error: Exception | None = None
 
+    def failing(self) -> Collection[int]:
+        """Which of the calls fail here, by position."""
+        return self.failed if self.error is None else range(len(self.futures))
+
     def fail(self) -> None:
         """Puts what went wrong into the futures concerned."""
-        numbers = self.failed if self.error is None else range(len(self.futures))
+        numbers = self.failing()
         failures = FailureLog(len(numbers))
         for number in numbers:
             task = f"Task {number} of {len(self.futures)} of {self.name}"
