@@ -102,7 +102,9 @@ class PilotArray(TaskArray):
 
     def on_end(self, position: int, result: Any, exception: BaseException | None) -> bool:
         pilot = self.pilots[position]
-        pilot.failed_initializer, pilot.error = result, exception
+        # Else it is a text that says why the pilot has left.
+        pilot.failed_initializer = result if isinstance(result, bytes) else None
+        pilot.error = exception
         self.on_pilot_end(pilot)
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Hashable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from cluster_tools.cluster.events import (
     Written,
 )
 from cluster_tools.cluster.future import ClusterFuture
+from cluster_tools.cluster.pilots import PilotArray
+from cluster_tools.cluster.run_directory import Outcome
 from cluster_tools.cluster.session import Session
 from cluster_tools.cluster.settings import Settings
 from cluster_tools.cluster.tasks import Job
@@ -48,6 +51,7 @@ class _Idle(Scheduler):
     on_this_machine = True
 
     def __init__(self) -> None:
+        self.submitted: list[ArrayRequest] = []
         self.cancelled: list[Element] = []
 
     @property
@@ -55,6 +59,7 @@ class _Idle(Scheduler):
         return id(self)
 
     def submit(self, request: ArrayRequest) -> str:
+        self.submitted.append(request)
         return "7"
 
     def find(self, token: str) -> str | None:
@@ -88,7 +93,19 @@ def scheduler() -> _Idle:
 
 @pytest.fixture
 def session(tmp_path: Path, scheduler: _Idle) -> Iterator[Session]:
-    session = Session(scheduler, Settings(cfut_dir=str(tmp_path), store=FileOutputStore()))
+    yield from _running(Session(scheduler, _settings(tmp_path)))
+
+
+@pytest.fixture
+def on_pilots(tmp_path: Path, scheduler: _Idle) -> Iterator[Session]:
+    yield from _running(Session(scheduler, _settings(tmp_path, pilot_jobs=2)))
+
+
+def _settings(directory: Path, pilot_jobs: int | None = None) -> Settings:
+    return Settings(cfut_dir=str(directory), store=FileOutputStore(), pilot_jobs=pilot_jobs)
+
+
+def _running(session: Session) -> Iterator[Session]:
     yield session
     session.abort()
     session.join()
@@ -207,9 +224,7 @@ class _Observer:
 
 def test_observers_are_told_of_an_arrays_life_in_order(scheduler: _Idle, tmp_path: Path) -> None:
     observer = _Observer()
-    session = Session(
-        scheduler, Settings(cfut_dir=str(tmp_path), store=FileOutputStore()), [observer]
-    )
+    session = Session(scheduler, _settings(tmp_path), [observer])
     try:
         futures = [ClusterFuture[object](session.owner) for _ in range(2)]
         array = _array(session, *futures)
@@ -244,3 +259,35 @@ def test_observers_are_told_of_an_arrays_life_in_order(scheduler: _Idle, tmp_pat
     ]
     (failed,) = [event for event in observer.events if isinstance(event, TaskFailed)]
     assert failed.where == "Task 0 of 2 of call (job 7_0)"
+
+
+def _pilots(session: Session) -> PilotArray:
+    """Those that were submitted last, once they have a job."""
+
+    def with_job() -> PilotArray | None:
+        arrays = [a for a in session._ledger.arrays() if isinstance(a, PilotArray) and a.jobs]
+        return arrays[-1] if arrays else None
+
+    wait_until(lambda: with_job() is not None, "pilots")
+    array = with_job()
+    assert array is not None
+    return array
+
+
+def test_pilots_that_leave_without_work_are_replaced_and_fail_no_call(
+    on_pilots: Session, scheduler: _Idle
+) -> None:
+    """A call may come when all have left, and before that is seen."""
+    session = on_pilots
+    futures = [ClusterFuture[object](session.owner) for _ in range(2)]
+    session._post(Written(_array(session, *futures)))
+    pilots = _pilots(session)
+    left = Outcome(True, "there was nothing to do", None, {"stored": None})
+    for position in range(2):
+        take = partial(session._resolver.take, pilots, position, lambda: left)
+        session._post(Chore(take))
+    wait_until(
+        lambda: len(scheduler.submitted) == 2 or any(future.done() for future in futures),
+        "other pilots",
+    )
+    assert not any(future.done() for future in futures)
