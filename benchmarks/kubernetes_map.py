@@ -42,7 +42,7 @@ def kubernetes_alone(api: Any, image: str, count: int) -> float:
     began = time.perf_counter()
     api.create_namespaced_job(_NAMESPACE, {"metadata": {"name": name}, "spec": spec})
     watch = kubernetes.watch.Watch()
-    events = watch.stream(
+    events: Any = watch.stream(
         api.list_namespaced_job,
         _NAMESPACE,
         field_selector=f"metadata.name={name}",
@@ -100,7 +100,8 @@ def main() -> None:
 
     client = kubernetes.config.new_client_from_config()
     client.user_agent = "floor"
-    core, batch = kubernetes.client.CoreV1Api(client), kubernetes.client.BatchV1Api(client)
+    core: Any = kubernetes.client.CoreV1Api(client)
+    batch = kubernetes.client.BatchV1Api(client)
     try:
         core.create_namespace({"metadata": {"name": _NAMESPACE}})
     except kubernetes.client.ApiException as exc:
@@ -108,7 +109,8 @@ def main() -> None:
             raise
     resources = {"image": options.image, "namespace": _NAMESPACE}
     show_machine()
-    through_us(resources, options.directory, 1), kubernetes_alone(batch, options.image, 1)  # warms
+    through_us(resources, options.directory, 1)  # warms the caches
+    kubernetes_alone(batch, options.image, 1)
     for count, limit in LIMIT_RATIOS.items():
         floor: list[float] = []
         ours: list[float] = []

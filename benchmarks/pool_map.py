@@ -28,7 +28,7 @@ CHUNKSIZES = (1, 100, 1000, 5000, 12500)
 def joblib_map(stack: ExitStack) -> Callable[[Sequence[int]], list[Any]] | None:
     """`map` on loky, or None where there is no joblib."""
     try:
-        import joblib
+        import joblib  # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     parallel = stack.enter_context(

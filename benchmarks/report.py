@@ -177,10 +177,10 @@ def plot_name(table: Table) -> str:
 
 def plot(table: Table, lines: Sequence[Line], path: Path) -> None:
     """Bars of the medians, with whiskers from the least to the greatest."""
-    import matplotlib
+    import matplotlib  # pyright: ignore[reportMissingImports]
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot  # pyright: ignore[reportMissingImports]
 
     per_task = len({line.tasks for line in lines if line.name != _FLOOR}) > 1
     factors = [1e6 / (line.tasks or 1) if per_task else 1.0 for line in lines]

@@ -58,7 +58,8 @@ def main() -> None:
     show_machine()
     print(_output("sbatch", "--version"))
     Path(options.directory).mkdir(exist_ok=True)
-    slurm_alone(), through_us(options.directory)  # warms the caches
+    slurm_alone()  # warms the caches
+    through_us(options.directory)
     floor: list[float] = []
     ours: list[float] = []
     leaving: list[float] = []

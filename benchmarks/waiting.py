@@ -7,6 +7,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.figures import show_machine, show_target
 from benchmarks.tasks import nap
@@ -27,7 +28,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=Path.home(), ignore_cleanup_errors=True) as directory:
         executor = get_executor("slurm", job_resources={"mem": "10M"}, cfut_dir=directory)
         try:
-            futures = executor.map_to_futures(nap, [3600.0] * options.calls)
+            futures: list[Any] = executor.map_to_futures(nap, [3600.0] * options.calls)
             assert futures[0].cluster_jobid
             time.sleep(10)  # what the submission costs is not meant
             ours, commands = time.process_time(), _of_children()

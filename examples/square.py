@@ -5,7 +5,7 @@ import sys
 import cluster_tools
 
 
-def square(n):
+def square(n: int) -> int:
     return n * n
 
 

@@ -94,7 +94,8 @@ def _as_client(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if config.stash.get(_left_out, []):
+    lines = config.stash.get(_left_out, list[str]())
+    if lines:
         terminalreporter.section("left out")
-        for line in config.stash[_left_out]:
+        for line in lines:
             terminalreporter.write_line(line)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
 ELEMENTS = 100  # of the row `elements`
@@ -34,7 +34,7 @@ def tell(variant: str = "", **figures: float) -> None:
 
 
 @contextmanager
-def timed(figure: str, variant: str = "", **also: float) -> Iterator[None]:
+def timed(figure: str, variant: str = "", **also: float) -> Generator[None]:
     """Seconds of the block, and other figures with it. Nothing is told of a block that raises."""
     began = time.perf_counter()
     yield
@@ -71,7 +71,7 @@ def rpcs() -> int:
 
 
 @contextmanager
-def counted_rpcs(variant: str = "") -> Iterator[None]:
+def counted_rpcs(variant: str = "") -> Generator[None]:
     before = rpcs()
     began = time.perf_counter()
     yield

@@ -27,7 +27,7 @@ class Kind:
     """
 
     environment: str
-    keywords: dict[str, Any] = field(default_factory=dict)
+    keywords: dict[str, Any] = field(default_factory=dict[str, Any])
     is_cluster: bool = True
 
     def make(self, **keywords: Any) -> Any:

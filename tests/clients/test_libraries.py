@@ -50,9 +50,9 @@ def log_probability(point: Any) -> float:
 
 
 def wave(x: float) -> Any:
-    import numpy
+    import numpy  # pyright: ignore[reportMissingImports]
 
-    return numpy.array([numpy.sin(x), numpy.cos(x)])
+    return numpy.array([numpy.sin(x), numpy.cos(x)])  # pyright: ignore[reportUnknownVariableType]
 
 
 def refuse(number: float) -> float:
@@ -162,7 +162,7 @@ def _seed(function: Any, seed: int) -> dict[str, int]:
 
 def test_emcee(equal_to_the_standard_library_s: Any) -> None:
     emcee = pytest.importorskip("emcee")
-    import numpy
+    numpy = pytest.importorskip("numpy")
 
     def run(executor: Any) -> Any:
         numpy.random.seed(7)

@@ -48,7 +48,8 @@ def _kilobytes_in_containers() -> float:
     """Of what has room for one more: so also of those that hold numbers alone."""
     gc.collect()
     kinds = (dict, list, set, deque)
-    return sum(sys.getsizeof(held) for held in gc.get_objects() if isinstance(held, kinds)) / 1000
+    containers: list[object] = [held for held in gc.get_objects() if isinstance(held, kinds)]
+    return sum(map(sys.getsizeof, containers)) / 1000
 
 
 def _count(kind: type) -> int:

@@ -34,12 +34,15 @@ def test_kept_outputs_are_used_again_by_who_leaves_their_calls_out(
         assert success
         return result
 
+    def output_of(item: tuple[Any, int]) -> str:
+        return str(output(item[1]))
+
     def run_missing(numbers: range) -> list[int]:
         missing = [number for number in numbers if not output(number).exists()]
         futures = executor.map_to_futures(
             _count_run,
             [(runs, number) for number in missing],
-            output_key_getter=lambda item: str(output(item[1])),
+            output_key_getter=output_of,
         )
         for future in futures:
             future.result(LIMIT_S)

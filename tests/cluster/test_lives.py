@@ -93,10 +93,11 @@ def test_twenty_executors_in_twenty_threads(
 
 
 def test_several_threads_may_share_an_executor(executor: Any) -> None:
+    def sum_of_squares(n: int) -> int:
+        return sum(executor.map(jobs.square, [n, n]))
+
     with ThreadPoolExecutor(5) as pool:
-        sums = list(
-            pool.map(lambda n: sum(executor.map(jobs.square, [n, n])), range(5), timeout=LIMIT_S)
-        )
+        sums = list(pool.map(sum_of_squares, range(5), timeout=LIMIT_S))
     assert sums == [2 * n * n for n in range(5)]
 
 
@@ -193,7 +194,7 @@ def test_calls_go_on_after_the_working_directory_has_changed(
     new_executor: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = new_executor()
-    seen = []
+    seen: list[Any] = []
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         monkeypatch.chdir(tmp_path / name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,7 +115,7 @@ def test_an_array_that_was_submitted_twice_runs_once_and_its_first_job_is_watche
     with _Executor(_LosesItsFirstAnswer, cfut_dir=tmp_path / "cfut") as executor:
         executor.scheduler.started = tmp_path
         calls = [(tmp_path / f"started{i}", gate) for i in range(COUNT)]
-        futures = executor.map_to_futures(jobs.touch_and_wait, calls)
+        futures: list[Any] = executor.map_to_futures(jobs.touch_and_wait, calls)
 
         def all_adopted() -> object:
             submitted = executor.scheduler.submitted
@@ -134,11 +134,11 @@ def test_an_array_that_was_submitted_twice_runs_once_and_its_first_job_is_watche
 
 def test_what_was_lost_with_its_node_before_it_began_goes_in_again(tmp_path: Path) -> None:
     with _Executor(_LosesItsFirstNodes, cfut_dir=tmp_path) as executor:
-        (future,) = executor.map_to_futures(jobs.square, [3])
-        assert future.result(LIMIT_S) == 9
+        futures: list[Any] = executor.map_to_futures(jobs.square, [3])
+        assert futures[0].result(LIMIT_S) == 9
         submitted = executor.scheduler.submitted
         assert len(submitted) == 4
-        assert future.cluster_jobid == submitted[-1]
+        assert futures[0].cluster_jobid == submitted[-1]
         wait_until(lambda: _all_forgotten(executor.scheduler, submitted), "its four jobs")
 
 
@@ -146,7 +146,10 @@ def test_a_job_is_forgotten_when_its_calls_are_done_and_not_when_its_executor_en
     tmp_path: Path,
 ) -> None:
     with _Executor(_Noting, cfut_dir=tmp_path) as executor:
-        futures = [executor.submit(jobs.square, 2), *executor.map_to_futures(jobs.square, [3, 4])]
+        futures: list[Any] = [
+            executor.submit(jobs.square, 2),
+            *executor.map_to_futures(jobs.square, [3, 4]),
+        ]
         assert [future.result(LIMIT_S) for future in futures] == [4, 9, 16]
         job_ids = {future.cluster_jobid.partition("_")[0] for future in futures}
         wait_until(lambda: _all_forgotten(executor.scheduler, job_ids), "the jobs that are over")
@@ -173,7 +176,8 @@ def test_calls_of_several_functions_are_gathered_into_one_array_each(tmp_path: P
         scheduler = executor.scheduler
         first = executor.submit(jobs.square, 0)
         assert scheduler.reached.wait(LIMIT_S)
-        futures = [executor.submit((jobs.square, jobs.say)[n % 2], n) for n in range(6)]
+        functions: list[Callable[..., Any]] = [jobs.square, jobs.say]
+        futures = [executor.submit(functions[n % 2], n) for n in range(6)]
         scheduler.gate.set()
         assert first.result(LIMIT_S) == 0
         assert [future.result(LIMIT_S) for future in futures] == [0, 1, 4, 3, 16, 5]

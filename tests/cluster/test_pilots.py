@@ -125,7 +125,7 @@ def test_a_pilot_that_dies_takes_one_call_with_it(
     new_executor: NewExecutor, cluster: Cluster, tmp_path: Path
 ) -> None:
     executor = new_executor(pilot_jobs=2)
-    steps = [partial(jobs.square, n) for n in range(40)]
+    steps: list[Callable[[], Any]] = [partial(jobs.square, n) for n in range(40)]
     steps[13] = jobs.kill_itself
     futures = executor.map_to_futures(jobs.run, steps)
     errors = {n: error for n, f in enumerate(futures) if (error := f.exception(LIMIT_S))}

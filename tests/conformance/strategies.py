@@ -33,8 +33,8 @@ class Strategy:
     """
 
     environment: str
-    keywords: dict[str, Any] = field(default_factory=dict)
-    narrow: dict[str, Any] = field(default_factory=dict)
+    keywords: dict[str, Any] = field(default_factory=dict[str, Any])
+    narrow: dict[str, Any] = field(default_factory=dict[str, Any])
     narrow_width: int = 0
     runs_at_once: bool = False
     pickles: bool = True

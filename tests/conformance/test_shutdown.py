@@ -92,8 +92,9 @@ def test_leaving_with_by_an_exception_cancels_queued_and_running_jobs(
     new_executor: NewExecutor, strategy: Strategy, directory: Path
 ) -> None:
     gate = directory / "gate"  # which nobody opens
+    futures: list[Any] = []
     with pytest.raises(ZeroDivisionError), new_executor(narrow=True) as executor:
-        futures = executor.map_to_futures(
+        futures += executor.map_to_futures(
             calls.touch_and_wait,
             [(directory / str(i), gate) for i in range(strategy.narrow_width + 1)],
         )

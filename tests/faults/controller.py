@@ -9,7 +9,7 @@ import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def start(*options: str) -> None:
 
 
 @contextmanager
-def stopped() -> Iterator[None]:
+def stopped() -> Generator[None]:
     """While slurmctld is down."""
     try:
         stop()
@@ -56,7 +56,7 @@ def stopped() -> Iterator[None]:
 
 
 @contextmanager
-def silent() -> Iterator[None]:
+def silent() -> Generator[None]:
     """While slurmctld is there, takes connections and answers nothing."""
     _run("pkill", "--signal", "STOP", "-x", PROCESS)
     try:
@@ -73,7 +73,7 @@ def lose_state() -> None:
 
 
 @contextmanager
-def settings(**changed: object) -> Iterator[None]:
+def settings(**changed: object) -> Generator[None]:
     """With other settings in slurm.conf, for who reads it meanwhile. None leaves one out."""
     before = _CONFIGURATION.read_text()
     lines = [
@@ -90,7 +90,7 @@ def settings(**changed: object) -> Iterator[None]:
 
 
 @contextmanager
-def configured(**changed: object) -> Iterator[None]:
+def configured(**changed: object) -> Generator[None]:
     """While slurmctld runs with other settings in slurm.conf; jobs stay. None leaves one out."""
     try:
         with settings(**changed):

@@ -31,7 +31,7 @@ class LateDisk(fusepy.Operations):  # pyright: ignore[reportUnknownMemberType, r
         # When each directory was last changed from here.
         self._changed_ns: dict[str, int] = {}
 
-    def __call__(self, op: str, path: str, *arguments: Any) -> Any:
+    def __call__(self, op: str, path: str | None, *arguments: Any) -> Any:
         """Whatever is asked of a path: only if it is shown. FUSE itself asks for parents first."""
         if path is not None and path != "/" and op not in ("create", "mkdir"):
             self._check(path)
@@ -113,7 +113,8 @@ class LateDisk(fusepy.Operations):  # pyright: ignore[reportUnknownMemberType, r
         os.lchown(self._real(path), uid, gid)
 
     def utimens(self, path: str, times: tuple[int, int] | None = None) -> None:
-        os.utime(self._real(path), ns=times or (time.time_ns(),) * 2)
+        now_ns = time.time_ns()
+        os.utime(self._real(path), ns=times or (now_ns, now_ns))
 
     def truncate(self, path: str, length: int, fh: int | None = None) -> None:
         os.truncate(self._real(path), length)

@@ -45,7 +45,8 @@ def leave_room_for_few_bytes() -> None:
     """In the journal of the pilot that runs this: less than a record has."""
     open_files = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
     (journal,) = (path for path in open_files if "/pilots.journals/" in path)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (os.stat(journal).st_size + 20,) * 2)
+    limit = os.stat(journal).st_size + 20
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
 
 def _steps(tmp_path: Path, first: Callable[[], Any]) -> list[Callable[[], Any]]:

@@ -82,6 +82,9 @@ class _Ledger:
     faults: Counter[str] = field(default_factory=Counter[str])
     troubles: list[str] = field(default_factory=list[str])
 
+    def note_callback(self, future: Any) -> None:
+        self.called_back.update([id(future)])
+
     def lost(self) -> list[Any]:
         return [future for future, _, _ in self.expected if not future.done()]
 
@@ -131,7 +134,7 @@ def _work(dice: random.Random, directory: Path, ledger: _Ledger, deadline: float
                     futures = [executor.submit(step) for step in steps]
                 for future, (_, bad, value) in zip(futures, calls):
                     ledger.expected.append((future, bad, value))
-                    future.add_done_callback(lambda f: ledger.called_back.update([id(f)]))
+                    future.add_done_callback(ledger.note_callback)
                 for future in futures:
                     future.exception(_LAST_FUTURE_LIMIT_S)
 

@@ -10,7 +10,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +93,7 @@ class Program:
         self._closed = closed
         self._widest = widest
         # Iterators of `map` that a forked child closes in its copy.
-        self.iterators: list[Iterator[Any]] = []
+        self.iterators: list[Any] = []
 
     def run(self, actions: int) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -78,7 +78,7 @@ class Proxy:
 
 
 @contextmanager
-def in_front_of_the_server(directory: Path) -> Iterator[tuple[Proxy, Path]]:
+def in_front_of_the_server(directory: Path) -> Generator[tuple[Proxy, Path]]:
     """The proxy, and the kubeconfig of a client that goes by it."""
     proxy = Proxy()
 

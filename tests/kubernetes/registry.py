@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class Registry:
 
 
 @contextmanager
-def running(directory: Path, archive: Path, enter: list[str], port: int) -> Iterator[Registry]:
+def running(directory: Path, archive: Path, enter: list[str], port: int) -> Generator[Registry]:
     """A registry whose image is that of `archive` (as `oci.py` writes it) and one more small layer, of its own.
 
     `enter`: the command that goes where the registry is to run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import select
 import signal
@@ -72,13 +73,13 @@ def test_an_exception_out_of_with_ends_running_calls_and_leaves_nothing(
     new_executor: NewExecutor, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     marks = tmp_path_factory.mktemp("marks")
+    call = (jobs.clean_up_when_interrupted, marks / "started", marks / "cleaned")
+    futures: list[Any] = []
     with pytest.raises(ZeroDivisionError), new_executor() as executor:
-        future = executor.submit(
-            jobs.clean_up_when_interrupted, marks / "started", marks / "cleaned"
-        )
+        futures.append(executor.submit(*call))
         wait_until((marks / "started").exists, "the call")
         raise ZeroDivisionError
-    _assert_cancelled(future)
+    _assert_cancelled(futures[0])
     _wait_for_the_end_of_all(tmp_path)
     assert (marks / "cleaned").exists()
     assert _files_besides_logs(tmp_path) == []
@@ -92,8 +93,9 @@ def _assert_cancelled(future: Any) -> None:
 def test_an_exception_out_of_with_deletes_what_waits(
     new_executor: NewExecutor, tmp_path: Path
 ) -> None:
+    futures: list[Any] = []
     with pytest.raises(ZeroDivisionError), new_executor(_NARROW) as executor:
-        futures = executor.map_to_futures(jobs.wait_long, [tmp_path / "one", tmp_path / "other"])
+        futures += executor.map_to_futures(jobs.wait_long, [tmp_path / "one", tmp_path / "other"])
         wait_until(lambda: len(_pods_in(tmp_path)) == 2, "the pods")
         raise ZeroDivisionError
     for future in futures:
@@ -274,10 +276,10 @@ def test_jobs_of_a_killed_client_end_within_its_lease(short_lease: Cluster, tmp_
 
 
 def _failures(directory: Path) -> list[str]:
+    conditions: list[Any] = [job.status.conditions or [] for job in kube.jobs_in(directory)]
     return [
         condition.reason
-        for job in kube.jobs_in(directory)
-        for condition in job.status.conditions or []
+        for condition in itertools.chain.from_iterable(conditions)
         if condition.type == "Failed" and condition.status == "True"
     ]
 

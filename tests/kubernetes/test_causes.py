@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import cluster_tools
 from cluster_tools.errors import (
     RemoteExitException,
     RemoteNeverStartedException,
+    RemoteNodeFailureException,
     SubmissionException,
 )
 from support import jobs, kube
@@ -122,7 +123,7 @@ def test_a_run_directory_that_pods_do_not_see_is_named(
 ) -> None:
     # All that the pod has at this path is an empty directory, as on a node that does not share the disk.
     name = _volume_of(tmp_path)
-    volume = {"name": name, "hostPath": None, "emptyDir": {}}
+    volume: dict[str, Any] = {"name": name, "hostPath": None, "emptyDir": {}}
     executor = new_executor({"pod_template": {"spec": {"volumes": [volume]}}})
     _error(
         executor.submit(jobs.square, 1),
@@ -243,7 +244,8 @@ def _take_back_token(config: Path) -> None:
         try:
             api.list_namespaced_job(kube.NAMESPACE)
         except kubernetes.client.ApiException as error:
-            return error.status == 401
+            refusal: Any = error
+            return refusal.status == 401
         return False
 
     wait_until(is_refused, "the end of the token")
@@ -302,7 +304,7 @@ def test_a_lost_node_is_said_and_its_call_not_run_again(
             future.exception(150)
         assert future.done(), (kube.admin().pods_of(future), kube.admin().jobs())
         error = future.exception(0)
-        assert isinstance(error, cluster_tools.errors.RemoteNodeFailureException), error
+        assert isinstance(error, RemoteNodeFailureException), error
         assert "node2" in str(error)
         assert "may still be running" in str(error)
         assert len((tmp_path / "runs").read_text().splitlines()) == 1
@@ -337,7 +339,7 @@ def test_an_api_server_that_is_away_for_a_minute_costs_nothing(
 
 
 @contextlib.contextmanager
-def _limit_range(memory: str) -> Iterator[None]:
+def _limit_range(memory: str) -> Generator[None]:
     """What the namespace gives to containers that ask for nothing."""
     core = kube.admin().core
     limit = {"type": "Container", "default": {"memory": memory}}

@@ -10,7 +10,7 @@ import shutil
 import stat
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -400,7 +400,7 @@ def test_autoscalers_are_asked_to_leave_pods_alone(waiting: Callable[..., Any]) 
 
 
 def test_pods_have_the_priority_of_the_class(waiting: Callable[..., Any]) -> None:
-    scheduling = kubernetes.client.SchedulingV1Api(kube.admin().core.api_client)
+    scheduling: Any = kubernetes.client.SchedulingV1Api(kube.admin().core.api_client)
     name = "cluster-tools-tests"
     scheduling.create_priority_class(
         {"metadata": {"name": name}, "value": 12, "preemptionPolicy": "Never"}
@@ -437,7 +437,7 @@ def test_a_sidecar_runs_beside_a_call_and_ends_with_it(new_executor: NewExecutor
         "command": ["sh", "-c", "touch /side/up; exec sleep 600"],
         "volumeMounts": [mount],
     }
-    spec = {
+    spec: dict[str, Any] = {
         "initContainers": [sidecar],
         "containers": [{"name": "worker", "volumeMounts": [mount]}],
         "volumes": [{"name": "side", "emptyDir": {}}],
@@ -464,7 +464,7 @@ def test_a_host_path_is_there_only_if_it_is_mounted(
 
 
 @contextlib.contextmanager
-def _directory_of(user: int) -> Iterator[Path]:
+def _directory_of(user: int) -> Generator[Path]:
     """A directory of a user's, which all may look into; pytest's are for the tests' user alone."""
     directory = Path(tempfile.mkdtemp(prefix="cluster-tools-"))
     os.chown(directory, user, user)
@@ -476,7 +476,7 @@ def _directory_of(user: int) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _claim(name: str, directory: Path, namespace: str = kube.NAMESPACE) -> Iterator[None]:
+def _claim(name: str, directory: Path, namespace: str = kube.NAMESPACE) -> Generator[None]:
     """A claim to a volume that is this directory."""
     core = kube.admin().core
     volume = f"{namespace}-{name}"
@@ -646,7 +646,7 @@ def test_calls_of_a_user_who_is_not_root_have_its_groups() -> None:
 
 
 @contextlib.contextmanager
-def _restricted_namespace(name: str) -> Iterator[None]:
+def _restricted_namespace(name: str) -> Generator[None]:
     """Has a client with the README's Role, who may get pods besides: its own for the owner of its Jobs."""
     core = kube.admin().core
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}

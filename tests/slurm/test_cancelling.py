@@ -32,10 +32,6 @@ def _start(executor: Any, tmp_path: Path, count: int) -> list[Any]:
     return futures
 
 
-def _in_queue(future: Any) -> bool:
-    return bool(queue("%i", f"--jobs={future.cluster_jobid}_{future.cluster_jobindex}"))
-
-
 @pytest.mark.usefixtures("one_at_a_time")
 def test_one_pending_future_is_cancelled_at_once_and_leaves_the_queue(
     new_executor: Callable[..., Any], tmp_path: Path

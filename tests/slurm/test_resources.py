@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("one_minute_job")]
 
 
 @contextmanager
-def _record_of_running(tmp_path: Path, **keywords: Any) -> Iterator[dict[str, str]]:
+def _record_of_running(tmp_path: Path, **keywords: Any) -> Generator[dict[str, str]]:
     """What scontrol has on a job that runs."""
     started, gate = tmp_path / "started", tmp_path / "gate"
     with SLURM.new_executor(tmp_path, **keywords) as executor:
@@ -28,7 +28,8 @@ def _record_of_running(tmp_path: Path, **keywords: Any) -> Iterator[dict[str, st
         wait_until(lambda: started.exists() or future.done(), "the call")
         try:
             (line,) = command("scontrol", "--oneliner", "show", "job", future.cluster_jobid)
-            yield dict(word.partition("=")[::2] for word in line.split())
+            words = [word.partition("=") for word in line.split()]
+            yield {name: value for name, _, value in words}
         finally:
             gate.touch()
         assert future.result(LIMIT_S) == "started"

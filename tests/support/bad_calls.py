@@ -37,7 +37,7 @@ class Bad:
     step: Callable[[], Any]
     error: type[BaseException]
     says: str
-    attributes: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 BAD_CALLS = {

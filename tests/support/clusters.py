@@ -72,12 +72,12 @@ class Cluster:
     environment: str
     log_prefix: str
     elements_of: Callable[[Path], list[str]]
-    keywords: dict[str, Any] = field(default_factory=dict)
-    narrow: dict[str, Any] = field(default_factory=dict)
+    keywords: dict[str, Any] = field(default_factory=dict[str, Any])
+    narrow: dict[str, Any] = field(default_factory=dict[str, Any])
     narrow_width: int = 1
-    nesting: dict[str, Any] = field(default_factory=dict)
+    nesting: dict[str, Any] = field(default_factory=dict[str, Any])
     other_python: str | None = None
-    for_other_python: dict[str, Any] = field(default_factory=dict)
+    for_other_python: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def new_executor(self, directory: Path, **keywords: Any) -> Any:
         """`directory`: its jobs see it, too; becomes `cfut_dir`."""

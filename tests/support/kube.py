@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class Admin:
 
 
 @contextlib.contextmanager
-def label_of_a_node(label: str) -> Iterator[None]:
+def label_of_a_node(label: str) -> Generator[None]:
     core = admin().core
     name = core.list_node().items[0].metadata.name
     core.patch_node(name, {"metadata": {"labels": {label: "yes"}}})
@@ -166,7 +166,7 @@ def become_client(
 
 
 @contextlib.contextmanager
-def new_namespace(name: str, labels: dict[str, str] | None = None) -> Iterator[Path]:
+def new_namespace(name: str, labels: dict[str, str] | None = None) -> Generator[Path]:
     """Gives the kubeconfig of a client in it. Leaving `with` deletes it, and all that is in it."""
     api = admin()
     api.core.create_namespace({"metadata": {"name": name, "labels": labels or {}}})

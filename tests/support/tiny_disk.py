@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def directory_for(test: Path) -> Iterator[Path]:
+def directory_for(test: Path) -> Generator[Path]:
     """A directory there, named as that of the test."""
     directory = Path("/tiny", test.name)
     directory.mkdir()

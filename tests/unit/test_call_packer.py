@@ -23,14 +23,22 @@ from support.waiting import LIMIT_S
 
 CARRIED = 2_000_000
 COUNT = 60
-WAYS = {
-    "map": lambda executor, fn, items: list(executor.map(fn, items)),
-    "chunksize_1": lambda executor, fn, items: list(executor.map(fn, items, chunksize=1)),
-    "chunksize_7": lambda executor, fn, items: list(executor.map(fn, items, chunksize=7)),
-    "buffersize": lambda executor, fn, items: list(executor.map(fn, items, buffersize=2)),
-    "futures": lambda executor, fn, items: [
-        future.result(LIMIT_S) for future in executor.map_to_futures(fn, items)
-    ],
+
+
+def _map(executor: Any, fn: Callable[..., Any], items: Any, **keywords: Any) -> list[Any]:
+    return list(executor.map(fn, items, **keywords))
+
+
+def _futures(executor: Any, fn: Callable[..., Any], items: Any) -> list[Any]:
+    return [future.result(LIMIT_S) for future in executor.map_to_futures(fn, items)]
+
+
+WAYS: dict[str, Callable[..., list[Any]]] = {
+    "map": _map,
+    "chunksize_1": functools.partial(_map, chunksize=1),
+    "chunksize_7": functools.partial(_map, chunksize=7),
+    "buffersize": functools.partial(_map, buffersize=2),
+    "futures": _futures,
 }
 
 
@@ -58,7 +66,10 @@ def peak() -> Iterator[Callable[[], int]]:
 def test_a_function_that_carries_much_is_kept_once(
     executor: Any, way: Callable[..., list[Any]], peak: Callable[[], int], by_value: bool
 ) -> None:
-    function = (lambda carried, number: number) if by_value else workers.return_second
+    def second(carried: object, number: int) -> int:
+        return number
+
+    function: Callable[..., Any] = second if by_value else workers.return_second
     carries_much = functools.partial(function, [bytes(CARRIED)])
     assert way(executor, carries_much, range(COUNT)) == list(range(COUNT))
     assert peak() < 25 * CARRIED

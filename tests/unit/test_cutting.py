@@ -75,7 +75,7 @@ def test_a_single_element_that_is_too_large_is_refused() -> None:
 
 
 @pytest.mark.parametrize("refusal", [SIZE, COUNT])
-def test_a_limit_of_none_at_all_is_a_refusal(refusal: Any) -> None:
+def test_a_limit_of_none_at_all_is_a_refusal(refusal: RefusedForSize | RefusedForCount) -> None:
     with pytest.raises(type(refusal)):
         _cutter(_Limits(array_size=0, submitted=0)).on_refused(refusal, 3)
 
@@ -101,7 +101,8 @@ def test_a_piece_that_nothing_of_ours_is_in_the_way_of_becomes_smaller() -> None
 
 def test_after_a_limit_that_cannot_be_looked_up_pieces_grow_again() -> None:
     """Else a full queue would leave all the rest to go in one by one."""
-    room, in_queue, left, sizes = 8, 0, MANY, []
+    room, in_queue, left = 8, 0, MANY
+    sizes: list[int] = []
     limits: Any = _Limits()
     cutter = Cutter(limits, lambda: in_queue)
     rounds = 0

@@ -533,7 +533,7 @@ def test_merged_lays_lists_of_what_has_a_name_on_each_other_by_name() -> None:
 
 
 def test_a_template_is_laid_on_the_pods() -> None:
-    template = {
+    template: dict[str, Any] = {
         "metadata": {"labels": {"queue": "q"}},
         "spec": {
             "hostNetwork": True,
@@ -580,7 +580,8 @@ def test_a_template_whose_containers_have_no_name_is_an_error_that_names_the_key
 
 
 def test_what_the_user_gave_is_not_changed() -> None:
-    template = {"spec": {"containers": [{"name": WORKER_CONTAINER, "env": []}]}}
+    container: dict[str, Any] = {"name": WORKER_CONTAINER, "env": []}
+    template = {"spec": {"containers": [container]}}
     given = {"image": IMAGE, "pod_template": template, "labels": {"a": "b"}}
     resources = parse_resources(given)
     template["spec"]["containers"].clear()

@@ -60,13 +60,6 @@ def _terminated(code: int, reason: str = "Error", message: str | None = None) ->
     return {"phase": "Failed", "containerStatuses": _state("terminated", **state)}
 
 
-def _waiting(reason: str, message: str = "") -> dict[str, Any]:
-    return {
-        "phase": "Pending",
-        "containerStatuses": _state("waiting", reason=reason, message=message),
-    }
-
-
 def _disrupted(why: str, words: str = "", **status: Any) -> dict[str, Any]:
     condition = {"type": "DisruptionTarget", "status": "True", "reason": why, "message": words}
     ready = {"type": "Ready", "status": "False"}
@@ -139,7 +132,7 @@ def test_what_stays_beside_a_call_that_has_ended(
     assert pod.outlives_worker is outlives
     assert (pod.blocked_beside and pod.blocked_beside.reason) == blocked
     assert pod.blocked is None
-    running = {"name": "worker", "state": {"running": {}}}
+    running: dict[str, Any] = {"name": "worker", "state": {"running": {}}}
     pod = _pod({"phase": phase, "containerStatuses": [running, {"name": "mesh", "state": mesh}]})
     assert not pod.outlives_worker
 

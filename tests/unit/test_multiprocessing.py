@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import gc
-import itertools
 import linecache
 import logging
 import multiprocessing
+import operator
 import os
 import pickle
 import subprocess
@@ -229,7 +229,7 @@ def test_cancelling_while_the_pool_breaks_leaves_no_future_open(tmp_path: Path) 
         with MultiprocessingExecutor(2) as executor:
             executor.submit(workers.wait_and_die_at, 0, gate, 0)
             futures: list[Any] = [executor.submit(workers.process_id) for _ in range(500)]
-            cancel: Any = type(futures[0]).cancel
+            cancel = operator.methodcaller("cancel")
             cancelling = threading.Thread(target=list, args=(map(cancel, futures),))
             gate.touch()
             cancelling.start()
@@ -442,10 +442,8 @@ class _InterruptAt:
 
 @pytest.mark.parametrize("how", ["submit", "map"])
 def test_ctrl_c_while_a_call_is_queued_costs_no_later_call(how: str) -> None:
-    is_raised = True
-    for line in itertools.count():
-        if not is_raised:
-            break
+    is_raised, line = True, 0
+    while is_raised:
         executor = MultiprocessingExecutor(1)
         with _InterruptAt("chunks.py", "put", line) as interrupt, suppress(KeyboardInterrupt):
             executor.submit(abs, -1) if how == "submit" else executor.map(abs, range(20))
@@ -453,4 +451,5 @@ def test_ctrl_c_while_a_call_is_queued_costs_no_later_call(how: str) -> None:
         assert list(executor.map(abs, range(20), timeout=LIMIT_S)) == list(range(20))
         assert executor.submit(abs, -2).result(LIMIT_S) == 2
         executor.shutdown()
+        line += 1
     assert line > 2

@@ -9,6 +9,7 @@ import pickle
 import sys
 import threading
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -135,7 +136,7 @@ class _Liar:
     def private(self) -> Any:
         return self.__private
 
-    renamed = lambda self: "renamed"  # noqa: E731
+    renamed = lambda self: "renamed"  # noqa: E731  # pyright: ignore[reportUnknownVariableType]
 
 
 class _NewEachTime:
@@ -163,7 +164,8 @@ def test_methods_are_found_again_by_reference() -> None:
 
 def test_a_function_bound_to_what_does_not_have_it_goes_by_value() -> None:
     owner = _Described()
-    bound = types.MethodType(lambda self: type(self).__name__, owner)
+    function: Callable[[object], str] = lambda self: type(self).__name__  # noqa: E731
+    bound = types.MethodType(function, owner)
     assert _round_trip(bound)() == "_Described"
     assert _round_trip(mock.Mock.reset_mock.__get__(owner)).__self__.__class__ is _Described
 

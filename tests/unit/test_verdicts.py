@@ -54,7 +54,7 @@ KILLED_ON_SLURM = ended(Cause.EXIT, 0)
 
 OURS: dict[str, Any] = {"claim": ELEMENT}
 
-ROWS = [
+ROWS: list[tuple[str, Ending, dict[str, Any], Verdict]] = [
     # The call has not begun, and its element did not end by its own doing: it goes in again.
     ("node lost before it began", NODE_FAILURE, {}, AGAIN),
     ("preempted before it began", PREEMPTED, {}, AGAIN),

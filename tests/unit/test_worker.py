@@ -42,8 +42,9 @@ def _write_array(
     **manifest: Any,
 ) -> str:
     writer = directory.begin_array()
+    keywords: dict[str, Any] = {}
     for function, arguments in calls:
-        writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, {})), key)
+        writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, keywords)), key)
     store = None if key is None else FileOutputStore()
     writer.finish({**run_directory.manifest(os.getcwd(), None, store), **manifest})
     return writer.path
@@ -484,7 +485,11 @@ def test_a_client_that_comes_back_while_the_worker_looks_again_is_there(
 ) -> None:
     directory = _silent(tmp_path, 120)
     assert "for 12" in worker.why_nobody_waits(directory.path)
-    monkeypatch.setattr("time.sleep", lambda seconds: directory.beat())
+
+    def beat(_: float) -> None:
+        directory.beat()
+
+    monkeypatch.setattr("time.sleep", beat)
     assert worker.why_nobody_waits(directory.path) == ""
 
 

@@ -41,7 +41,8 @@ def _write_array(
     directory: RunDirectory, function: Callable[..., Any], *arguments: Any, linger_s: float = 60.0
 ) -> str:
     writer = directory.begin_array()
-    writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, {})), None)
+    keywords: dict[str, Any] = {}
+    writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, keywords)), None)
     writer.finish(run_directory.manifest(os.getcwd(), None, None, linger_s=linger_s))
     return writer.path
 
@@ -50,15 +51,15 @@ def _start(
     array: str, *, submission: int = 0, restart: int = 0, **options: Any
 ) -> subprocess.Popen[str]:
     numbers = [str(number) for number in (0, submission, 0, restart)]
+    usual: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.PIPE,
+    }
     return subprocess.Popen(
         [sys.executable, str(START), array, *numbers, "12_0", "/logs/job.log"],
-        **{
-            "stdin": subprocess.DEVNULL,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            "text": True,
-            **options,
-        },
+        text=True,
+        **{**usual, **options},
     )
 
 

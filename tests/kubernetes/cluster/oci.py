@@ -45,7 +45,8 @@ class Archive:
         known = layer.with_name(layer.name + ".sha256")
         if layer.exists():
             with layer.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                # `file_digest` is Python 3.11's, as what runs this.
+                digest = str(hashlib.file_digest(file, "sha256").hexdigest())  # pyright: ignore
             size = layer.stat().st_size
             known.write_text(f"{digest} {size}\n")
             if digest not in self._written:

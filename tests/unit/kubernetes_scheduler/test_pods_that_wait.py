@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from fake_api_server import JOB, OURS, FakeApiServer, pod, running, waiting_for
 from observing import Make, RequestOf, state_of
@@ -99,8 +101,8 @@ def test_elements_without_a_pod_are_not_given_up_where_another_got_the_image(
         pod(0, status=waiting_for("ErrImageNeverPull", "not here")),
         *([pod(1, status=running())] if seen == "running" else []),
     ]
-    others = {"running": {"active": 2, "ready": 0}, "succeeded": {"active": 1, "succeeded": 1}}
-    server.set_status(**{"ready": 0, **others[seen]})
+    others: dict[str, Any] = {"running": {"active": 2}, "succeeded": {"active": 1, "succeeded": 1}}
+    server.set_status(ready=0, **others[seen])
     found: dict[Element, Report] = {}
 
     def is_given_up() -> bool:
