@@ -123,7 +123,9 @@ def test_a_process_that_a_call_has_started_does_not_keep_the_job(
     directory: RunDirectory, leave: Callable[[], int]
 ) -> None:
     array = _write_array(directory, leave, linger_s=0.5)
-    process = _start(array, stderr=subprocess.DEVNULL, start_new_session=True)
+    process = _start(
+        array, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         assert process.wait(LIMIT_S) == 0
         assert _outcome(directory).value == 7
