@@ -1,4 +1,6 @@
-"""What all tests share: those of a cluster that does not answer are left out, and the summary says so."""
+"""What all tests share: those of a cluster that does not answer are left out, and the summary says
+so.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +65,9 @@ _CLUSTERS = {
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     config.stash[_left_out] = []
     if collect_ignore_glob:
+        files = ", ".join(collect_ignore_glob)
         config.stash[_left_out].append(
-            f"{', '.join(collect_ignore_glob)}: the client of the extra `kubernetes` is not installed"
+            f"{files}: the client of the extra `kubernetes` is not installed"
         )
     for marker, (name, reason_against) in _CLUSTERS.items():
         concerned = [item for item in items if item.get_closest_marker(marker)]

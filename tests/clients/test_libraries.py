@@ -1,4 +1,6 @@
-"""Libraries that take an executor, unchanged: with ours they find what they find with the standard library's."""
+"""Libraries that take an executor, unchanged: with ours they find what they find with the standard
+library's.
+"""
 
 from __future__ import annotations
 

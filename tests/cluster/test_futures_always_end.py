@@ -1,4 +1,6 @@
-"""Promises on executors whose user's code raises in the wrong place: futures and shutdowns still end."""
+"""Promises on executors whose user's code raises in the wrong place: futures and shutdowns still
+end.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,8 @@ from support.waiting import LIMIT_S, wait_until
 
 NewExecutor = Callable[..., Any]
 
-# What an executor itself has, also with pilots: its heartbeat, directories' marks, a journal a pilot.
+# What an executor itself has, also with pilots: its heartbeat, directories' marks, a journal a
+# pilot.
 _FEW_FILES = 20
 # A pilot's journal keeps at most two parts of a megabyte.
 _FEW_BYTES = 5_000_000

@@ -1,4 +1,6 @@
-"""Promises on what a program was started with or has set: ignored signals, closed streams, narrow encodings."""
+"""Promises on what a program was started with or has set: ignored signals, closed streams, narrow
+encodings.
+"""
 
 from __future__ import annotations
 

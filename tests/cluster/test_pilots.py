@@ -180,7 +180,9 @@ def test_short_calls_do_not_wait_behind_a_long_one(
 
 
 def test_long_calls_after_short_ones_are_for_all_pilots(new_executor: NewExecutor) -> None:
-    """Ranges are as large as the calls before were short, but not so large that pilots go without."""
+    """Ranges are as large as the calls before were short, but not so large that pilots go
+    without.
+    """
     executor = new_executor(pilot_jobs=3)
     assert sum(executor.map(jobs.square, range(2000))) == sum(n * n for n in range(2000))
     futures = executor.map_to_futures(partial(jobs.square_after, seconds=0.5), range(12))

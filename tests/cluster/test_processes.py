@@ -1,4 +1,6 @@
-"""Promises on what executors do to the processes around them: forks, signals, exits and what they leave."""
+"""Promises on what executors do to the processes around them: forks, signals, exits and what they
+leave.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Promises on signals to a program: its jobs are cancelled, and it ends as it would have without us."""
+"""Promises on signals to a program: its jobs are cancelled, and it ends as it would have without
+us.
+"""
 
 from __future__ import annotations
 

@@ -111,8 +111,9 @@ def test_no_cancelled_call_begins_and_none_is_interrupted_twice(
     body = f"""
         keys = [str(directory / f"key{{n}}") for n in range({count})]
         executor = new_executor(**{way!r})
+        options = [{{"output_key": key}} for key in keys]
         futures = [
-            executor.submit(clean_up, n, __cfut_options={{"output_key": keys[n]}}) for n in range({count})
+            executor.submit(clean_up, n, __cfut_options=options[n]) for n in range({count})
         ]
         wait_until(lambda: started() == {width})
         try:

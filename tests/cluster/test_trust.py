@@ -1,4 +1,5 @@
-"""Promises on directories that others can write to: nothing of theirs is unpickled, sourced or written through.
+"""Promises on directories that others can write to: nothing of theirs is unpickled, sourced or
+written through.
 
 A second user of the machine acts in a process of his own, with his rights alone (`other_user`).
 """

@@ -1,4 +1,6 @@
-"""Promises to a program however Python was started: what the standard library's pool can do there."""
+"""Promises to a program however Python was started: what the standard library's pool can do
+there.
+"""
 
 from __future__ import annotations
 
@@ -225,7 +227,8 @@ print("begins")
 for keywords in ({}, {"pilot_jobs": 1}):
     with cluster_tools.get_executor("local", keep_logs=False, **keywords) as executor:
         for future in [executor.submit(square, 3) for _ in range(2)]:
-            print("the guard" if 'if __name__ == "__main__":' in str(future.exception()) else future)
+            is_the_guard = 'if __name__ == "__main__":' in str(future.exception())
+            print("the guard" if is_the_guard else future)
 """
 
 

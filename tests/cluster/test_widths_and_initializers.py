@@ -1,4 +1,6 @@
-"""Promises on what holds for all processes of an executor: how many there are, and how each begins."""
+"""Promises on what holds for all processes of an executor: how many there are, and how each
+begins.
+"""
 
 from __future__ import annotations
 

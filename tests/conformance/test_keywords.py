@@ -1,6 +1,8 @@
-"""Promises on keywords: what each does, on every strategy, and that none is ignored without being known.
+"""Promises on keywords: what each does, on every strategy, and that none is ignored without being
+known.
 
-The keywords are those of the standard library's executors on this Python, and those of version 4.3.3.
+The keywords are those of the standard library's executors on this Python, and those of version
+4.3.3.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ def test_a_script_for_the_standard_library_runs_with_another_constructor(
     written = _run(
         directory / "ours.py",
         "import cluster_tools\n"
-        f"def new_executor(): return cluster_tools.get_executor({strategy.environment!r}, **{arguments!r})",
+        "def new_executor():\n"
+        f"    return cluster_tools.get_executor({strategy.environment!r}, **{arguments!r})",
     )
     assert written == expected
 
@@ -109,10 +110,11 @@ def test_calls_work_in_a_program_without_a_file(strategy: Strategy, directory: P
         call = "list(executor.map(double, [1, 2]))"
     else:
         call = "[executor.submit(double, 1).result(), executor.submit(lambda: 4).result()]"
+    arguments = strategy.arguments(directory)
     program = (
         "import cluster_tools\n"
         "def double(number): return 2 * number\n"
-        f"executor = cluster_tools.get_executor({strategy.environment!r}, **{strategy.arguments(directory)!r})\n"
+        f"executor = cluster_tools.get_executor({strategy.environment!r}, **{arguments!r})\n"
         f"with executor: print({call})"
     )
     ended = subprocess.run(

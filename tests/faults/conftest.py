@@ -21,7 +21,9 @@ _READY_LIMIT_S = 100  # `ready` has a limit of its own
 
 @pytest.fixture
 def mended_nodes() -> Iterator[None]:
-    """Whatever becomes of the nodes, afterwards they are connected, run, take jobs and have none."""
+    """Whatever becomes of the nodes, afterwards they are connected, run, take jobs and have
+    none.
+    """
     addresses = {node: containers.address(node) for node in NODES}
     yield
     for node, where in addresses.items():

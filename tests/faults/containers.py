@@ -1,4 +1,5 @@
-"""What happens to containers, by the Docker Engine API: tests run in one that has only docker's socket.
+"""What happens to containers, by the Docker Engine API: tests run in one that has only docker's
+socket.
 
 https://docs.docker.com/reference/api/engine/
 """

@@ -30,7 +30,9 @@ def sacct_line(future: Any) -> str:
 
 
 def let_run_again(job_id: str) -> None:
-    """Waits until Slurm has requeued the job, and has it run at once: it would hold it back for two minutes."""
+    """Waits until Slurm has requeued the job, and has it run at once: it would hold it back for two
+    minutes.
+    """
 
     def is_back() -> bool:
         (record,) = command("scontrol", "--oneliner", "show", "job", job_id)

@@ -1,10 +1,12 @@
-"""A disk that shows late what others have written, as an NFS client's cache does: a FUSE pass-through.
+"""A disk that shows late what others have written, as an NFS client's cache does: a FUSE
+pass-through.
 
     python3 late_disk.py BEHIND MOUNT_POINT LATE_S [--drops-cache]
 
-MOUNT_POINT shows what is in BEHIND. An entry that was made there by somebody else does not exist here until
-it is LATE_S seconds old, neither in a list nor by its name. With --drops-cache a change of a directory
-through MOUNT_POINT shows at once all that is in that directory. Ends when it is unmounted.
+MOUNT_POINT shows what is in BEHIND. An entry that was made there by somebody else does not exist
+here until it is LATE_S seconds old, neither in a list nor by its name. With --drops-cache a change
+of a directory through MOUNT_POINT shows at once all that is in that directory. Ends when it is
+unmounted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Promises on a client that is killed, stopped or interrupted: its jobs neither run on nor get lost."""
+"""Promises on a client that is killed, stopped or interrupted: its jobs neither run on nor get
+lost.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ Wrap = Callable[[str, str], None]
 
 @pytest.fixture
 def wrap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wrap:
-    """Puts a script of bash before a command of Slurm's, where `real "$@"` is the command itself."""
+    """Puts a script of bash before a command of Slurm's, where `real "$@"` is the command
+    itself.
+    """
     directory = tmp_path / "bin"
     monkeypatch.setenv("PATH", f"{directory}{os.pathsep}{os.environ['PATH']}")
     return partial(controller.wrap, directory)
@@ -47,7 +49,10 @@ def _short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 _HANGS = "exec sleep 600"
 _PRINTS_GARBAGE = r"printf '\377\001 |7|\n|||\nJob 12 of 3\n'; exit 0"
-_FAILS = 'echo "$(basename "$0"): error: Unable to contact slurm controller (connect failure)" >&2; exit 1'
+_FAILS = (
+    'echo "$(basename "$0"): error: Unable to contact slurm controller (connect failure)" >&2; '
+    "exit 1"
+)
 _TIMES_OUT = (
     'echo "sbatch: error: Batch job submission failed: '
     'Socket timed out on send/recv operation" >&2; exit 1'

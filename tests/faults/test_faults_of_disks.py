@@ -1,4 +1,6 @@
-"""Promises on a shared disk that is full, late, or loses what was written: errors, and no waiting for ever."""
+"""Promises on a shared disk that is full, late, or loses what was written: errors, and no waiting
+for ever.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from support.waiting import LIMIT_S, wait_until
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(120)]
 
 
-# -- full -------------------------------------------------------------------------------------------
+# -- full ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def test_a_disk_without_room_for_any_output_is_named_and_later_calls_work(
         assert executor.submit(jobs.square, 3).result(LIMIT_S) == 9
 
 
-# -- damaged ----------------------------------------------------------------------------------------
+# -- damaged ---------------------------------------------------------------------------------------
 
 
 def test_a_result_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_result_that_is_cut_short_is_an_error(tmp_path: Path) -> None:
         assert len(futures[-1].result(LIMIT_S)) == 10_000
 
 
-# -- gone -------------------------------------------------------------------------------------------
+# -- gone ------------------------------------------------------------------------------------------
 
 
 def test_the_loss_of_the_run_directory_ends_every_call_and_says_so(
@@ -117,7 +119,7 @@ def test_the_loss_of_the_run_directory_ends_every_call_and_says_so(
     wait_until(lambda: not SLURM.elements_of(tmp_path), "an empty queue")
 
 
-# -- late -------------------------------------------------------------------------------------------
+# -- late ------------------------------------------------------------------------------------------
 
 _LATE_S = 30.0
 _FOREVER_S = 3600.0
@@ -132,7 +134,9 @@ LateDirectory = Callable[..., Path]
 
 @pytest.fixture
 def late_directory() -> Iterator[LateDirectory]:
-    """Mounts the late disk, and makes a directory there: the nodes keep it beyond a run of the tests."""
+    """Mounts the late disk, and makes a directory there: the nodes keep it beyond a run of the
+    tests.
+    """
     processes: list[subprocess.Popen[bytes]] = []
     directories: list[Path] = []
 

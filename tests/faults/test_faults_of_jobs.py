@@ -1,4 +1,5 @@
-"""Promises on why a job ended: what Slurm or others did to it is in the error, and an output beats it.
+"""Promises on why a job ended: what Slurm or others did to it is in the error, and an output beats
+it.
 
 How long a future may take once Slurm says that its job has ended is LIMIT_S.
 """
@@ -41,7 +42,7 @@ def _lines(path: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-# -- limits -----------------------------------------------------------------------------------------
+# -- limits ----------------------------------------------------------------------------------------
 # Of the time limit: tests/slurm/test_time_limit.py.
 
 
@@ -80,7 +81,7 @@ def test_a_call_that_fails_after_its_childs_end_by_memory_says_so(
     assert "memory" not in str(other.__cause__)
 
 
-# -- what others do ---------------------------------------------------------------------------------
+# -- what others do --------------------------------------------------------------------------------
 
 
 def test_kill_9_by_somebody_else_is_told(executor: Any, tmp_path: Path) -> None:
@@ -166,7 +167,7 @@ def test_a_failure_of_a_call_that_ends_its_child_for_the_requeue_is_not_believed
     assert future.result(LIMIT_S) == 2
 
 
-# -- jobs that wait ---------------------------------------------------------------------------------
+# -- jobs that wait --------------------------------------------------------------------------------
 
 
 def _said(caplog: pytest.LogCaptureFixture, reason: str, job_id: str) -> int:
@@ -246,14 +247,15 @@ def test_a_job_whose_prolog_fails_is_said_and_runs_once_that_is_mended(
     assert _said(caplog, _FAILED_LAUNCH, job_id) == 1
 
 
-# -- preemption -------------------------------------------------------------------------------------
+# -- preemption ------------------------------------------------------------------------------------
 
 _GRACE_S = 5
 
 
 @pytest.fixture(scope="module")
 def partitions() -> Iterator[None]:
-    """Partitions whose jobs make room for those of `urgent`: they run again, or never, or end slowly.
+    """Partitions whose jobs make room for those of `urgent`: they run again, or never, or end
+    slowly.
 
     They are not in slurm.conf, so slurmctld forgets them when it starts again.
     """
@@ -278,7 +280,9 @@ def partitions() -> Iterator[None]:
 
 @contextmanager
 def _urgent_job() -> Generator[None]:
-    """While a job is in the queue that wants everything; it may have to wait for those it preempts."""
+    """While a job is in the queue that wants everything; it may have to wait for those it
+    preempts.
+    """
     options = ("--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
     (job_id,) = command("sbatch", *options, "--wrap=sleep 300")
     try:

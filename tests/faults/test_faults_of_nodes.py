@@ -1,4 +1,5 @@
-"""Promises on nodes that are lost while calls run there: each call has one result, or an error that names them.
+"""Promises on nodes that are lost while calls run there: each call has one result, or an error that
+names them.
 
 Slurm notices after SlurmdTimeout; how long a future may take from then on is LIMIT_S.
 """

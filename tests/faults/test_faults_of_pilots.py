@@ -1,4 +1,6 @@
-"""Promises on pilots that end or fall silent: the call that one was running has a cause, no other is lost or runs twice."""
+"""Promises on pilots that end or fall silent: the call that one was running has a cause, no other
+is lost or runs twice.
+"""
 
 from __future__ import annotations
 

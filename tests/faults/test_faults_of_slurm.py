@@ -1,4 +1,5 @@
-"""Promises on a Slurm that is down, forgets jobs, or has no accounting: calls go on, ends have causes.
+"""Promises on a Slurm that is down, forgets jobs, or has no accounting: calls go on, ends have
+causes.
 
 How long a future may take once Slurm answers again stands in the limits here.
 """

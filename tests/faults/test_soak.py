@@ -47,7 +47,8 @@ from support.waiting import wait_until
 
 _SECONDS = 60 * float(os.environ.get("FAULTS_MINUTES", "10"))
 _THREADS = 4
-# A requeued job is held back for two minutes, a node may be lost for one, and so on one after the other.
+# A requeued job is held back for two minutes, a node may be lost for one, and so on one after the
+# other.
 _LAST_FUTURE_LIMIT_S = 600.0
 # So is one whose results were taken: it begins, finds its executor gone, and leaves.
 _END_LIMIT_S = 300.0
@@ -180,7 +181,9 @@ def _requeue(dice: random.Random) -> None:
 
 
 def _mend() -> None:
-    """As an operator does: some faults make Slurm drain a node or hold a job, or hold it back for minutes."""
+    """As an operator does: some faults make Slurm drain a node or hold a job, or hold it back for
+    minutes.
+    """
     for row in command("sinfo", "--noheader", "--Node", "--format=%n|%T"):
         node, _, state = row.partition("|")
         if state.startswith("drain"):
@@ -256,7 +259,8 @@ class _FailingCommands:
                 directory,
                 name,
                 f'if [ -e "{self._switch}" ] && [ $((RANDOM % 5)) != 0 ]; then\n'
-                '    echo "slurm_load_jobs error: Unable to contact slurm controller (connect failure)" >&2\n'
+                '    echo "slurm_load_jobs error: '
+                'Unable to contact slurm controller (connect failure)" >&2\n'
                 "    exit 1\nfi\n"
                 'real "$@"',
             )
@@ -286,7 +290,9 @@ class _KilledClients:
 
 
 class _StoppedClients:
-    """Clients that are stopped for longer than workers wait for them, and go on: they get all their results."""
+    """Clients that are stopped for longer than workers wait for them, and go on: they get all their
+    results.
+    """
 
     def __init__(self, directory: Path, ledger: _Ledger):
         self._directory = directory

@@ -1,14 +1,15 @@
-"""A container registry in the network of a node, where the node finds it at localhost; each image's name says
-how it answers.
+"""A container registry in the network of a node, where the node finds it at localhost; each image's
+name says how it answers.
 
     python registry.py PORT DIRECTORY
 
-DIRECTORY has `manifest` and the blobs by their digests; `modes/NAME` may have another mode for the image of
-that name than the name itself, and is read at each request. Modes are status codes, or:
+DIRECTORY has `manifest` and the blobs by their digests; `modes/NAME` may have another mode for the
+image of that name than the name itself, and is read at each request. Modes are status codes, or:
 
     serve, slow-S     the image; slowly: its last layer takes S seconds
     hang              the connection is taken, and nothing comes
-    basic, token-N    401, which asks for a password, or for a token that another request answers with N
+    basic, token-N    401, which asks for a password, or for a token that another request answers
+                      with N
 """
 
 from __future__ import annotations
@@ -111,7 +112,9 @@ class Registry:
         self.port = port
 
     def image(self, mode: str, name: str = "") -> str:
-        """The image that is answered for so; `set_mode` changes that, where it has a name of its own."""
+        """The image that is answered for so; `set_mode` changes that, where it has a name of its
+        own.
+        """
         if name:
             self.set_mode(name, mode)
         return f"localhost:{self.port}/{name or mode}:1"
@@ -124,7 +127,8 @@ class Registry:
 
 @contextmanager
 def running(directory: Path, archive: Path, enter: list[str], port: int) -> Generator[Registry]:
-    """A registry whose image is that of `archive` (as `oci.py` writes it) and one more small layer, of its own.
+    """A registry whose image is that of `archive` (as `oci.py` writes it) and one more small layer,
+    of its own.
 
     `enter`: the command that goes where the registry is to run.
     """

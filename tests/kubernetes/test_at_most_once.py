@@ -1,5 +1,6 @@
-"""Promises on what Kubernetes does to pods: a call runs at most once per submission, and one that never
-began goes in again."""
+"""Promises on what Kubernetes does to pods: a call runs at most once per submission, and one that
+never began goes in again.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Promises on how calls are cancelled on Kubernetes, and on what is left: no Job, no pod, no file but logs."""
+"""Promises on how calls are cancelled on Kubernetes, and on what is left: no Job, no pod, no file
+but logs.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def _files_besides_logs(directory: Path) -> list[str]:
     return sorted(path.name for path in set(directory.iterdir()) - logs)
 
 
-# -- executors --------------------------------------------------------------------------------------
+# -- executors -------------------------------------------------------------------------------------
 
 
 def test_leaving_with_leaves_nothing_but_logs(new_executor: NewExecutor, tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_shutdown_with_cancel_futures_ends_what_has_not_begun_and_waits_for_the_
     _wait_for_the_end_of_all(tmp_path)
 
 
-# -- futures ----------------------------------------------------------------------------------------
+# -- futures ---------------------------------------------------------------------------------------
 
 
 def _set_suspended(job: str, suspended: bool) -> None:
@@ -188,7 +190,7 @@ def test_a_job_whose_calls_are_all_cancelled_is_deleted(
     _wait_for_the_end_of_all(tmp_path)
 
 
-# -- programs ---------------------------------------------------------------------------------------
+# -- programs --------------------------------------------------------------------------------------
 
 _CLEAN_UP = """
     executor = new_executor()
@@ -239,7 +241,7 @@ def test_a_program_that_ends_waits_for_its_calls_and_leaves_nothing_but_logs(
     _wait_for_the_end_of_all(tmp_path)
 
 
-# -- leases -----------------------------------------------------------------------------------------
+# -- leases ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -310,7 +312,7 @@ def test_without_a_lease_jobs_have_no_deadline(new_executor: NewExecutor, tmp_pa
     assert future.result(LIMIT_S) == "started"
 
 
-# -- answers that are lost --------------------------------------------------------------------------
+# -- answers that are lost -------------------------------------------------------------------------
 
 
 class _LossyWay:

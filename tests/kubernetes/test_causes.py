@@ -1,4 +1,6 @@
-"""Promises on why a call did not end well: each fault is a real one, and its cause is in the error."""
+"""Promises on why a call did not end well: each fault is a real one, and its cause is in the
+error.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +123,8 @@ def test_a_container_that_cannot_start_says_why(
 def test_a_run_directory_that_pods_do_not_see_is_named(
     new_executor: NewExecutor, tmp_path: Path
 ) -> None:
-    # All that the pod has at this path is an empty directory, as on a node that does not share the disk.
+    # All that the pod has at this path is an empty directory, as on a node that does not share the
+    # disk.
     name = _volume_of(tmp_path)
     volume: dict[str, Any] = {"name": name, "hostPath": None, "emptyDir": {}}
     executor = new_executor({"pod_template": {"spec": {"volumes": [volume]}}})
@@ -236,7 +239,9 @@ def own_token(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def _take_back_token(config: Path) -> None:
-    """Returns when the server does not take it any more: it remembers for a while what it has taken."""
+    """Returns when the server does not take it any more: it remembers for a while what it has
+    taken.
+    """
     kube.admin().core.delete_namespaced_service_account("leaver", kube.NAMESPACE)
     api = kubernetes.client.BatchV1Api(kubernetes.config.new_client_from_config(str(config)))
 
@@ -282,7 +287,9 @@ def test_credentials_that_are_renewed_in_the_configuration_are_taken(
 
 
 def _wait_until_given_up(future: Any) -> None:
-    """By Kubernetes, which takes 25 s to tell the pods of a lost node to end, and more where all are slow."""
+    """By Kubernetes, which takes 25 s to tell the pods of a lost node to end, and more where all
+    are slow.
+    """
     deadline = time.monotonic() + 240
     while not kube.admin().pod_of(future).metadata.deletion_timestamp:
         assert time.monotonic() < deadline, str(kube.admin().core.list_node())

@@ -1,4 +1,6 @@
-"""Promises on how pods come by their image: from real registries that refuse, fail, are slow or not there."""
+"""Promises on how pods come by their image: from real registries that refuse, fail, are slow or not
+there.
+"""
 
 from __future__ import annotations
 
@@ -163,7 +165,8 @@ def test_a_long_pull_is_no_failure_after_a_registry_that_was_ill(
 def test_a_pull_that_brings_nothing_is_said_and_given_up_only_by_the_users_limit(
     new_executor: NewExecutor, images: Registry
 ) -> None:
-    # Nothing tells it from a long one, until the node's container runtime gives up: 1.7 after 5 minutes.
+    # Nothing tells it from a long one, until the node's container runtime gives up: 1.7 after 5
+    # minutes.
     resources = {**_NODE, "image": images.image("hang"), "startup_timeout_s": 5}
     future = new_executor(resources, pending_timeout_s=20).submit(jobs.square, 1)
     text = _error_by(future, time.monotonic() + LIMIT_S)

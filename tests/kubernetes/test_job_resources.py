@@ -1,4 +1,6 @@
-"""Promises on `job_resources`: what each key does to pods, as they see it themselves or the cluster does."""
+"""Promises on `job_resources`: what each key does to pods, as they see it themselves or the cluster
+does.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def waiting(new_executor: NewExecutor) -> Callable[..., Any]:
     return waiting
 
 
-# -- where ------------------------------------------------------------------------------------------
+# -- where -----------------------------------------------------------------------------------------
 
 
 def _wait_for_the_end_of_namespace(name: str) -> None:
@@ -127,7 +129,7 @@ def test_a_toleration_lets_pods_onto_a_tainted_node(new_executor: NewExecutor) -
     assert intolerant.result(LIMIT_S) == 4
 
 
-# -- how much ---------------------------------------------------------------------------------------
+# -- how much --------------------------------------------------------------------------------------
 
 
 def test_cpu_is_requested_and_memory_limited_too(waiting: Callable[..., Any]) -> None:
@@ -219,7 +221,7 @@ def test_a_call_that_finds_no_room_is_given_up_by_the_users_limit_while_others_o
     assert first.result(LIMIT_S)
 
 
-# -- who --------------------------------------------------------------------------------------------
+# -- who -------------------------------------------------------------------------------------------
 
 
 def _of_pod(executor: Any) -> dict[str, Any]:
@@ -293,7 +295,7 @@ def test_without_a_service_account_pods_have_no_token(new_executor: NewExecutor)
     assert future.result(LIMIT_S) == "token"
 
 
-# -- what they are given ----------------------------------------------------------------------------
+# -- what they are given ---------------------------------------------------------------------------
 
 _ODD_VALUES = {
     "ODD_QUOTES": 'it\'s "quoted" `id` $(id) $HOME ${HOME} \\ \\n !',
@@ -383,7 +385,7 @@ def test_logs_are_in_cfut_dir_and_in_the_api_alike(
         assert "after" in log_of(tmp_path, KUBERNETES, element_of(future)).read_text()
 
 
-# -- what they are called ---------------------------------------------------------------------------
+# -- what they are called --------------------------------------------------------------------------
 
 
 def test_labels_and_annotations_are_on_jobs_and_pods(waiting: Callable[..., Any]) -> None:
@@ -416,7 +418,7 @@ def test_pods_have_the_secrets_to_pull_images_with(waiting: Callable[..., Any]) 
     assert [secret.name for secret in pod.spec.image_pull_secrets] == ["one", "other"]
 
 
-# -- pod_template -----------------------------------------------------------------------------------
+# -- pod_template ----------------------------------------------------------------------------------
 
 
 def test_variables_of_the_template_are_added_to_the_workers(new_executor: NewExecutor) -> None:
@@ -448,7 +450,7 @@ def test_a_sidecar_runs_beside_a_call_and_ends_with_it(new_executor: NewExecutor
     wait_until(lambda: not kube.admin().pods_of(future), "the pod's end")
 
 
-# -- mounts -----------------------------------------------------------------------------------------
+# -- mounts ----------------------------------------------------------------------------------------
 
 
 def test_a_host_path_is_there_only_if_it_is_mounted(
@@ -524,7 +526,7 @@ def test_a_claim_is_mounted_where_it_shall_be(new_executor: NewExecutor) -> None
         executor.shutdown()
 
 
-# -- clients in pods --------------------------------------------------------------------------------
+# -- clients in pods -------------------------------------------------------------------------------
 
 _SHARED = "/shared/project"
 _CLIENT = """\
@@ -545,7 +547,10 @@ def user():
 
 
 if __name__ == "__main__":
-    with cluster_tools.get_executor("kubernetes", job_resources={resources!r}, cfut_dir="logs") as executor:
+    resources = {resources!r}
+    with cluster_tools.get_executor(
+        "kubernetes", job_resources=resources, cfut_dir="logs"
+    ) as executor:
 """
 
 
@@ -647,7 +652,9 @@ def test_calls_of_a_user_who_is_not_root_have_its_groups() -> None:
 
 @contextlib.contextmanager
 def _restricted_namespace(name: str) -> Generator[None]:
-    """Has a client with the README's Role, who may get pods besides: its own for the owner of its Jobs."""
+    """Has a client with the README's Role, who may get pods besides: its own for the owner of its
+    Jobs.
+    """
     core = kube.admin().core
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     core.create_namespace({"metadata": {"name": name, "labels": labels}})
@@ -716,7 +723,7 @@ def test_jobs_of_a_client_whose_pod_is_deleted_go_with_it() -> None:
         wait_until(lambda: not kube.admin().pods(namespace=namespace), "its pods' end")
 
 
-# -- requests ---------------------------------------------------------------------------------------
+# -- requests --------------------------------------------------------------------------------------
 
 
 def test_an_executors_requests_are_few(

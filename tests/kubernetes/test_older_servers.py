@@ -1,4 +1,5 @@
-"""Promises on servers from before Kubernetes 1.29, which know no limit per index and replace each pod that fails.
+"""Promises on servers from before Kubernetes 1.29, which know no limit per index and replace each
+pod that fails.
 
 They hold on newer ones too; `EMULATE=1.32 tests/kubernetes/cluster/up` brings up an older one.
 """

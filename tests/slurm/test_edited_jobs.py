@@ -60,7 +60,9 @@ def test_a_job_that_is_renamed_while_it_runs_is_watched_and_explained(
 def test_a_renamed_jobs_result_comes_however_long_it_takes(
     new_executor: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """What slurmctld is thought not to know is given up after a minute, which is asked for here at once."""
+    """What slurmctld is thought not to know is given up after a minute, which is asked for here at
+    once.
+    """
     executor = new_executor()
     (future,) = _start(executor, tmp_path)
     _rename(future.cluster_jobid)

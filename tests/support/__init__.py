@@ -1,1 +1,3 @@
-"""What several suites of tests share. On `sys.path` as `tests/` is: pytest puts it there for `conftest.py`."""
+"""What several suites of tests share. On `sys.path` as `tests/` is: pytest puts it there for
+`conftest.py`.
+"""

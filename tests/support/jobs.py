@@ -179,7 +179,7 @@ def return_bytes(count: int) -> bytes:
     return os.urandom(count)
 
 
-# -- during faults ----------------------------------------------------------------------------------
+# -- during faults ---------------------------------------------------------------------------------
 
 
 def exit_at(path: Path) -> None:
@@ -189,7 +189,9 @@ def exit_at(path: Path) -> None:
 
 
 def stay_on_node(directory: Path) -> str:
-    """Returns the node's name once there is `gate.<node>`; says `started` and `finished` likewise."""
+    """Returns the node's name once there is `gate.<node>`; says `started` and `finished`
+    likewise.
+    """
     node = socket.gethostname()
     (directory / f"started.{node}").touch()
     wait_minutes_for(directory / f"gate.{node}")
@@ -217,7 +219,9 @@ def check_command(command: list[str]) -> None:
 
 
 def end_child_at_sigterm(runs: Path) -> int:
-    """In its first run it has a child, which it ends when it is told to end, and fails as the child does."""
+    """In its first run it has a child, which it ends when it is told to end, and fails as the child
+    does.
+    """
     first = not runs.exists()
     with subprocess.Popen(["sleep", "600" if first else "0"]) as child:
 
@@ -236,7 +240,7 @@ def _note_run(runs: Path) -> None:
         file.write("run\n")
 
 
-# -- ways to fail -----------------------------------------------------------------------------------
+# -- ways to fail ----------------------------------------------------------------------------------
 
 
 def sys_exit() -> None:

@@ -1,7 +1,7 @@
 """The Kubernetes of the tests: whether there is one, who we are there, what it has of ours.
 
-KUBECONFIG names it, with a user who may do everything. What is tested runs as another one, a service account
-with just the Role that the README shows.
+KUBECONFIG names it, with a user who may do everything. What is tested runs as another one, a
+service account with just the Role that the README shows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What benchmarks/report.py writes of figures: tables, who is missing and why. No plots: no matplotlib."""
+"""What benchmarks/report.py writes of figures: tables, who is missing and why. No plots: no
+matplotlib.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Promises on our own helper processes: they import nothing of the user's, and say where they can't start."""
+"""Promises on our own helper processes: they import nothing of the user's, and say where they can't
+start.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,8 @@ def test_a_helper_runs_no_pth_file_and_no_sitecustomize(
 def _run_elsewhere(tmp_path: Path, package_parent: Path) -> None:
     """Starts a helper from a client whose package is imported from there."""
     program = (
-        f"import sys; sys.path.insert(0, {os.fsencode(package_parent)!r}.decode(errors='surrogateescape'))\n"
+        "import os, sys\n"
+        f"sys.path.insert(0, os.fsdecode({os.fsencode(package_parent)!r}))\n"
         "from cluster_tools.schedulers import detached\n"
         f"assert not detached.__file__.startswith({str(_PACKAGE)!r})\n"
         f"detached.start_helper({_STOP!r}, ['elements', '0a1b2c3d', '5'], stdin='7\\n')\n"

@@ -1,7 +1,7 @@
 """The rules on who may import whom, those for type checkers alone counted: see CONTRIBUTING.md.
 
-`breaches` is given the package's folder and returns a sentence for each import that breaks a rule. It is
-tried on copies of the package in which a rule is broken.
+`breaches` is given the package's folder and returns a sentence for each import that breaks a rule.
+It is tried on copies of the package in which a rule is broken.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ def _modules(package: Path) -> dict[str, _Module]:
 
 
 def _imports(module: _Module, modules: dict[str, _Module]) -> set[str]:
-    """The modules of the package that it imports anywhere in it; a public name is of its own module."""
+    """The modules of the package that it imports anywhere in it; a public name is of its own
+    module.
+    """
     found: set[str] = set()
     for node in ast.walk(module.tree):
         if isinstance(node, ast.ImportFrom):

@@ -403,7 +403,9 @@ def test_the_pods_own_path_and_home_are_kept(container: Container) -> None:
 def test_a_variable_that_bash_keeps_to_itself_does_not_end_it(
     container: Container, name: str
 ) -> None:
-    """Where /bin/sh is bash, as in images of Fedora and its kin; `export UID` is usual with compose."""
+    """Where /bin/sh is bash, as in images of Fedora and its kin; `export UID` is usual with
+    compose.
+    """
     container.shell = str(container.directory / "sh")
     os.symlink("/bin/bash", container.shell)
     container.client = {name: "1000", "LAST": "1"}

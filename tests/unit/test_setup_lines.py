@@ -1,4 +1,6 @@
-"""Promises on set-up lines: only a line that itself fails ends the job. A real bash runs them here."""
+"""Promises on set-up lines: only a line that itself fails ends the job. A real bash runs them
+here.
+"""
 
 from __future__ import annotations
 

@@ -114,7 +114,9 @@ def test_sacct_tells_how_each_element_ended() -> None:
 
 
 def test_an_element_of_its_own_row_is_not_taken_for_the_arrays_rest() -> None:
-    """The rest's list of indexes is that of the submission: it has the elements that did run, too."""
+    """The rest's list of indexes is that of the submission: it has the elements that did run,
+    too.
+    """
     text = """\
 2502_0|OUT_OF_MEMORY|0:125|c1|01:00:00|00:00:04|50M||/c/run.0a1b2c3d/0a1b2c3d.5.0.0.sh
 2502_0.batch|OUT_OF_MEMORY|0:125|c1||00:00:05||3204K|batch

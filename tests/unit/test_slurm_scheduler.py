@@ -35,7 +35,9 @@ Fake = Callable[..., None]
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """Puts a command on PATH that prints a text, notes its arguments, its environment and the script it is given."""
+    """Puts a command on PATH that prints a text, notes its arguments, its environment and the
+    script it is given.
+    """
     directory = tmp_path / "bin"
     directory.mkdir()
     monkeypatch.setenv("PATH", str(directory))
@@ -53,7 +55,8 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
             f"open({str(tmp_path / name)!r}, 'a').write(repr(sys.argv[1:]) + '\\n')\n"
             f"open({str(tmp_path / name)!r} + '.env', 'w').write(repr(dict(os.environ)))\n"
             "if os.path.isfile(sys.argv[-1]):\n"
-            f"    open({str(tmp_path / name)!r} + '.script', 'w').write(open(sys.argv[-1]).read())\n"
+            "    script = open(sys.argv[-1]).read()\n"
+            f"    open({str(tmp_path / name)!r} + '.script', 'w').write(script)\n"
             f"sys.stdout.write({stdout!r}); sys.stderr.write({stderr!r}); sys.exit({status})\n"
         )
         program.chmod(0o755)

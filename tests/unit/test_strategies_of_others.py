@@ -63,7 +63,8 @@ def test_batching_wraps_it(site: Path) -> None:
     body = """
         import cluster_tools
 
-        with cluster_tools.get_executor("batching", executor={"name": "theirs"}, batch_size=2) as executor:
+        theirs = {"name": "theirs"}
+        with cluster_tools.get_executor("batching", executor=theirs, batch_size=2) as executor:
             print(list(executor.map(abs, [-1, -2, -3])))
     """
     assert _run(site, body) == "[1, 2, 3]\n"

@@ -62,7 +62,8 @@ ROWS: list[tuple[str, Ending, dict[str, Any], Verdict]] = [
     ("third time", NODE_FAILURE, {"submission": 2}, AGAIN),
     ("fourth time", NODE_FAILURE, {"submission": 3}, Fail(Cause.NODE_FAILURE)),
     ("pilot's node lost", NODE_FAILURE, {"is_pilot": True}, AGAIN),
-    # The client was stopped, and what began meanwhile has left: it goes in again, almost as often as it likes.
+    # The client was stopped, and what began meanwhile has left: it goes in again, almost as often
+    # as it likes.
     ("left, client silent", EXIT_1, {"has_left": True}, AFTER_SILENCE),
     ("left, ended with 0", ended(Cause.EXIT, 0), {"has_left": True}, AFTER_SILENCE),
     ("left, preempted", PREEMPTED, {"has_left": True}, AFTER_SILENCE),
@@ -88,7 +89,8 @@ ROWS: list[tuple[str, Ending, dict[str, Any], Verdict]] = [
     ("files of another user", ended(Cause.EXIT, EXIT_REFUSED), OURS, Fail(Cause.NEVER_STARTED)),
     ("no array file", ended(Cause.EXIT, EXIT_NO_ARRAY), OURS, Fail(Cause.NEVER_STARTED)),
     ("full disk", ended(Cause.EXIT, EXIT_OUTPUT_NOT_WRITTEN), OURS, Fail(Cause.EXIT)),
-    # A pilot that was killed has not begun a call, and another may do better: it is no NEVER_STARTED.
+    # A pilot that was killed has not begun a call, and another may do better: it is no
+    # NEVER_STARTED.
     ("pilot killed", KILLED, {"is_pilot": True}, Fail(Cause.EXIT)),
     ("pilot killed, on Slurm", KILLED_ON_SLURM, {"is_pilot": True}, Fail(Cause.EXIT)),
     ("pilot killed, not told how", ended(Cause.EXIT), {"is_pilot": True}, Fail(Cause.EXIT)),

@@ -409,7 +409,9 @@ def _open_files(pid: int) -> list[str]:
 
 
 def test_a_task_whose_array_is_done_does_not_run_again(tmp_path: Path) -> None:
-    """Also where the element had opened the array before: of the first run there is no other trace."""
+    """Also where the element had opened the array before: of the first run there is no other
+    trace.
+    """
     directory = _silent(tmp_path, 120)  # which it asks about again, a second later
     array = _write_array(directory, (jobs.touch, (tmp_path / "ran",)))
     process = _start(array)

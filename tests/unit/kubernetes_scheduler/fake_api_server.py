@@ -1,6 +1,8 @@
-"""A small Kubernetes API server in a thread, at the other end of real connections: the scheduler's border.
+"""A small Kubernetes API server in a thread, at the other end of real connections: the scheduler's
+border.
 
-It serves, forgets, fails or hangs, as a test says. Nobody runs its Jobs: pods are what a test puts there.
+It serves, forgets, fails or hangs, as a test says. Nobody runs its Jobs: pods are what a test puts
+there.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class Answer:
     status: int = 200
     body: Any = None
     headers: dict[str, str] = field(default_factory=dict[str, str])
-    # The request is done before; then the connection ends without a word, or nothing comes any more.
+    # The request is done before; then the connection ends without a word, or nothing comes any
+    # more.
     is_done: bool = False
     hangs_up: bool = False
     hangs: bool = False

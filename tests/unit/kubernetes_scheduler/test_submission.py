@@ -1,4 +1,6 @@
-"""Promises on what is submitted: one Job for an array, once, and refusals that say what is needed."""
+"""Promises on what is submitted: one Job for an array, once, and refusals that say what is
+needed.
+"""
 
 from __future__ import annotations
 

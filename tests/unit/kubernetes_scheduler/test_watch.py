@@ -1,4 +1,6 @@
-"""Promises of the watch on servers that forget, fail or hang: no end is missed, and no server is flooded."""
+"""Promises of the watch on servers that forget, fail or hang: no end is missed, and no server is
+flooded.
+"""
 
 from __future__ import annotations
 
