@@ -61,8 +61,11 @@ def test_only_what_may_follow_changes_a_state(before: State, after: State) -> No
 @pytest.mark.parametrize("observed", [False, True])
 def test_submitting_many_leaves_those_that_are_further(observed: bool) -> None:
     changed: list[int] = []
-    on_change = (lambda array, position, state: changed.append(position)) if observed else None
-    ledger, array = Ledger(on_change), _array(len(State) + 1)
+
+    def on_change(array: TaskArray, position: int, state: State) -> None:
+        changed.append(position)
+
+    ledger, array = Ledger(on_change if observed else None), _array(len(State) + 1)
     ledger.add(array)
     for position, state in enumerate(State):
         array.states[position] = state

@@ -32,6 +32,7 @@ from cluster_tools.cluster.tasks import Job
 from cluster_tools.cluster.tasks import State as TaskState
 from cluster_tools.format import outputs, run_files
 from cluster_tools.job import worker
+from cluster_tools.pickling import Pieces
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -112,7 +113,9 @@ def _running(session: Session) -> Iterator[Session]:
 
 
 def _array(session: Session, *futures: ClusterFuture[object]) -> CallArray:
-    calls = [Call(future, "call", b"function", [b"call"], None, False, "/") for future in futures]
+    calls = [
+        Call(future, "call", b"function", Pieces([b"call"]), None, False, "/") for future in futures
+    ]
     return session.arrays.write(calls)
 
 
@@ -239,7 +242,7 @@ def test_observers_are_told_of_an_arrays_life_in_order(scheduler: _Idle, tmp_pat
     finally:
         session.abort()
         session.join()
-    told = [
+    told: list[object] = [
         (type(event), event.state) if isinstance(event, TaskChanged) else type(event)
         for event in observer.events
         if not isinstance(event, Seen)  # of the note that nobody is to begin what was cancelled
