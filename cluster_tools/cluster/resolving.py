@@ -124,7 +124,25 @@ class Resolver(JoinableThread):
         self._gatherer: Gathering
         self._pool: PilotPool | None = None
         self._inbox: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
-        self._handlers: dict[type[events.Event], Callable[[Any], None]] = {
+        self._handlers = self._make_handlers()
+        self._outcomes = Outcomes(directory, settings.store)
+        self._clearing = Clearing(directory, leave_marks=may_run_again)
+        self._patience = Patience(directory.path, lambda: lifecycle.aborted)
+        # Outputs that could not be opened yet: (array, position, name) -> when to give up, what
+        # reads it.
+        self._unreadable: dict[tuple[TaskArray, int, str], tuple[float, Callable[[], Outcome]]] = {}
+        # Elements whose futures were cancelled: they are cancelled together.
+        self._to_cancel: list[Element] = []
+        # Tasks that go in again together: (array, submission) -> position -> why.
+        self._again: dict[tuple[TaskArray, int], dict[int, str]] = {}
+        # What others want to be called in about a second.
+        self._later: dict[Callable[[], None], None] = {}
+        # When all these are seen to; None where there is nothing.
+        self._chores_at: float | None = None
+        self._ended = False
+
+    def _make_handlers(self) -> dict[type[events.Event], Callable[[Any], None]]:
+        return {
             events.Written: lambda event: self._on_written(event.array),
             events.Submitted: lambda event: self._on_submitted(event.job),
             events.Refused: self._on_refused,
@@ -141,21 +159,6 @@ class Resolver(JoinableThread):
             events.SubmitterEnded: lambda event: self._on_last(),
             events.Chore: lambda event: event.act(),
         }
-        self._outcomes = Outcomes(directory, settings.store)
-        self._clearing = Clearing(directory, leave_marks=may_run_again)
-        self._patience = Patience(directory.path, lambda: lifecycle.aborted)
-        # Outputs that could not be opened yet: (array, position, name) -> when to give up, what
-        # reads it.
-        self._unreadable: dict[tuple[TaskArray, int, str], tuple[float, Callable[[], Outcome]]] = {}
-        # Elements whose futures were cancelled: they are cancelled together.
-        self._to_cancel: list[Element] = []
-        # Tasks that go in again together: (array, submission) -> position -> why.
-        self._again: dict[tuple[TaskArray, int], dict[int, str]] = {}
-        # What others want to be called in about a second.
-        self._later: dict[Callable[[], None], None] = {}
-        # When all these are seen to; None where there is nothing.
-        self._chores_at: float | None = None
-        self._ended = False
 
     def begin(
         self,

@@ -93,6 +93,8 @@ class Session:
             self._tally = Tally()
             self._failed_before = 0
             self._make_parts(observers)
+            self._make_submitters()
+            self._make_probe()
         except OSError:
             self.directory.remove()
             raise
@@ -145,9 +147,13 @@ class Session:
         self._logs = KeptLogs(self.jobs.log_path, keep=settings.keep_logs)
         self.arrays = Arrays(directory, settings, scheduler)
         count = settings.pilot_jobs
-        queue = None if count is None else PilotQueue(directory, count)
-        self._cancellation = Cancellation(directory, queue, self._post)
+        self._queue = None if count is None else PilotQueue(directory, count)
+        self._cancellation = Cancellation(directory, self._queue, self._post)
         self.owner = Owner(self.jobs, self._cancellation)
+
+    def _make_submitters(self) -> None:
+        """And the pool of pilots, where there are any. Raises: OSError."""
+        scheduler, settings, directory = self.scheduler, self.settings, self.directory
         self._submitter = self._new_submitter(
             on_pilots=False, max_gathering_s=lambda: scheduler.max_gathering_s
         )
@@ -155,17 +161,17 @@ class Session:
         # Gathers calls. Of its own for pilots: while some wait for room in the queue, calls reach
         # the others.
         self._gatherer = self._submitter
-        if queue is not None and count is not None:
+        if self._queue is not None and settings.pilot_jobs is not None:
             self._pool = PilotPool(
                 directory,
-                queue,
+                self._queue,
                 self.arrays,
                 self.jobs,
                 self._ledger,
                 self.lifecycle,
                 settings,
                 ends=self._resolver,
-                count=count,
+                count=settings.pilot_jobs,
                 time_limit_s=scheduler.time_limit_s,
                 post=self._post,
                 on_replaced=self._on_replaced,
@@ -177,15 +183,19 @@ class Session:
             )
         self._submitters = {self._submitter, self._gatherer}
         self._ended_submitters = 0
+
+    def _make_probe(self) -> None:
+        """And the heartbeat."""
+        settings, directory = self.settings, self.directory
         self._late_files_s = (
             0.0
-            if scheduler.on_this_machine
+            if self.scheduler.on_this_machine
             else _LATE_FILES_LOCALLY_S
             if shows_files_at_once(directory.path)
             else _LATE_FILES_REMOTELY_S
         )
         self._probe = Probe(
-            scheduler,
+            self.scheduler,
             self.jobs,
             directory,
             late_files_s=self._late_files_s,
