@@ -83,7 +83,8 @@ class PilotArray(TaskArray):
     runs_pilots: ClassVar[bool] = True
 
     pilots: list[Pilot]
-    on_pilot_end: Callable[[Pilot], None]
+    # Returns: whether it was needed until then.
+    on_pilot_end: Callable[[Pilot], bool]
     on_pilot_abandoned: Callable[[Pilot], None]
 
     def __post_init__(self) -> None:
@@ -105,8 +106,7 @@ class PilotArray(TaskArray):
         # Else it is a text that says why the pilot has left.
         pilot.failed_initializer = result if isinstance(result, bytes) else None
         pilot.error = exception
-        self.on_pilot_end(pilot)
-        return True
+        return self.on_pilot_end(pilot)
 
     def on_cancelled(self, position: int) -> None:
         self.on_pilot_abandoned(self.pilots[position])
@@ -330,10 +330,14 @@ class PilotPool:
         except FileNotFoundError:  # removed
             return self._directory.path
 
-    def _on_pilot_end(self, pilot: Pilot) -> None:
+    def _on_pilot_end(self, pilot: Pilot) -> bool:
+        """Returns: False where it was dismissed before."""
+        if pilot not in self._pilots:
+            return False
         self._ended[pilot] = None
-        self._pilots.pop(pilot, None)
+        del self._pilots[pilot]
         self._post(Chore(partial(self._patiently, partial(self._settle_ended, pilot))))
+        return True
 
     def _on_pilot_abandoned(self, pilot: Pilot) -> None:
         self._pilots.pop(pilot, None)

@@ -294,3 +294,25 @@ def test_pilots_that_leave_without_work_are_replaced_and_fail_no_call(
         "other pilots",
     )
     assert not any(future.done() for future in futures)
+
+
+def test_pilots_that_are_cancelled_since_nobody_needs_them_are_no_failures(
+    scheduler: _Idle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their ends may be seen while the command that cancels them takes its time."""
+    observer = _Observer()
+    session = Session(scheduler, _settings(tmp_path, pilot_jobs=2), [observer])
+    future = ClusterFuture[object](session.owner)
+    session._post(Written(_array(session, future)))
+    (job,) = _pilots(session).jobs
+
+    def cancel(elements: Collection[Element], token: str) -> None:
+        for element in elements:
+            session._post(ElementEnded(job, element, Ending(Cause.CANCELLED, "it was cancelled")))
+
+    monkeypatch.setattr(scheduler, "cancel", cancel)
+    assert future.cancel()
+    session.close(wait=True)
+    told = {type(event) for event in observer.events}
+    assert ElementEnded in told
+    assert TaskFailed not in told
