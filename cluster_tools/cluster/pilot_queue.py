@@ -75,7 +75,7 @@ class PilotQueue:
                 tasks = pilots.Range(array.number, begin, begin, end)
                 self.offer(tasks)
                 offered.append(tasks)
-        except OSError as exc:
+        except (OSError, own_files.NotOurs) as exc:
             raise NotOffered(self._take_back(array, offered), exc) from exc
         finally:
             self._published.add(array.number)
@@ -106,7 +106,7 @@ class PilotQueue:
             first += size
 
     def offer(self, tasks: pilots.Range) -> None:
-        """Raises: OSError."""
+        """Raises: OSError; NotOurs."""
         # No link to another: a rename between names of one file does nothing, and says that it has.
         self._directory.make(os.path.join(self._todo, tasks.todo_name()))
 
@@ -292,7 +292,7 @@ class PilotQueue:
 class NotOffered(Exception):
     """The tasks at `positions` could not be offered, because of `error`."""
 
-    def __init__(self, positions: list[int], error: OSError):
+    def __init__(self, positions: list[int], error: OSError | own_files.NotOurs):
         super().__init__(str(error))
         self.positions = positions
         self.error = error

@@ -229,12 +229,14 @@ class PilotPool:
         """Its tasks are for whoever comes first. After `expect`: their records may come at once."""
         if self._lifecycle.aborted:
             return
+        self._ledger.submitted(array, range(array.count))
         try:
             self._queue.publish(array, self._task_s)
         except NotOffered as exc:
             self._post(Refused(array, exc.positions, exc.error))
-        self._ledger.submitted(array, range(array.count))
-        self.start_missing()
+            self._post(Chore(self.start_missing))  # behind that: none for what is refused
+        else:
+            self.start_missing()
 
     def gathering_s(self) -> float:
         """How long a call may wait for others, since pilots have enough to do. In any thread."""

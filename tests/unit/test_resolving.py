@@ -32,6 +32,7 @@ from cluster_tools.cluster.tasks import Job
 from cluster_tools.cluster.tasks import State as TaskState
 from cluster_tools.format import outputs, run_files
 from cluster_tools.job import worker
+from cluster_tools.own_files import NotOurs
 from cluster_tools.pickling import Pieces
 from cluster_tools.schedulers.base import (
     ArrayRequest,
@@ -316,3 +317,20 @@ def test_pilots_that_are_cancelled_since_nobody_needs_them_are_no_failures(
     told = {type(event) for event in observer.events}
     assert ElementEnded in told
     assert TaskFailed not in told
+
+
+@pytest.mark.parametrize("error", [OSError("the disk is full"), NotOurs("there is a link")])
+def test_no_pilot_comes_for_calls_that_could_not_be_offered(
+    on_pilots: Session, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(path: str) -> None:
+        raise error
+
+    pilots: list[Any] = []
+    monkeypatch.setattr(on_pilots.directory, "make", fail)
+    monkeypatch.setattr(on_pilots._submitter, "put", pilots.append)
+    future = ClusterFuture[object](on_pilots.owner)
+    on_pilots._post(Written(_array(on_pilots, future)))
+    assert str(error) in str(future.exception(LIMIT_S))
+    assert pilots == []
+    monkeypatch.undo()
