@@ -27,10 +27,12 @@ class Jobs:
     """Methods may be called in any thread, unless they say otherwise.
 
     Arguments:
-        token: The executor's: jobs without it are others'. log_directory: Where logs go: absolute.
-        post: Puts an event into the resolver's inbox. expect: Called after each submission:
-        outputs, and words of the scheduler, are to be looked for often. log_level: Of the line on
-        each job.
+        token: The executor's: jobs without it are others'.
+        log_directory: Where logs go: absolute.
+        post: Puts an event into the resolver's inbox.
+        expect: Called after each submission: outputs, and words of the scheduler, are to be looked
+            for often.
+        log_level: Of the line on each job.
     """
 
     def __init__(

@@ -86,7 +86,7 @@ class JournalReader:
         return self._part.name()
 
     def read(self, *, is_over: bool) -> Iterator[list[pilots.Record]]:
-        """What is new, piece by piece; each is counted as read when the next one is asked for.
+        """What is new, piece by piece; each is counted as read when it is handed over.
 
         `is_over`: the pilot has ended, so nothing that is incomplete is on its way.
         Raises: OSError; NotOurs.

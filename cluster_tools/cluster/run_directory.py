@@ -2,14 +2,14 @@
 
     <cfut_dir>/run.<token>/          one executor's, mode 0700
         array.<n>                    functions, calls and output keys of an array's tasks, packed
-        <shard>/<task>.claim.*       made by the worker when it begins <shard>/<task>.output
-        made by the worker when it is done <shard>/<task>.interrupted   a failure after a signal:
-        counts only if it does not run again <shard>/over                 made here: tasks that must
-        not begin, since they are over <shard>/<task>.closed.*      made here: not in that
-        submission <shard>/<task>.left.*        made by a worker that found nobody waiting, and did
-        not begin client                       the client's heartbeat: workers look at its
-        modification time stopped                      made here: what runs was cancelled, nobody
-        wants what comes of it
+        <shard>/<task>.claim.*       made by the worker when it begins
+        <shard>/<task>.output        made by the worker when it is done
+        <shard>/<task>.interrupted   a failure after a signal: counts only if it does not run again
+        <shard>/over                 made here: tasks that must not begin, since they are over
+        <shard>/<task>.closed.*      made here: not in that submission
+        <shard>/<task>.left.*        made by a worker that found nobody waiting, and did not begin
+        client                       the client's heartbeat: workers look at its modification time
+        stopped                      made here: what runs was cancelled, nobody wants its output
 
 The names and layouts stand in `cluster_tools.format`; the other side is `cluster_tools.job.worker`.
 Knows bytes and files, no futures and no jobs.

@@ -30,11 +30,14 @@ class Evidence:
     """What is known of a task when its element has ended.
 
     Attributes:
-        ending: What the scheduler says of the element. element: The element, `<jobid>` or
-        `<jobid>_<index>`. submission: How often the task has gone in again. claim: Who has claimed
-        the task last, as `element`; "" where that is not written yet; None: nobody has. has_left:
-        The element found that its client was silent, and left without a claim. is_interrupted: A
-        failure was written after a signal. Looked for where `may_be_by_a_signal(ending)`.
+        ending: What the scheduler says of the element.
+        element: The element, `<jobid>` or `<jobid>_<index>`.
+        submission: How often the task has gone in again.
+        claim: Who has claimed the task last, as `element`; "" where that is not written yet; None:
+            nobody has.
+        has_left: The element found that its client was silent, and left without a claim.
+        is_interrupted: A failure was written after a signal. Looked for where
+            `may_be_by_a_signal(ending)`.
         directory_is_gone: Somebody has deleted the run directory: nothing tells what has begun.
         is_pilot: The task is a pilot.
     """
