@@ -1,14 +1,21 @@
-"""The future that all strategies' futures are, where the standard library's trusts what it holds.
+"""The futures that all strategies' futures are, where the standard library's trusts what it holds.
 
-Knows nothing of what resolves it.
+They know nothing of what resolves them.
 """
 
 from __future__ import annotations
 
+import platform
+import time
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from cluster_tools.call_stats import CallStats, call_stats
+from cluster_tools.format.measured import measured
 from cluster_tools.function_name import type_name
+
+if TYPE_CHECKING:
+    from cluster_tools.usage import Used
 
 _T = TypeVar("_T")
 
@@ -41,3 +48,21 @@ class RaisingFuture(Future[_T]):
         if self._exception is not None:
             return f"{text} raised {type_name(self._exception)}>"
         return f"{text} returned {type_name(self._result)}>"  # pyright: ignore
+
+
+class LocalFuture(RaisingFuture[_T]):
+    """The future of a call that runs on this machine, in this process or in a worker of its own."""
+
+    # What was measured of the call; set before the future is done.
+    used: Used | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._submitted_at = time.time()
+
+    @property
+    def cluster_stats(self) -> CallStats:
+        """What is known about the call: until it has ended that is when it was submitted."""
+        used = self.used
+        known = None if used is None else measured(platform.node(), used)
+        return call_stats(known, submitted_at=self._submitted_at)

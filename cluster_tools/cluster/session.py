@@ -54,8 +54,8 @@ from cluster_tools.cluster.submission import Submission
 from cluster_tools.cluster.tasks import Selection, State
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.file_system import shows_files_at_once
-from cluster_tools.observers.tally import Tally
 from cluster_tools.schedulers.base import Scheduler
+from cluster_tools.tally import Tally
 
 # How late a file of another machine may be seen: an NFS client may show an old listing for 60 s.
 _LATE_FILES_LOCALLY_S = 1.0

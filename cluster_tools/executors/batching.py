@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from typing_extensions import ParamSpec, Self
 
+from cluster_tools.call_stats import CallStats
 from cluster_tools.caller import warn_caller
 from cluster_tools.counts import check_count
 from cluster_tools.executor_protocol import Executor
@@ -290,6 +291,11 @@ class _ItemFuture(RaisingFuture[_T]):
     def cluster_jobindex(self) -> int:
         """The batch's; see `cluster_jobid`."""
         return cast(Any, self.batch_future).cluster_jobindex
+
+    @property
+    def cluster_stats(self) -> CallStats:
+        """The batch's."""
+        return cast(Any, self.batch_future).cluster_stats
 
     def cancel(self) -> bool:
         """Ends this future; the batch is cancelled when all its items are.

@@ -42,6 +42,7 @@ from cluster_tools.executors.pool_future import PoolFuture
 from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
+from cluster_tools.tally import Tally
 
 _T = TypeVar("_T")
 
@@ -70,6 +71,7 @@ class ChunkedMap(Generic[_T]):
         iterables: As `map` gets them. All calls are packed before this returns.
         worker_count: How many workers there can be.
         dumps: Pickles calls and results.
+        tally: Counts the calls.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class ChunkedMap(Generic[_T]):
         iterables: tuple[Iterable[Any], ...],
         worker_count: int,
         dumps: Dumps,
+        tally: Tally,
     ) -> None:
         self._name = function_name(fn)
         self._worker_count = worker_count
@@ -89,6 +92,8 @@ class ChunkedMap(Generic[_T]):
         self._count = len(columns[0]) if columns else 0
         self._open_count = self._count
         self._failure_log = FailureLog(self._count)
+        self._tally = tally
+        tally.note_submitted(self._count)
         # Outcomes that nobody has read, by their first call; each list begins where another ends.
         self._outcomes: dict[int, list[Any]] = {}
         self._outcomes_changed = threading.Condition()
@@ -219,6 +224,7 @@ class ChunkedMap(Generic[_T]):
                         failures.append((start + index, error))
         self._publish(start, outcomes)
         self._failure_log.note_ends(count - len(failures))
+        self._tally.note_ended(done=count - len(failures), failed=len(failures))
         for index, error in failures:
             self._failure_log.note(error, f"Call {index} of {self._name}")
 
@@ -227,6 +233,10 @@ class ChunkedMap(Generic[_T]):
         if start == stop:
             return
         self._publish(start, [_Failure(error)] * (stop - start))
+        if isinstance(error, CancelledError):
+            self._tally.note_ended(cancelled=stop - start)
+        else:
+            self._tally.note_ended(failed=stop - start)
         for index in range(start, stop):
             self._failure_log.note(error, f"Call {index} of {self._name}")
 
@@ -308,6 +318,11 @@ class WorkQueue:
         """How many workers could have something to do."""
         return len(self._pending) + self._waiting_beyond_pending
 
+    @property
+    def given_out_count(self) -> int:
+        """How much of the pool's work its workers have, or have before them: calls and chunks."""
+        return len(self._pending) - len(self._ids)
+
     def put(self, work_id: int) -> None:
         with self._order_lock:
             if (chunked := self._chunked_map(work_id)) is not None:
@@ -364,8 +379,7 @@ class WorkQueue:
         lie before a worker that has no time for it; any other work may not, and no chunk while
         revoked ones are still to come back.
         """
-        given_out_count = len(self._pending) - len(self._ids)
-        if not self._chunks or given_out_count < self._worker_count:
+        if not self._chunks or self.given_out_count < self._worker_count:
             return False
         oldest_id = next(iter(self._chunks))
         return not for_map or oldest_id >= self.revoked_id

@@ -1,7 +1,7 @@
 """Calls in worker processes of this machine: the standard library's pool, with what it lacks.
 
     caller                         pool's thread (standard library)       worker process
-    submit: packs the call ------> waits in the pool's queue ------------> run_packed_call
+    submit: packs the call ------> waits in the pool's queue ------------> run_measured_call
     _CallFuture <--- unpacks ----- the pool's future of two values <------ packed outcome
     map: see chunks.py
 
@@ -27,10 +27,11 @@ from itertools import islice
 from multiprocessing.context import BaseContext
 from multiprocessing.heap import Arena
 from os import PathLike
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import ParamSpec
 
+from cluster_tools.call_stats import ExecutorStats
 from cluster_tools.executor_stub import StaysHere
 from cluster_tools.executors.call_packer import CallPacker
 from cluster_tools.executors.calls import (
@@ -38,20 +39,31 @@ from cluster_tools.executors.calls import (
     PackedCall,
     forget_arguments,
     pack_call,
-    run_packed_call,
     unpack_outcome,
 )
 from cluster_tools.executors.chunk_progress import ChunkProgress
 from cluster_tools.executors.chunks import ChunkedMap, PendingWork, WorkQueue
 from cluster_tools.executors.log_forwarding import LogForwarding
 from cluster_tools.executors.pool_future import PoolFuture, name_cause
-from cluster_tools.executors.pool_worker import Initializer, dumps_for_relatives, start_worker
+from cluster_tools.executors.pool_worker import (
+    Initializer,
+    dumps_for_relatives,
+    run_measured_call,
+    start_worker,
+)
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
-from cluster_tools.futures import RaisingFuture
+from cluster_tools.futures import LocalFuture
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
+from cluster_tools.tally import Tally
+
+if TYPE_CHECKING:
+    from cluster_tools.usage import Used
+
+    # What `run_measured_call` returns.
+    _Outcome = tuple[bool, bytes, Used]
 
 _P = ParamSpec("_P")
 _S = TypeVar("_S")
@@ -124,6 +136,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         self._closing_lock = threading.Lock()
         self._is_closed = False
         self._unfinished: set[Future[Any]] = set()
+        self._tally = Tally()
         self._closing_thread: threading.Thread | None = None
         self._log_forwarding: LogForwarding | None = None
         sender = None
@@ -222,6 +235,10 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         """Waits and returns the result. The log comes to this process by itself."""
         return fut.result()
 
+    def stats(self) -> ExecutorStats:
+        """What has become of the calls; of those that a worker has or is about to take, it runs one."""
+        return self._tally.stats(min(self.max_workers, self._work_queue.given_out_count))
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `concurrent.futures.Executor.shutdown`."""
         self._is_closed = True
@@ -292,7 +309,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         self, fn: Callable[..., _T], iterables: tuple[Iterable[Any], ...], timeout: float | None
     ) -> Iterator[_T]:
         pool: Any = self
-        chunked = ChunkedMap(fn, iterables, pool._max_workers, self._dumps)
+        chunked = ChunkedMap(fn, iterables, pool._max_workers, self._dumps, self._tally)
         if chunked.waiting_count:
             if self._is_closed:
                 raise RuntimeError(_CLOSED_MESSAGE)
@@ -325,7 +342,8 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
     def _submit_packed(self, pack: Callable[[], PackedCall], key: str | None) -> Future[Any]:
         if self._is_closed:
             raise RuntimeError(_CLOSED_MESSAGE)
-        future = _CallFuture[Any]()
+        future = _CallFuture[Any](self._tally)
+        self._tally.note_submitted()
         try:
             call = pack()
             keep = None
@@ -335,10 +353,11 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
                 keep = (self.output_store, key)
         except Exception as error:
             forget_arguments(error)
+            self._tally.note_ended(failed=1)
             future.set_running_or_notify_cancel()
             future.set_exception(error)
             return future
-        pool_future = self._submit_to_pool(run_packed_call, call, self._dumps, keep)
+        pool_future = self._submit_to_pool(run_measured_call, call, self._dumps, keep)
         self._unfinished.add(future)
         future.add_done_callback(self._unfinished.discard)
         future.follow(pool_future, self._work_queue.note_cancelled)
@@ -440,21 +459,20 @@ def _flattened(chunks: Iterator[list[_T]]) -> Iterator[_T]:
             yield chunk.pop()
 
 
-class _CallFuture(RaisingFuture[_T]):
+class _CallFuture(LocalFuture[_T]):
     """The future that a caller gets, resolved from the pool's future of a packed outcome.
 
     The pool marks a cancelled future as done only when it would have been its turn; this one is
     done at once, so that `wait` and `as_completed` return it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tally: Tally) -> None:
         super().__init__()
-        self._pool_future: Future[tuple[bool, bytes]] | None = None
+        self._tally = tally
+        self._pool_future: Future[_Outcome] | None = None
         self._note_cancelled: Callable[[], None] | None = None
 
-    def follow(
-        self, pool_future: Future[tuple[bool, bytes]], note_cancelled: Callable[[], None]
-    ) -> None:
+    def follow(self, pool_future: Future[_Outcome], note_cancelled: Callable[[], None]) -> None:
         """Makes the outcome of `pool_future` the outcome of this one. Called once at most."""
         self._note_cancelled = note_cancelled
         self._pool_future = pool_future
@@ -479,22 +497,26 @@ class _CallFuture(RaisingFuture[_T]):
             and (pool_future.running() or pool_future.done())
         )
 
-    def _resolve(self, pool_future: Future[tuple[bool, bytes]]) -> None:
+    def _resolve(self, pool_future: Future[_Outcome]) -> None:
         if pool_future.cancelled():
+            self._tally.note_ended(cancelled=1)
             super().cancel()
             self.set_running_or_notify_cancel()
         else:
             self.set_running_or_notify_cancel()
-            result, error = _unpacked(pool_future)
+            result, error, self.used = _unpacked(pool_future)
             if error is None:
+                self._tally.note_ended(done=1)
                 self.set_result(result)
             else:
+                self._tally.note_ended(failed=1)
                 self.set_exception(error)
             self._note_cancelled = None
         self._pool_future = None  # it has the outcome's bytes
 
 
-def _unpacked(pool_future: Future[tuple[bool, bytes]]) -> tuple[Any, BaseException | None]:
+def _unpacked(pool_future: Future[_Outcome]) -> tuple[Any, BaseException | None, Used | None]:
     if (error := pool_future.exception()) is not None:  # the pool's own, such as a dead worker
-        return None, error
-    return unpack_outcome(*pool_future.result())
+        return None, error, None
+    success, outcome, used = pool_future.result()
+    return *unpack_outcome(success, outcome), used

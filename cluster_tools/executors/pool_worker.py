@@ -1,7 +1,7 @@
 """What runs in the pool's worker processes: their start, and chunks of a `map`.
 
 A worker under spawn imports this module and what it names, so that is little: nothing of the
-client's side. Single calls are `calls.run_packed_call`.
+client's side. Single calls are `run_measured_call`.
 
     pool's loop         run_chunk: calls, one after the other
     takes a chunk ----> may the next one begin? its outcome ---> ChunkProgress <--- the client
@@ -19,7 +19,7 @@ from concurrent.futures.process import _ResultItem  # pyright: ignore[reportPriv
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from types import MethodDescriptorType, MethodType, WrapperDescriptorType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster_tools import pickling
 from cluster_tools.by_reference import reduce_method
@@ -34,6 +34,11 @@ from cluster_tools.executors.calls import (
 from cluster_tools.executors.chunk_progress import ChunkProgress
 from cluster_tools.function_name import type_name
 from cluster_tools.packed_exceptions import failure_bytes
+from cluster_tools.usage import Meter
+
+if TYPE_CHECKING:
+    from cluster_tools.executors.calls import KeptOutput
+    from cluster_tools.usage import Used
 
 PLAIN_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes})
 """Types of which a copy is as good as the original, so that several may be in one pickle.
@@ -43,6 +48,7 @@ Anything else has a pickle for each call: what two calls share would be one obje
 
 _answers: Any = None  # the pool's queue of results
 _progress: Any = None  # the worker's ChunkProgress
+_meter: Any = None  # the worker's Meter
 
 
 class ChunkAnswer(NamedTuple):
@@ -59,6 +65,15 @@ class ChunkAnswer(NamedTuple):
     outcomes: list[Any]
     seconds_per_call: float
     goes_on: bool
+
+
+def run_measured_call(
+    call: PackedCall, dumps: Dumps, keep: KeptOutput | None
+) -> tuple[bool, bytes, Used]:
+    """`run_packed_call`, and what the call has used."""
+    began = _meter.begin()
+    success, outcome = run_packed_call(call, dumps, keep)
+    return success, outcome, _meter.end(began)
 
 
 def run_chunk(
@@ -141,7 +156,8 @@ def start_worker(
         sender: A RecordSender; None in a worker that has the parent's handlers.
         initializer: The user's.
     """
-    global _answers, _progress
+    global _answers, _progress, _meter
+    _meter = Meter()
     _answers = answers
     _progress = progress
     if sender is not None:

@@ -16,16 +16,19 @@ from typing import Any, TypeVar
 from typing_extensions import ParamSpec
 
 from cluster_tools._keywords import check_keywords
+from cluster_tools.call_stats import ExecutorStats
 from cluster_tools.counts import check_count
 from cluster_tools.executor_stub import StaysHere
 from cluster_tools.executors.calls import KeptOutput, call_and_keep
 from cluster_tools.executors.initializing import Initialization
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
-from cluster_tools.futures import RaisingFuture
+from cluster_tools.futures import LocalFuture
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
+from cluster_tools.tally import Tally
+from cluster_tools.usage import Meter
 
 _P = ParamSpec("_P")
 _S = TypeVar("_S")
@@ -68,6 +71,8 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
         )
         self._slots = _Slots(check_count("max_workers", max_workers))
         self._is_shut_down = False
+        self._meter = Meter()
+        self._tally = Tally()
 
     @property
     def max_workers(self) -> int:
@@ -155,6 +160,10 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
         """Returns the result; the log was written here when the call ran."""
         return fut.result()
 
+    def stats(self) -> ExecutorStats:
+        """What has become of the calls; what was submitted runs, unless `max_workers` do already."""
+        return self._tally.stats(self._slots.count)
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Takes no more calls. There is nothing to wait for, and nothing to cancel."""
         self._is_shut_down = True
@@ -170,15 +179,24 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
     ) -> Future[_T]:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future: Future[_T] = RaisingFuture()
+        future = LocalFuture[_T]()
         future.set_running_or_notify_cancel()
-        with self._slots:
-            result, error = self._outcome(fn, args, kwargs, key)
+        self._tally.note_submitted()
+        try:
+            with self._slots:
+                began = self._meter.begin()
+                result, error = self._outcome(fn, args, kwargs, key)
+                future.used = self._meter.end(began)
+        except KeyboardInterrupt:
+            self._tally.note_ended(failed=1)
+            raise
         if self._initialization.has_failed:
             where = f"{where}, for which the initializer {self._initialization.name} was called,"
         if error is None:
+            self._tally.note_ended(done=1)
             future.set_result(result)  # pyright: ignore[reportArgumentType]
         else:
+            self._tally.note_ended(failed=1)
             future.set_exception(error)
         failure_log.watch(future, where)
         return future
@@ -232,6 +250,7 @@ class _Slots:
     """Lets so many threads in at a time. One that is in may enter again: a call may make calls."""
 
     def __init__(self, count: int | None) -> None:
+        self.count = count
         self._free = None if count is None else threading.Semaphore(count)
         self._of_thread = threading.local()
 

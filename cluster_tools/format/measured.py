@@ -48,7 +48,12 @@ def pack_measured(used: tuple[int, int, int, int]) -> bytes:
 
 def read_measured(node: str, numbers: bytes) -> Measured:
     """Raises: struct.error, where those are not NUMBERS_BYTES bytes."""
-    started_ns, ended_ns, cpu_ns, peak = _NUMBERS.unpack(numbers)
+    return measured(node, _NUMBERS.unpack(numbers))
+
+
+def measured(node: str, used: tuple[int, ...]) -> Measured:
+    """`used`: the four numbers."""
+    started_ns, ended_ns, cpu_ns, peak = used
     return Measured(
         node, started_ns / NS_PER_S, ended_ns / NS_PER_S, cpu_ns / NS_PER_S, peak or None
     )

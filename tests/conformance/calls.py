@@ -7,6 +7,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,16 @@ def touch_and_wait(paths: tuple[Path, Path]) -> str:
 
 def exists(path: Path) -> bool:
     return path.exists()
+
+
+def spin(cpu_s: float) -> None:
+    until = time.process_time() + cpu_s
+    while time.process_time() < until:
+        pass
+
+
+def fill(megabytes: int) -> int:
+    return len(b"x" * (megabytes << 20))
 
 
 def raise_refusal(code: int) -> None:

@@ -409,5 +409,6 @@ def test_a_worker_imports_little(tmp_path: Path) -> None:
         "cluster_tools.pickling",
         "cluster_tools.format",
         "cluster_tools.format.numbers",
+        "cluster_tools.usage",
     }
     assert not modules & {"cloudpickle", "inspect", "logging.handlers", "typing_extensions"}
