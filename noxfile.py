@@ -1,7 +1,7 @@
 """Test environments of their own: other Pythons, and libraries that take an executor.
 
 `nox -s conformance` runs the conformance suite on every Python from 3.10 on that this machine has,
-but the one that runs nox, on which `./test.sh` proves it; the unit tests on the oldest and the
+except the one that runs nox, on which `./test.sh` runs it; and the unit tests on the oldest and the
 newest. It names those that it did not find. `nox -s clients` runs libraries, in their newest
 versions, on our executors.
 """

@@ -1,10 +1,10 @@
-"""Executors in the way of `concurrent.futures`, for a process, a machine or a cluster.
+"""Executors like those of `concurrent.futures`, for one process, one machine or a cluster.
 
-Holds the public names and imports what is behind one only when it is asked for, so that
-`import cluster_tools` stays cheap in every job and needs no scheduler's client.
+Has the public names, and imports the module of each only when it is used: so `import cluster_tools`
+is fast in every job, and needs no scheduler's client.
 """
 
-# Type checkers take this name as true. `typing` itself would be half of a job's import time.
+# Type checkers take this for true. Importing `typing` would take half of a job's import time.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cluster_tools import executors as executors
@@ -71,7 +71,7 @@ _MODULE_OF = {
 }
 
 
-if not TYPE_CHECKING:  # to a type checker it would mean that there is every name
+if not TYPE_CHECKING:  # a type checker would conclude that every name exists
 
     def __getattr__(name: str) -> object:
         from cluster_tools._lazy import import_submodule
@@ -79,7 +79,7 @@ if not TYPE_CHECKING:  # to a type checker it would mean that there is every nam
         if name not in _MODULE_OF:
             return import_submodule(__name__, name)
         value = getattr(import_submodule(__name__, _MODULE_OF[name]), name)
-        globals()[name] = value  # the next access is an ordinary one
+        globals()[name] = value  # so the next access does not call this
         return value
 
 

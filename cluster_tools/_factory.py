@@ -1,8 +1,9 @@
-"""From a strategy's name to its executor.
+"""`get_executor`: makes the executor of a strategy.
 
-Knows the name and the class of each strategy of ours, and imports the class only when it is wanted. Those
-of other packages are entry points of the group `cluster_tools.schedulers`; ours are none, so that they are
-found where the package is not installed but lies on PYTHONPATH, as it may on nodes.
+Knows the name and the class of each strategy of ours, and imports the class only when it is
+used. Other packages' strategies are entry points of the group `cluster_tools.schedulers`. Ours
+are no entry points, so that they are found where the package is not installed but lies on
+PYTHONPATH, as it may on nodes.
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ _ALIASES = {
     "debug_sequential": "sequential",
     "test_pickling": "multiprocessing_with_pickling",
 }
-# Each is the name of a strategy, and refers to a subclass of ClusterExecutor.
+# The group of entry points of other packages. The name of each is a strategy's; it refers to a
+# subclass of ClusterExecutor.
 _ENTRY_POINTS = "cluster_tools.schedulers"
+# Strategies of 4.3.3 that this version does not have.
 _LEFT_OUT = frozenset({"dask", "pbs"})
 
 
@@ -87,12 +90,11 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
     Arguments:
         environment: The strategy: `sequential`, `sequential_with_pickling`, `multiprocessing`,
             `multiprocessing_with_pickling`, `batching`, `local`, `slurm` or `kubernetes`; or one of
-            another package, by an entry point of the group `cluster_tools.schedulers` that refers to
-            a subclass of `ClusterExecutor`.
-        kwargs: Go to the executor's class. What only other strategies take is left out, so
-            that one set of keywords serves all; what none takes causes a `UserWarning`.
-            `batching` hands on what it does not take itself, where its `executor` does not say
-            otherwise.
+            another package, by an entry point of the group `cluster_tools.schedulers` that refers
+            to a subclass of `ClusterExecutor`.
+        kwargs: Go to the executor's class. Keywords that only other strategies take are left out,
+            so that one set of keywords serves all; those that none takes cause a `UserWarning`.
+            `batching` passes keywords on to its `executor`, unless that has its own.
 
     Raises:
         ValueError: There is no such strategy, or a keyword is one of `job_resources`.
@@ -110,7 +112,7 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
     arguments = taken(name, kwargs)
     if name != "batching":
         return executor_class(**arguments)
-    # The class takes both of them, so that one of them can be None.
+    # The class has no defaults for these two, one of which must be None.
     arguments = {"batch_size": None, "target_job_count": None, **arguments}
     inner = arguments["executor"] = _inner_executor(arguments.get("executor"), kwargs)
     try:
@@ -121,7 +123,7 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
 
 
 def _executor_class(name: str) -> Any:
-    """None: there is none of that name."""
+    """The class of a strategy; None where there is no such strategy."""
     if name in _STRATEGIES:
         module, class_name = _STRATEGIES[name]
         return getattr(import_submodule("cluster_tools", module), class_name)

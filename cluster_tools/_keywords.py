@@ -1,6 +1,6 @@
-"""Which strategy takes which keyword, and what becomes of the others: the one table of them.
+"""The table of keywords: which strategy takes which, and what becomes of it on the others.
 
-Knows names only. The factory reads it, and the tests that no keyword is without an entry.
+Knows names only. The factory reads it; tests check that each keyword has an entry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SEQUENTIAL = frozenset({"sequential", "sequential_with_pickling"})
 POOLS = frozenset({"multiprocessing", "multiprocessing_with_pickling"})
 CLUSTERS = frozenset({"local", "slurm", "kubernetes"})
 BATCHING = frozenset({"batching"})
-# `batching` is not among them: what is given to it goes on to the executor that it wraps.
+# Without `batching`, which passes keywords on to the executor that it wraps.
 _ALL_THAT_RUN_CALLS = SEQUENTIAL | POOLS | CLUSTERS
 _OURS = _ALL_THAT_RUN_CALLS | BATCHING
 
@@ -24,7 +24,7 @@ class Keyword(NamedTuple):
     """A keyword of `get_executor`.
 
     `taken_by`: the strategies whose class has it.
-    `elsewhere`: why it changes nothing on the others, which ignore it.
+    `elsewhere`: why it has no effect on the others, which ignore it.
     """
 
     taken_by: frozenset[str]
@@ -40,7 +40,7 @@ _NO_POOL = "no pool of multiprocessing starts processes"
 _NO_BATCHES = "calls are in no batches"
 
 KEYWORDS: Mapping[str, Keyword] = {
-    # What changes a result or a promise: ignored nowhere.
+    # These change results or promises, so no strategy ignores them.
     "initargs": Keyword(_ALL_THAT_RUN_CALLS, ""),
     "initializer": Keyword(_ALL_THAT_RUN_CALLS, ""),
     "max_workers": Keyword(_ALL_THAT_RUN_CALLS, ""),
@@ -73,8 +73,8 @@ KEYWORDS: Mapping[str, Keyword] = {
     "target_job_count": Keyword(BATCHING, _NO_BATCHES),
 }
 
-# Words in which Slurm, Kubernetes, Grid Engine, PBS and LSF, or packages for them, ask for resources.
-# At the top level they would do nothing, and the jobs would run somewhere else.
+# Names of resources of Slurm, Kubernetes, Grid Engine, PBS and LSF, and of packages for them. As
+# keywords they would have no effect, and jobs would run elsewhere than the user wants.
 _RESOURCE_NAMES = """
 account accounting_group acctg_freq annotations bb bbf begin client_lease_s cluster_constraint
 clusters comment constraint container context contiguous core_spec cores cores_per_socket cpu
@@ -91,7 +91,7 @@ spread_job startup_timeout_s switches thread_spec threads_per_core time time_lim
 time_min tmp tolerations tres_bind tres_per_task umask use_min_nodes vmem walltime wckey
 """
 _RESOURCE_WORDS = frozenset(_RESOURCE_NAMES.split())
-# What others call our keywords.
+# Names that other packages have for our keywords.
 _OTHER_NAMES = {
     "n_jobs": "max_workers",
     "nprocs": "max_workers",
@@ -101,7 +101,7 @@ _OTHER_NAMES = {
 
 
 def check_keywords(keywords: Mapping[str, Any]) -> None:
-    """Refuses the scheduler's words, and warns of what no strategy takes.
+    """Refuses names of resources, and warns of keywords that no strategy takes.
 
     Raises:
         ValueError: A keyword is one of `job_resources`.
@@ -140,7 +140,10 @@ def _suggestion(word: str) -> str:
 
 
 def taken(strategy: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `keywords` that the strategy's class takes. One of another package takes what clusters do."""
+    """Those of `keywords` that the strategy's class takes.
+
+    A strategy of another package takes the keywords of all clusters.
+    """
     takers = {strategy} if strategy in _OURS else CLUSTERS
     return {
         word: value
@@ -150,14 +153,14 @@ def taken(strategy: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def handed_on(keywords: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str, Any]:
-    """The keywords of the executor that `batching` wraps: its own, and what was given beside them.
+    """The keywords of the executor that `batching` wraps: its own, and those of `batching`.
 
     Arguments:
         keywords: Those of `batching`.
-        inner: Those in its `executor`.
+        inner: Those in its `executor`, which count more.
 
     Raises:
-        ValueError: What is ignored nowhere is given twice, with different values.
+        ValueError: A keyword that no strategy ignores has different values in both.
     """
     outer = {
         word: value
@@ -171,8 +174,8 @@ def handed_on(keywords: Mapping[str, Any], inner: Mapping[str, Any]) -> dict[str
         if _is_given(inner[word]) and _is_given(outer[word]):
             if not _is_same(inner[word], outer[word]):
                 raise ValueError(
-                    f"{word} is given twice: {outer[word]!r} to batching, and {inner[word]!r} in its "
-                    "executor"
+                    f"{word} is given twice: {outer[word]!r} to batching, and {inner[word]!r} in "
+                    "its executor"
                 )
         elif _is_given(outer[word]):
             both[word] = outer[word]
@@ -186,5 +189,5 @@ def _is_given(value: object) -> bool:
 def _is_same(one: object, other: object) -> bool:
     try:
         return one is other or bool(one == other)
-    except Exception:  # arrays, among others, have no answer
+    except Exception:  # of arrays, for example, == has no truth value
         return False

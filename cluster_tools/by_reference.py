@@ -1,7 +1,7 @@
-"""Pickle's own way: functions and classes are the names under which they are imported.
+"""Pickles functions and classes by reference: as the names under which they are imported.
 
-For both sides: calls go so to jobs, results come back so. What can't is left to others: by value, as cloudpickle
-pickles, or not at all. A job imports this when it starts.
+For calls on their way to jobs, and results on their way back. Others decide about objects that
+can't be pickled so. A job imports this when it starts, so it imports little.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ else:
 
 
 def reduce_method(method: Any) -> tuple[Any, ...]:
-    """Says, for a pickle, how a bound method is found again.
+    """How to pickle a bound method: `getattr` with its object and the right name.
 
-    Its own way is the function's name. That is not right for a private one (`__work` is `_Class__work`),
-    one that `super()` gave and one that was made under another name.
+    Pickle itself uses the function's name. That is wrong for a private method (`__work` is
+    `_Class__work`), for one from `super()`, and for one that was assigned under another name.
 
-    Raises: pickle.PicklingError, where the class does not have it.
+    Raises: pickle.PicklingError, where its class has it under no name.
     """
     owner, function = method.__self__, method.__func__
     own_name = getattr(function, "__name__", None)
@@ -58,7 +58,7 @@ def _is_bound_as(method: Any, name: str) -> bool:
                 == (function.__module__, function.__qualname__)
             )
         )
-    except Exception:  # the class may have its own idea of attributes
+    except Exception:  # the class may define attribute access as it likes
         return False
 
 
@@ -66,10 +66,12 @@ _reducers: dict[type, Any] = {MethodType: reduce_method}
 
 
 class _ByReference(pickle.Pickler):
-    dispatch_table: Any = _reducers  # of the class: that costs the least with each pickle
+    dispatch_table: Any = _reducers  # on the class: setting it on each pickler takes longer
 
 
 class _Referring(_ByReference):
+    """The same, with references to objects that do not go into the pickle."""
+
     def __init__(self, file: Any, refer: Callable[[Any], Any]):
         self._refer = refer
         super().__init__(file, PICKLE_PROTOCOL)
@@ -79,22 +81,25 @@ class _Referring(_ByReference):
 
 
 def dump_by_reference(value: object, file: Any, refer: Callable[[Any], Any] | None = None) -> None:
-    """Pickle's own way: functions and classes are the names under which they are imported.
+    """Pickles `value` to `file`, functions and classes as the names under which they are imported.
 
-    `refer`: gives what stands for an object that does not go into this pickle, None for all others.
-    Raises: where one could not be found again, too, which pickle itself does not see with methods.
+    `refer`: returns a reference for an object that does not go into this pickle, and None for all
+    others. Raises: what pickle raises, also for methods that could not be found again.
     """
     reference_pickler(file, refer).dump(value)
 
 
 def reference_pickler(file: Any, refer: Callable[[Any], Any] | None = None) -> pickle.Pickler:
-    """What `dump_by_reference` pickles with."""
+    """The pickler of `dump_by_reference`."""
     _reducers.update(copyreg.dispatch_table)
     return _ByReference(file, PICKLE_PROTOCOL) if refer is None else _Referring(file, refer)
 
 
 def by_value_marks() -> list[bytes]:
-    """What stands in each pickle that refers to a module of `cloudpickle.register_pickle_by_value`."""
+    """Names of the modules of `cloudpickle.register_pickle_by_value`.
+
+    A pickle by reference that uses such a module has one of these in it.
+    """
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
     registered = getattr(cloudpickle, "list_registry_pickle_by_value", None)
     return [name.encode() for name in registered()] if registered is not None else []

@@ -1,9 +1,10 @@
-"""What is known about calls: `future.cluster_stats` is a CallStats, `executor.stats()` ExecutorStats.
+"""What is known about a call (`future.cluster_stats`) and about all of an executor (`stats()`).
 
     measured in the job or worker --Measured--> call_stats() --> CallStats
     known to the client (submission, job, log) ------^
 
-Records only, made when somebody asks. They are public: fields may be added, none changes its meaning.
+Records only, made when somebody asks. They are public: fields may be added, none changes its
+meaning.
 """
 
 from __future__ import annotations
@@ -19,25 +20,25 @@ if TYPE_CHECKING:
 class CallStats:
     """What is known about a call by now: of its last attempt, where there were several.
 
-    What is not known, or not yet, is None. Times are seconds since the epoch, as of `time.time()`. They are of
-    two clocks, which may differ: times of the same clock can be subtracted from each other, the time that a call
-    has waited is as good as the clocks agree.
+    What is not known, or not yet, is None. Times are seconds since the epoch, as of `time.time()`.
+    They are of two clocks, which may differ: times of the same clock can be subtracted from each
+    other, the time that a call has waited is as good as the clocks agree.
 
     Attributes:
         submitted_at: When the call was submitted, by the client's clock.
-        started_at: When a worker began with it, by the clock of the node: before it loads the function and
-            its arguments.
+        started_at: When a worker began with it, by the clock of the node: before it loads the
+            function and its arguments.
         ended_at: When its output was there, by the clock of the node: after the result was pickled.
             `ended_at - started_at` is the duration, even if the clock was set meanwhile.
         node: The name of the node, as the node itself has it.
-        job_id: The scheduler's id of the job or of the array's element; None where there is no scheduler. On
-            a pilot, the pilot's.
+        job_id: The scheduler's id of the job or of the array's element; None where there is no
+            scheduler. On a pilot, the pilot's.
         attempt: Which attempt this is, from 1.
-        peak_memory_bytes: The most memory that the call's process has had resident until the end of the
-            call. In a process that has run other calls before (a pilot, a pool's worker, `sequential`) it
-            may have been for one of those.
-        cpu_s: User and system time, in seconds, that the call's process has used during the call, with that
-            of child processes which it has waited for. Right to ten milliseconds.
+        peak_memory_bytes: The most memory that the call's process has had resident until the end of
+            the call. In a process that has run other calls before (a pilot, a pool's worker,
+            `sequential`) it may have been for one of those.
+        cpu_s: User and system time, in seconds, that the call's process has used during the call,
+            with that of child processes which it has waited for. Right to ten milliseconds.
         log: The path of the file with what the call has printed; None where calls have no logs.
     """
 
@@ -96,10 +97,10 @@ class ExecutorStats:
         done: Calls that have returned.
         failed: Calls that have raised, or were ended from outside.
         cancelled: Calls that were cancelled before they ran.
-        rate: How many calls end in a second, lately: over about ten seconds, and where fewer end, over the time
-            in which the last twenty ended. 0.0 where none has.
-        time_left_s: How long what waits and runs will take at that rate, in seconds; None where the rate is
-            not known.
+        rate: How many calls end in a second, lately: over about ten seconds, and where fewer end,
+            over the time in which the last twenty ended. 0.0 where none has.
+        time_left_s: How long what waits and runs will take at that rate, in seconds; None where the
+            rate is not known.
     """
 
     waiting: int

@@ -1,4 +1,4 @@
-"""Checks of the numbers that callers give: the same words on every executor. Knows nothing else."""
+"""Checks counts that callers give, with the same messages on every executor. Knows nothing else."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import operator
 
 
 def check_count(name: str, value: object) -> int | None:
-    """`value` as an int, where it is None or a whole number of 1 or more.
+    """`value` as an int; None if it is None.
 
     Arguments:
-        name: The keyword that it came by.
+        name: The keyword, for messages.
+        value: A whole number of 1 or more, or None.
 
     Raises:
-        ValueError: It is something else. True is no number here: whoever gives it means a switch.
+        ValueError: It is something else, such as True, by which users mean a switch.
     """
     if value is None:
         return None

@@ -1,7 +1,7 @@
-"""Every exception of the package.
+"""All exceptions of the package, and how the exception of a failed call is made.
 
     RemoteException                              a call failed in its job
-    |-- (T, RemoteException)                     it raised a T: made here, once for each type T
+    |-- (T, RemoteException)                     it raised a T; the class is made here, once for T
     |-- RemoteResourceLimitException
     |   |-- RemoteOutOfMemoryException
     |   `-- RemoteTimeLimitException
@@ -13,7 +13,7 @@
     |-- RemoteLostException                      the scheduler does not know its job any more
     `-- SubmissionException                      the scheduler refused the job
 
-It knows pickles and exceptions, no scheduler and no executor.
+Knows pickles and exceptions, no schedulers and no executors.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from cluster_tools import packed_exceptions
 class RemoteException(Exception):
     """A call failed in its job.
 
-    `error`: what happened, with the traceback of the job where there is one.
-    `job_id`: the job, in an array `<jobid>_<index>`; "" where there was none.
+    `error`: what happened, with the traceback from the job if there is one.
+    `job_id`: the job, in an array `<jobid>_<index>`; "" if there was none.
     """
 
     def __init__(self, error: str, job_id: str):
@@ -56,7 +56,7 @@ class RemoteTimeLimitException(RemoteResourceLimitException):
 
 
 class RemoteCancelledException(RemoteException):
-    """Somebody else than this executor cancelled the job."""
+    """Somebody cancelled the job, and not by this executor."""
 
 
 class RemotePreemptedException(RemoteException):
@@ -94,30 +94,31 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.text.strip()}\n"""'
 
 
-# By the class's id: what a metaclass says of equality counts for nothing.
+# id of a class T -> class `(T, RemoteException)`. By id, as a metaclass
+# may define `==` as it likes.
 _combined: WeakValueDictionary[int, type[BaseException]] = WeakValueDictionary()
-# Those that were made last stay; of classes that are made anew with each call there may be any number.
+# Keeps the classes that were made last. Not all: programs may make a class T anew in each call.
 _kept: deque[type[BaseException]] = deque(maxlen=1_000)
 
 
 def _combine(cls: type[BaseException]) -> type[BaseException]:
-    """The class `(cls, RemoteException)`; `cls` itself where it can't be combined, or is one already."""
+    """The class `(cls, RemoteException)`; `cls` itself if it can't be combined, or already is."""
     if not issubclass(cls, Exception) or issubclass(cls, RemoteException):
         return cls
-    combined = _combined.get(id(cls))  # lives no longer than `cls`, which has the id as long
+    combined = _combined.get(id(cls))  # refers to `cls`, so no other class can have the same id
     if combined is None:
         try:
             combined = _new_class(cls)
             packed_exceptions.register(combined)
-        except Exception:  # written in C and final, or of another layout
+        except Exception:  # a class written in C that is final, or has another memory layout
             combined = cls
         _combined[id(cls)] = combined
         _kept.append(combined)
     return combined
 
 
-class _Quiet:
-    """In front of a class, its `__init_subclass__` is not called: it is for classes of the program's own."""
+class _NoInitSubclass:
+    """As the first base of a new class, hides the `__init_subclass__` of the program's class."""
 
     __slots__ = ()
 
@@ -136,28 +137,25 @@ def _new_class(cls: type[Exception]) -> type[Exception]:
     }
 
     def new(_: type, *args: Any, **kwargs: Any) -> Exception:
-        """For `raise type(error)(words)`: it is no call's failure, and has `cls`'s constructor."""
+        """Makes a `cls`: programs do `raise type(error)(...)`, which is no call's failure."""
         return cls(*args, **kwargs)
 
     attributes["__new__"] = new
     text = packed_exceptions.defined(cls, "__str__")
-    if text is not None and text[0] in (
-        BaseException,
-        object,
-    ):  # RemoteException's would come first
-        attributes["__str__"] = BaseException.__str__
-    # The program's own metaclasses are to hear nothing of this class; ABCMeta's is for each of its classes.
+    if text is not None and text[0] in (BaseException, object):
+        attributes["__str__"] = BaseException.__str__  # else RemoteException's would be found first
+    # Metaclasses of the program are not called, as the class is not the program's. ABCMeta must be.
     metaclass = type(cls)
     maker: Any = ABCMeta if issubclass(metaclass, ABCMeta) else type
     bases = (cls, RemoteException)
     name = vars(type)["__name__"].__get__(cls)
-    combined = maker.__new__(metaclass, name, (_Quiet, *bases), attributes)
+    combined = maker.__new__(metaclass, name, (_NoInitSubclass, *bases), attributes)
     vars(type)["__bases__"].__set__(combined, bases)
     return combined
 
 
 def _reduce(self: RemoteException, protocol: int = 0) -> tuple[Any, ...]:
-    # With the class by itself, so that who unpickles it, a job, imports what that needs.
+    # With the class itself as an argument, so that unpickling it, in a job, imports its module.
     return rebuild, (packed_exceptions.original_class(self), packed_exceptions.pack(self))
 
 
@@ -179,21 +177,25 @@ def _class_from_job(
 
 
 def local_exception(packed: list[dict[str, Any]] | None, traceback_text: str) -> BaseException:
-    """The exception of a call that failed in another process of this machine, with its traceback there."""
+    """The exception of a call that failed in another process of this machine.
+
+    `packed`: the rows of `packed_exceptions`. `traceback_text`: is shown as the exception's cause.
+    """
     exception = None if not packed else packed_exceptions.unpack(packed, _class_like_there)
     if exception is None or type(exception) is packed_exceptions.UnknownException:
         words = f"the exception can't be made here: {exception}; its traceback is above"
         exception = pickle.PicklingError(words)
-    _lead_from(exception, traceback_text)
+    _add_remote_traceback(exception, traceback_text)
     return exception
 
 
 def remote_exception(
     packed: list[dict[str, Any]] | None, traceback_text: str, job_id: str, where: str
 ) -> RemoteException:
-    """What `Future.exception()` of a failed call is.
+    """The exception of a call that failed in a job.
 
-    `packed`: the rows of `packed_exceptions`; None where there is nothing of the exception. `where`: a line on the task, its job and its log.
+    `packed`: the rows of `packed_exceptions`; None where the exception could not be packed.
+    `traceback_text`: from the job. `where`: a line about the task, its job and its log.
     """
     text = f"{traceback_text.strip()}\n\n{where}"
     original: BaseException | None = None
@@ -204,11 +206,11 @@ def remote_exception(
                 is_combined = packed_exceptions.original_class(original) is not type(original)
                 if is_combined and not packed[0]["is_remote"]:
                     _add_remote_attributes(original, text, job_id)
-                    _lead_from(original, text)
+                    _add_remote_traceback(original, text)
                 return cast(RemoteException, original)
             if type(original) is packed_exceptions.UnknownException:
                 original = packed_exceptions.get(original, "__cause__")
-        except Exception:  # bytes that were changed on their way
+        except Exception:  # the bytes are damaged
             original = None
     plain = RemoteException(text, job_id)
     plain.__cause__ = original
@@ -216,15 +218,18 @@ def remote_exception(
 
 
 def _add_remote_attributes(exception: BaseException, text: str, job_id: str) -> None:
-    """`error` and `job_id`, unless the function's own class has such."""
+    """Sets `error` and `job_id`, unless the exception's own class has such attributes."""
     attributes = packed_exceptions.get(exception, "__dict__")
     for name, value in (("error", text), ("job_id", job_id)):
         if name not in attributes and packed_exceptions.defined(type(exception), name) is None:
             attributes[name] = value
 
 
-def _lead_from(exception: BaseException, text: str) -> None:
-    """Puts the traceback where the interpreter prints it: before the first of what led to `exception`."""
+def _add_remote_traceback(exception: BaseException, text: str) -> None:
+    """Makes a RemoteTraceback the cause of the first exception that led to `exception`.
+
+    There the interpreter prints it first.
+    """
     get, put = packed_exceptions.get, packed_exceptions.put
     seen: set[int] = set()
     first, before = exception, None
@@ -236,7 +241,7 @@ def _lead_from(exception: BaseException, text: str) -> None:
         if before is None:
             break
         first = before
-    if before is None:  # else they lead to each other in a circle
+    if before is None:  # else causes and contexts form a circle
         suppresses = get(first, "__suppress_context__")
         put(first, "__cause__", RemoteTraceback(text))
         put(first, "__suppress_context__", suppresses)

@@ -1,9 +1,9 @@
-"""What an executor becomes where it is pickled: a stand-in that says so when it is used.
+"""What an executor becomes when it is pickled: a stub that raises an error when it is used.
 
     client                                          job, or worker process
     call with `executor.map` in it -- pickle -->    `ExecutorStub.map`: RuntimeError, once called
 
-Libraries pickle objects that hold an executor or its `map`, and often use neither in the job.
+Libraries pickle objects that refer to an executor or its `map`, and often use neither in the job.
 Knows no executor.
 """
 
@@ -22,7 +22,7 @@ class StaysHere:
     def __reduce__(self) -> tuple[Any, ...]:
         return ExecutorStub, (type(self).__name__,)
 
-    # Like a lock or a file it is one thing, to which any number of objects may refer.
+    # As with locks and files, a copy of an object that has an executor refers to the same executor.
     def __copy__(self) -> Self:
         return self
 
@@ -31,9 +31,9 @@ class StaysHere:
 
 
 class ExecutorStub(concurrent.futures.Executor):
-    """Stands for an executor in another process. Whatever it is asked to do raises a RuntimeError.
+    """Stands for an executor in another process. All its methods raise RuntimeError.
 
-    `shutdown` does nothing: there is nothing to end.
+    Except `shutdown`, which does nothing: there is nothing to end.
     """
 
     def __init__(self, class_name: str) -> None:
@@ -70,16 +70,17 @@ class ExecutorStub(concurrent.futures.Executor):
         self._refuse("size")
 
     def __getattr__(self, name: str) -> Callable[..., NoReturn]:
-        # Any other method of its class: a pickle of one loads, since that is no use yet.
-        if name.startswith("__"):  # asked for by pickle, copy and inspect
+        # Any other method: it can be unpickled, and raises only when it is called.
+        if name.startswith("__"):  # pickle, copy and inspect ask for such
             raise AttributeError(name)
         return _RefusedMethod(self, name)
 
     def _refuse(self, name: str) -> NoReturn:
+        """Raises: RuntimeError, for the use of this method or attribute."""
         raise RuntimeError(
             f"{name} of a {self._class_name} was used in a process to which the executor had been "
-            "pickled. Executors do not travel: what arrives is a stub. Send the function instead of "
-            "the executor's method, or make an executor there with cluster_tools.get_executor"
+            "pickled. Executors do not travel: what arrives is a stub. Send the function instead "
+            "of the executor's method, or make an executor there with cluster_tools.get_executor"
         )
 
 
@@ -91,4 +92,4 @@ class _RefusedMethod:
         self._name = name
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
-        self._stub._refuse(self._name)  # pyright: ignore[reportPrivateUsage]
+        self._stub._refuse(self._name)  # pyright: ignore[reportPrivateUsage]  # noqa: SLF001

@@ -1,6 +1,6 @@
-"""Says in the log that calls failed, once each and not thousands of times.
+"""Logs each call that failed once, but not thousands of them.
 
-Knows futures and exceptions; where a call ran is a text to it.
+Knows futures and exceptions. Where a call ran is only a text here.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 
 from cluster_tools.function_name import exception_text, type_name
 
-_MAX_LINES_PER_ARRAY = 10  # beyond it the lines tell nothing new and bury the rest of the log
+_MAX_LINES_PER_ARRAY = 10  # more would say nothing new, and make the rest of the log hard to read
 
 _logger = logging.getLogger("cluster_tools")
 
 
-def _hand_to_handlers(record: logging.LogRecord) -> None:
-    """In place of the logger's own: what the program's handlers raise ends none of our threads.
+def _handle_safely(record: logging.LogRecord) -> None:
+    """Replaces our logger's `handle`, so that exceptions of handlers end none of our threads.
 
-    Those of logging itself raise where stderr was closed.
+    Handlers of `logging` itself raise if stderr was closed.
     """
     try:
         type(_logger).handle(_logger, record)
@@ -32,14 +32,14 @@ def _hand_to_handlers(record: logging.LogRecord) -> None:
             pass
 
 
-vars(_logger)["handle"] = _hand_to_handlers
+vars(_logger)["handle"] = _handle_safely
 
 
 class FailureLog:
-    """Logs the failures among the calls of one array.
+    """Logs the failures of the calls of one array.
 
-    The first ten get a line each, at level error; if there are more, one line gives their
-    number when all calls are done.
+    The first ten get a line each, at level error. If there are more, one more line has their number
+    when all calls are done.
 
     Arguments:
         count: How many calls the array has.
@@ -52,11 +52,11 @@ class FailureLog:
         self._counts_lock = threading.Lock()
 
     def note(self, exception: BaseException | None, where: str) -> None:
-        """Has to be called once for each call of the array, from any thread.
+        """To be called once for each call of the array, from any thread.
 
         Arguments:
             exception: What the call raised. None and `CancelledError` are no failures.
-            where: Names the call and its job, at the beginning of a sentence.
+            where: The call and its job, as the beginning of a sentence.
         """
         if exception is not None and not issubclass(type(exception), CancelledError):
             self.note_failure(exception, where)
@@ -99,7 +99,7 @@ class FailureLog:
 def first_line(exception: BaseException) -> str:
     """The exception's class and the first line of its message.
 
-    Where the message is itself a traceback, that is the line which names the exception.
+    If the message is a traceback, its line with the exception.
     """
     name = type_name(exception)
     text = exception_text(exception).removeprefix(name).removeprefix(": ")

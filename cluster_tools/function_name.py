@@ -1,7 +1,7 @@
-"""The names under which logs, messages and jobs speak of functions, types and exceptions.
+"""Names of functions, types and exceptions, for logs, messages and jobs.
 
-What is asked for them is a user's own object, whose attributes may be anything, raise or lie: each of
-these returns a text all the same.
+The objects are users' own: their attributes may have any value, or raise. Each function here
+returns a text all the same. Knows nothing else.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-_TYPE_NAME = vars(type)["__name__"]  # not asked of the class: its metaclass may have its own idea
+_TYPE_NAME = vars(type)["__name__"]  # `cls.__name__` may be defined by a metaclass
 _INNER_FUNCTION = vars(partial)["func"]
-_MAX_PARTIALS = 100  # one may be its own inner function
-_MAX_CHARACTERS = 200  # it is a part of log lines and of jobs' names
+_MAX_PARTIALS = 100  # a partial may be its own inner function
+_MAX_CHARACTERS = 200  # names are parts of log lines and of jobs' names
 
 
 def function_name(fn: Callable[..., Any]) -> str:
-    """`fn`'s own name, that of the inner function for a partial, or else that of its type."""
+    """The name of `fn`; of a partial, that of its inner function; if there is none, its type's."""
     named: Any = fn
     for _ in range(_MAX_PARTIALS):
         try:
@@ -33,12 +33,12 @@ def function_name(fn: Callable[..., Any]) -> str:
 
 
 def type_name(value: object) -> str:
-    """The name of the type that `value` has for the interpreter."""
+    """The name of the type of `value`, whatever its `__class__` says."""
     return _printable(_TYPE_NAME.__get__(type(value)))
 
 
 def exception_text(exception: BaseException) -> str:
-    """Its type and what it says, as in a traceback's last line."""
+    """The exception's type and message, as in the last line of a traceback."""
     name = type_name(exception)
     try:
         text = str.__str__(str(exception))

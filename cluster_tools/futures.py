@@ -1,6 +1,6 @@
-"""The futures that all strategies' futures are, where the standard library's trusts what it holds.
+"""The base classes of all our futures: the standard library's, without its errors.
 
-They know nothing of what resolves them.
+They know nothing of whoever resolves a future.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ _T = TypeVar("_T")
 
 
 class RaisingFuture(Future[_T]):
-    """A `concurrent.futures.Future` that raises its exception also where that is false.
+    """A `concurrent.futures.Future` that raises its exception even if `bool(exception)` is False.
 
-    Up to Python 3.13.3 `result()` returns None then (https://github.com/python/cpython/issues/132063).
+    Up to Python 3.13.3, `result()` returns None then:
+    https://github.com/python/cpython/issues/132063
     """
 
     _exception: BaseException | None
 
-    # What `result` calls, under the name that it has there.
+    # Called by `result`; the name is that of a private method of the standard library's class.
     def _Future__get_result(self) -> _T:
         if self._exception is not None:
             try:
@@ -40,7 +41,7 @@ class RaisingFuture(Future[_T]):
         return result
 
     def __repr__(self) -> str:
-        """As the standard library's, which asks the result and the exception for what they are."""
+        """As the standard library's, but without `__class__` of the result or the exception."""
         state: str = self._state  # pyright: ignore
         text = f"<{type_name(self)} at {id(self):#x} state={state.lower().partition('_')[0]}"
         if state != "FINISHED":

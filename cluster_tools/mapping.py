@@ -1,6 +1,6 @@
-"""The iterator that `map` returns, for the executors that do not take the standard library's.
+"""The iterator that `map` returns, for all executors that do not use the standard library's.
 
-Knows futures and nothing of what resolves them.
+Knows futures, nothing of whoever resolves them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def check_map_arguments(*, chunksize: int | None, buffersize: int | None) -> Non
         TypeError: `buffersize` is neither an int nor None.
         ValueError: One of them is less than 1.
     """
-    if buffersize is not None and not isinstance(buffersize, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if buffersize is not None and not isinstance(buffersize, int):  # pyright: ignore
         raise TypeError(f"buffersize must be an int or None, not {type(buffersize).__name__}")
     if buffersize is not None and buffersize < 1:
         raise ValueError(f"buffersize must be None or at least 1, not {buffersize}")
@@ -36,24 +36,24 @@ def iterate_results(
     submit_next: Callable[[], Future[_T] | None] | None = None,
     cancel: bool = True,
 ) -> Iterator[_T]:
-    """Yields the futures' results in order, with the meaning of the standard library's `map`.
+    """Yields the results of futures in their order, as the standard library's `map` does.
 
-    Closing the iterator once it was started, or an exception in it, cancels what has not
-    started. No reference is kept to what was yielded.
+    If a started iterator is closed, or raises, the calls that have not started are cancelled. No
+    reference is kept to a result that was yielded.
 
     Arguments:
-        futures: In the order of their calls. The iterator takes them out.
-        timeout: Seconds from now in which all results have to be there.
-        submit_next: Submits one more call (`buffersize`), and returns None when there is none.
-            It is called before each result is waited for.
-        cancel: Cancel what has not started where the iterator ends early.
+        futures: In the order of their calls. The iterator removes them.
+        timeout: Seconds from now in which all results must be there.
+        submit_next: Submits one more call (for `buffersize`), and returns None if there is none.
+            It is called before each wait for a result.
+        cancel: Cancel calls that have not started if the iterator ends early.
 
     Raises:
         concurrent.futures.TimeoutError: From the iterator, when the time is over.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
 
-    # A generator of its own, so that the clock starts now and not with the first next().
+    # An inner generator, so that the time counts from now and not from the first `next`.
     def results() -> Iterator[_T]:
         try:
             while futures:
@@ -73,6 +73,6 @@ def _result_or_cancel(future: Future[_T], deadline: float | None, cancel: bool) 
         return future.result(None if deadline is None else deadline - time.monotonic())
     finally:
         if cancel:
-            future.cancel()  # without effect unless this was interrupted or too late
-        # An exception's traceback has this frame, and the future has the exception.
+            future.cancel()  # has an effect only if this was interrupted or too late
+        # Else a cycle: an exception's traceback has this frame, and the future has the exception.
         del future

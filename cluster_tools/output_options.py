@@ -1,6 +1,6 @@
-"""How a caller says where an output is kept: `__cfut_options` and the getters.
+"""Reads where a caller wants an output kept: `__cfut_options`, and the getters of `map_to_futures`.
 
-The same on every executor. Knows no store and no future.
+For all executors. Knows no stores and no futures.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ _S = TypeVar("_S")
 
 
 class CfutOptions(TypedDict, total=False):
-    """What `submit(..., __cfut_options=...)` takes: exactly one of the two."""
+    """`__cfut_options` of `submit`: exactly one of the two."""
 
     output_key: str
     output_pickle_path: str | os.PathLike[str]
 
 
 def pop_output_key(kwargs: dict[str, Any]) -> str | None:
-    """Takes `__cfut_options` out of the keyword arguments of a call of `submit`.
+    """Removes `__cfut_options` from the keyword arguments of a `submit`.
 
     Returns:
-        The key under which the call's output is to be kept, None where it is not.
+        The key under which the call's output is to be kept; None where it is not to be kept.
 
     Raises:
         ValueError: The options name no key, or two.
@@ -41,8 +41,8 @@ def pop_output_key(kwargs: dict[str, Any]) -> str | None:
     name = path if key is None else key
     if (key is None) == (path is None) or not isinstance(name, (str, os.PathLike)) or not str(name):
         raise ValueError(
-            "__cfut_options takes exactly one of output_key and output_pickle_path, a path or a text, "
-            f"and was given {options!r}"
+            "__cfut_options takes exactly one of output_key and output_pickle_path, a path or a "
+            f"text, and was given {options!r}"
         )
     if key is not None:
         return _key(key)
@@ -58,10 +58,10 @@ def resolve_output_key_getter(
     output_pickle_path_getter: Callable[[_S], str | os.PathLike[str]] | None,
     output_key_getter: Callable[[_S], str] | None,
 ) -> Callable[[_S], str] | None:
-    """Makes one of the two getters of `map_to_futures`.
+    """One getter for the two of `map_to_futures`.
 
     Returns:
-        The function from an item to its key, None where outputs are not kept.
+        A function from an item to its key; None where outputs are not to be kept.
 
     Raises:
         ValueError: Both are given.
@@ -80,7 +80,7 @@ def resolve_output_key_getter(
 
 
 def _key(named: str | os.PathLike[str]) -> str:
-    """A text of the interpreter's own type. Raises: TypeError, where it is neither text nor path."""
+    """The key as a plain `str`. Raises: TypeError, where it is neither text nor path."""
     key: Any = os.fspath(named)
     if not issubclass(type(key), str):
         raise TypeError(f"an output's key is a text or a path, not {type_name(named)}")

@@ -1,7 +1,7 @@
-"""Where the outputs of calls are put and found again.
+"""The stores in which outputs of calls are kept: their base class, and one of files.
 
-Knows keys and bytes, nothing of calls or jobs. Every job imports it, so it imports next to
-nothing (`-X importtime` shows what an addition costs).
+Knows keys and bytes, no calls and no jobs. Jobs import it, so it imports little (`-X importtime`
+shows what an addition costs).
 """
 
 import os
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class OutputStore(ABC):
-    """Holds the outputs of calls: the pickled pairs `(True, result)` or `(False, traceback)`.
+    """Holds outputs of calls: pickled pairs `(True, result)` or `(False, traceback text)`.
 
-    A key has at most one output, the one written last. A store is pickled into the jobs, and
-    so must be picklable and must mean the same in another process on another machine. Its
+    A key has at most one output, the one that was written last. A store is pickled into jobs, so it
+    must be picklable, and refer to the same place in another process on another machine. Its
     methods are called from several threads.
     """
 
@@ -28,16 +28,16 @@ class OutputStore(ABC):
 
     @abstractmethod
     def write(self, key: str, data: bytes, *, success: bool) -> None:
-        """Puts an output there; called in the job.
+        """Stores an output; called in the job.
 
         Arguments:
-            key: As `resolve_key` gave it.
+            key: As `resolve_key` returned it.
             data: The pickled pair.
-            success: Whether it is a result. A store tells the two kinds apart, because a
-                result may be used again later and a failure may not.
+            success: Whether it is a result. A store must distinguish the two kinds, since a result
+                may be used again later, but a failure may not.
 
         Raises:
-            OSError: It is not known to be stored. No part of it may be seen by `poll`.
+            OSError: The output may not be stored. `poll` must see no part of it.
         """
 
     @abstractmethod
@@ -46,25 +46,25 @@ class OutputStore(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """The output of `key`, of either kind. Raises an exception where there is none."""
+        """The output of `key`, of either kind. Raises: any exception, where there is none."""
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Removes the output of `key`, of either kind. There may be none."""
+        """Deletes the output of `key`, of either kind, if there is one."""
 
     def resolve_key(self, key: str) -> str:
-        """The form of a caller's key that means the same in the job; called at submission."""
+        """The caller's key in a form that means the same in the job; called at submission."""
         return key
 
 
 class FileOutputStore(OutputStore):
     """Holds outputs in files; a key is a path.
 
-    A result is in `<key>`, a failure in `<key>.preliminary`, so that whoever finds the file
-    `<key>` can take it for a result.
+    A result is in `<key>`, a failure in `<key>.preliminary`: if there is a file `<key>`, it is a
+    result.
 
     Arguments:
-        directory: Where default keys lie. The cluster executors have one of their own.
+        directory: Where outputs under default keys go. Default: the run directory, on clusters.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
@@ -78,24 +78,24 @@ class FileOutputStore(OutputStore):
     def write(self, key: str, data: bytes, *, success: bool) -> None:
         failure_path = self._failure_path(key)
         path, other_path = (key, failure_path) if success else (failure_path, key)
-        # In the same directory, since a rename stays within one file system. Not a longer
-        # version of the name, which may have the greatest length already.
+        # In the same directory, since a rename works within one file system only. Not the name with
+        # something added, since names have a greatest length.
         temporary_path = os.path.join(os.path.dirname(path), f".{os.urandom(12).hex()}.tmp")
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         try:
-            # Where quotas or NFS are involved, only fsync and close say that there was space.
+            # With quotas or NFS, only fsync and close report that there was no space.
             with open(temporary_path, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            _remove(other_path)  # first, or `read` could find it while both are there
+            _remove(other_path)  # first, else both would be there for a moment
             os.replace(temporary_path, path)
         except BaseException:
             _remove(temporary_path)
             raise
 
     def poll(self, keys: "Iterable[str]") -> set[str]:
-        """See `OutputStore.poll`. Raises `OSError` where the disk does not answer."""
+        """See `OutputStore.poll`. Raises: OSError, where the disk fails."""
         is_there = own_files.is_there
         return {key for key in keys if is_there(key) or is_there(self._failure_path(key))}
 
@@ -103,7 +103,7 @@ class FileOutputStore(OutputStore):
         return self._read(key, None)
 
     def read_own(self, key: str, owners: "Collection[int]") -> bytes:
-        """Like `read`; raises `NotOurs` if the file does not belong to one of these uids."""
+        """Like `read`. Raises: NotOurs, if the file does not belong to one of these uids."""
         return self._read(key, owners)
 
     def _read(self, key: str, owners: "Collection[int] | None") -> bytes:

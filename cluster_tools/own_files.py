@@ -1,11 +1,10 @@
-"""Opens, looks for and removes files that have to be our user's, for the client and its jobs.
+"""Opens, finds and removes files that must belong to our user, for the client and its jobs.
 
-Whoever may write to `cfut_dir` can put something else in the place of a run directory. So each file
-that is read there is opened first and then asked who owns it. No link is followed, and nothing that
-could block is opened.
+Whoever may write to `cfut_dir` can replace a run directory by something else. So each file in it is
+first opened, and then its owner is checked. Links are not followed, and opening never blocks.
 
-Functions here tell "missing" from "can't be told": only what the file system says is missing is
-missing, other errors are raised. Standard library only: jobs import this first.
+The functions distinguish a missing file from one of which nothing is known: other errors than "no
+such file" are raised. Imports the standard library only, since jobs import this first.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from __future__ import annotations
 import os
 import stat
 
-# Without O_NONBLOCK a FIFO in a file's place would block; for regular files it changes nothing.
-# Windows has O_BINARY alone.
+# O_NONBLOCK: a FIFO in the place of a file would block; for regular files it changes nothing. Of
+# these, Windows has O_BINARY alone.
 _SAFE_FLAGS = sum(
     getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_NONBLOCK", "O_BINARY")
 )
 
 
 class NotOurs(Exception):
-    """Something lies there that is not our user's file; nothing of it was read."""
+    """There is something else than a regular file of our user; nothing of it was read."""
 
 
 def open_own(path: str, flags: int = os.O_RDONLY, *, owner: int | None) -> int:
-    """Opens a regular file and returns its descriptor; what it makes is 0600.
+    """Opens a regular file and returns its descriptor. A new file gets mode 0600.
 
-    `owner`: the uid that the file has to have. It is the one that the run directory had when we
-    made it, not `getuid()`, since a file server may give our files to another user. None: any,
-    where the caller checks it later or trusts nothing in the file.
+    `owner`: the uid that the file must belong to: that of the run directory when we made it, not
+    `getuid()`, since a file server may map users. None: any, where the caller checks it later or
+    trusts nothing in the file.
     Raises: NotOurs; OSError.
     """
     try:
@@ -56,7 +55,7 @@ def check_own(fd: int, path: str, owner: int | None) -> None:
 
 
 def listed(directory: str) -> list[str]:
-    """Its entries; none where there is no such directory. Raises: OSError, of any other kind."""
+    """The entries of a directory; none if it does not exist. Raises: OSError, for other errors."""
     try:
         return os.listdir(directory)
     except FileNotFoundError:
@@ -64,7 +63,7 @@ def listed(directory: str) -> list[str]:
 
 
 def is_there(path: str) -> bool:
-    """Whether it exists, also as a link. Raises: OSError, where that can't be told."""
+    """Whether a file exists, also as a link. Raises: OSError, where that is unknown."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -84,7 +83,7 @@ def unlink(path: str) -> bool:
 
 
 def identity(path: str) -> tuple[int, int] | None:
-    """Device and inode, by which a directory is known again; None where they can't be told."""
+    """Device and inode, which identify a directory; None where they are unknown."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -93,7 +92,7 @@ def identity(path: str) -> tuple[int, int] | None:
 
 
 def is_gone(path: str) -> bool:
-    """Whether it is known not to exist. False where that can't be told."""
+    """Whether a file certainly does not exist; False where that is unknown."""
     try:
         return not is_there(path)
     except OSError:

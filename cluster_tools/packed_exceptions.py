@@ -1,15 +1,16 @@
-"""Exceptions as bytes and back, whatever their classes do.
+"""Packs exceptions as bytes and unpacks them, whatever their classes do.
 
     where the call ran                                            where its future is
     failure_bytes: text, and a row for each       bytes           unpack: makes all of them, then
     exception that the one raised leads to  -----------------> fills and links them
 
-A row has what the class's own pickling says, where that brings the same exception back, and each argument
-and attribute by itself: of what can't come the text does, and the rest comes with the type. Exceptions
-refer to each other (causes, contexts, groups, attributes) by the numbers of their rows.
+A row has what the class's own pickling (`__reduce__` and so on) gives, if that makes the same
+exception again. And it has each argument and attribute by itself, so that those which can't be
+pickled or unpickled are replaced by their text, and the others arrive. Exceptions refer to each
+other (causes, contexts, groups, attributes) by the numbers of their rows.
 
-Knows exceptions and pickles. It believes no attribute of an exception or of its class, but asks the
-interpreter's own types: `type.__mro__`, `BaseException.args`.
+Knows exceptions and pickles. Reads attributes of exceptions and classes by the interpreter's own
+types (`type.__mro__`, `BaseException.args`), since users' classes may define them otherwise.
 """
 
 from __future__ import annotations
@@ -39,15 +40,18 @@ from cluster_tools.function_name import exception_text, type_name
 
 Row = dict[str, Any]
 
-_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE, Include/object.h: made at run time
-_MAX_EXCEPTIONS = 10_000  # beyond it, what is led to does not come
-# Up to this size, what is pickled together is also pickled one by one: one may not load where it arrives.
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE in Include/object.h: a class made at run time
+# How many exceptions that led to one are packed with it: chains may be endless.
+_MAX_EXCEPTIONS = 10_000
+# Up to this size, values that were pickled together are also pickled one by one, in case that one
+# of them can't be unpickled where it arrives.
 _MAX_TWICE_BYTES = 1 << 20
+# How much of a `repr` is kept.
 _MAX_TEXT_CHARACTERS = 10_000
-# Stands for the class of an exception in what its own pickling says.
+# A reference to the exception's own class, in what its own pickling gives.
 _ITS_CLASS = "class"
-# Names of modules that are others in other processes.
-_NO_MODULES = ("__main__", "__mp_main__")
+# Names that stand for other modules in other processes.
+_PROCESS_MODULES = ("__main__", "__mp_main__")
 _PLAIN_TYPES = {id(t): t for t in (type(None), bool, int, float, complex, str, bytes)}
 
 _BUILT_IN = {
@@ -57,15 +61,16 @@ _BUILT_IN = {
 }
 _GROUP: type[BaseException] | None = getattr(builtins, "BaseExceptionGroup", None)  # from 3.11 on
 
-# The classes `(T, RemoteException)`, by their ids: what a metaclass says of equality counts for nothing.
+# id -> class `(T, RemoteException)`. By id, as a metaclass may define `==` as it likes.
 _combined: WeakValueDictionary[int, type[BaseException]] = WeakValueDictionary()
 
 
 class UnknownException(Exception):
-    """Stands for an exception of which this process can't import the class, or can't make one."""
+    """Stands for an exception whose class this process can't import, or that it can't make."""
 
 
-# -- what the interpreter's types say ---------------------------------------------------------------
+# -- reading by the interpreter's own types
+# ---------------------------------------------------------
 
 
 def _type(value: Any) -> type[Any]:
@@ -81,7 +86,7 @@ def class_attributes(cls: type) -> dict[str, Any]:
 
 
 def get(exc: BaseException, name: str) -> Any:
-    """What the interpreter has under this name (`args`, `__cause__`), not what the class says."""
+    """The interpreter's own value of `args`, `__cause__` and so on, whatever the class defines."""
     return vars(BaseException)[name].__get__(exc)
 
 
@@ -90,22 +95,22 @@ def put(exc: BaseException, name: str, value: object) -> None:
 
 
 def is_exception(value: object, cls: type[BaseException] = BaseException) -> bool:
-    """Whether it is one to `except`; `isinstance` asks `__class__`, too, which may lie."""
+    """Whether `except cls` would catch it. `isinstance` also reads `__class__`, which may lie."""
     return issubclass(type(value), cls)
 
 
 def register(combined: type[BaseException]) -> None:
-    """Makes known that it is a class `(T, RemoteException)`."""
+    """Notes that this is a class `(T, RemoteException)`."""
     _combined[id(combined)] = combined
 
 
 def original_class(exc: BaseException) -> type[BaseException]:
-    """The type of `exc`, without the RemoteException that it was combined with."""
+    """The type of `exc`; T if that is a class `(T, RemoteException)`."""
     return mro(type(exc))[1] if id(type(exc)) in _combined else type(exc)
 
 
 def defined(cls: type, name: str) -> tuple[type, Any] | None:
-    """The class that has `name`, the first in order, and what it is there."""
+    """(class, value) of the first class in the method resolution order that defines `name`."""
     for c in mro(cls):
         if name in class_attributes(c):
             return c, class_attributes(c)[name]
@@ -113,7 +118,7 @@ def defined(cls: type, name: str) -> tuple[type, Any] | None:
 
 
 def _own_method(exc: BaseException, name: str) -> Callable[..., Any] | None:
-    """A method that the class has of its own, rather than of the interpreter."""
+    """A method, if the class defines it itself; None if it is the interpreter's."""
     cls = original_class(exc)
     found = defined(cls, name)
     if found is None or id(found[0]) in _BUILT_IN or found[1] is None:
@@ -122,10 +127,10 @@ def _own_method(exc: BaseException, name: str) -> Callable[..., Any] | None:
 
 
 def _members(exc: BaseException) -> dict[str, Any]:
-    """The attributes in slots, and those that types written in C keep (`OSError.errno`)."""
+    """The attributes in slots, and those of types written in C (`OSError.errno`)."""
     found: dict[str, Any] = {}
     for cls in mro(type(exc)):
-        if cls is _GROUP:  # what it is made with
+        if cls is _GROUP:  # a group gets its own when it is made
             break
         is_heap_type = vars(type)["__flags__"].__get__(cls) & _HEAP_TYPE
         for name, member in class_attributes(cls).items():
@@ -133,7 +138,7 @@ def _members(exc: BaseException) -> dict[str, Any]:
                 not issubclass(type(member), (MemberDescriptorType, GetSetDescriptorType))
                 or name.startswith("__")
                 or name == "args"
-                # That of an AttributeError is the whole object; it may be anything and of any size.
+                # `AttributeError.obj` is the whole object, of any kind and size.
                 or (name == "obj" and id(cls) in _BUILT_IN)
             ):
                 continue
@@ -141,15 +146,15 @@ def _members(exc: BaseException) -> dict[str, Any]:
                 value = member.__get__(exc)
             except Exception:  # not set
                 continue
-            # What C types have not set reads as None, and is something else to them: an OSError
-            # whose `filename` is set to None prints "[Errno None] None: None".
+            # Attributes of C types that are not set read as None, but setting them to None differs:
+            # an OSError whose `filename` was set to None prints "[Errno None] None: None".
             if value is not None or is_heap_type:
                 found.setdefault(name, value)
     return found
 
 
 def _attributes(exc: BaseException) -> dict[tuple[str, bool], Any]:
-    """All of them, by name and whether it is one of `_members`."""
+    """(name, whether it is one of `_members`) -> value, of all attributes."""
     found = {(name, True): value for name, value in _members(exc).items()}
     for name, value in dict(get(exc, "__dict__")).items():
         found[name, False] = value
@@ -164,28 +169,29 @@ def _set_attribute(exc: BaseException, name: str, is_member: bool, value: object
     try:
         if found is not None:
             found[1].__set__(exc, value)
-    except Exception:  # it is read-only: C computes it again
+    except Exception:  # read-only: computed by C code
         pass
 
 
-# -- text -------------------------------------------------------------------------------------------
+# -- text
+# -------------------------------------------------------------------------------------------
 
 
 def traceback_text(exc: BaseException, frames_to_hide: int = 0) -> str:
-    """As the interpreter prints it. `frames_to_hide`: of ours, at the beginning."""
+    """The text that the interpreter prints. `frames_to_hide`: how many frames at its beginning."""
     frames = get(exc, "__traceback__")
     for _ in range(frames_to_hide):
         frames = frames.tb_next if frames is not None else None
     try:
-        if exc:  # else Pythons before 3.13 leave out what led to it
+        if exc:  # if `bool(exc)` is False, Pythons before 3.13 leave out causes and contexts
             return "".join(traceback.format_exception(type(exc), exc, frames))
-    except BaseException:  # whatever the class does when it is asked
+    except BaseException:  # its class may do anything
         pass
     return _text_of_each(exc, frames)
 
 
 def _text_of_each(exc: BaseException, frames: TracebackType | None) -> str:
-    """One after the other, what was first at first; one that can't be formatted costs no other."""
+    """The same, each exception by itself, so that one that can't be formatted costs no other."""
     texts: list[str] = []
     seen: set[int] = set()
     current: BaseException | None = exc
@@ -222,16 +228,19 @@ def _value_text(value: object) -> str:
         return f"<{type_name(value)}>"
 
 
-# -- packing ----------------------------------------------------------------------------------------
+# -- packing
+# ----------------------------------------------------------------------------------------
 
 
 def failure_bytes(
     exc: BaseException, frames_to_hide: int = 0, note: str = "", *, kept: bool = False
 ) -> bytes:
-    """The output of a failed call: the pickled pair (False, traceback text), then the exception.
+    """The output of a failed call: the pickled pair `(False, traceback text)`, then the exception.
 
-    That is pickled as its type, arguments and attributes where it is `kept` for others to read; then come
-    the rows, and how many bytes they are. `note`: what the text ends with.
+    The exception is first pickled as type, arguments and attributes, if the output is `kept` for
+    others to read; then come the rows, and their length in bytes.
+
+    `frames_to_hide`: of ours, at the beginning of the traceback. `note`: is added to the text.
     """
     text = traceback_text(exc, frames_to_hide) + note
     rows = pack(exc)
@@ -241,21 +250,22 @@ def failure_bytes(
 
 
 def rows_of(failure: bytes) -> list[Row] | None:
-    """The rows of `failure_bytes`; None where there are none."""
+    """The rows in the output of a failed call; None if there are none."""
     length = int.from_bytes(failure[-NUMBER_BYTES:], "little")
     try:
         return pickle.loads(failure[-NUMBER_BYTES - length : -NUMBER_BYTES])
-    except Exception:  # it was not written by this version
+    except Exception:  # another version has written it
         return None
 
 
 def _for_others(exc: BaseException) -> bytes:
+    """The pickled (type, arguments, attributes); values that can't be pickled as text."""
     args: tuple[Any, ...] = get(exc, "args")
     state = {name: value for (name, _), value in _attributes(exc).items()}
     cls = original_class(exc)
     try:
         return pickling.dumps((cls, args, state))
-    except BaseException:  # one of them may do anything when it is pickled
+    except BaseException:  # values may do anything when they are pickled
         pass
     try:
         args = tuple(map(_value_or_text, args))
@@ -273,7 +283,7 @@ def _value_or_text(value: object) -> object:
 
 
 def pack(exc: BaseException) -> bytes:
-    """A pickle of rows. Raises nothing; it is empty where there is no way at all."""
+    """The pickled rows of an exception; b"" if even that fails. Raises nothing."""
     try:
         return pickle.dumps(_Packing(exc).rows(), PICKLE_PROTOCOL)
     except BaseException:
@@ -281,7 +291,7 @@ def pack(exc: BaseException) -> bytes:
 
 
 class _Packing:
-    """An exception and those that it leads to."""
+    """Makes the rows of an exception and of all exceptions that it refers to."""
 
     def __init__(self, exc: BaseException):
         self._exceptions: list[BaseException] = []
@@ -290,11 +300,12 @@ class _Packing:
 
     def rows(self) -> list[Row]:
         rows: list[Row] = []
-        for exc in self._exceptions:  # it grows meanwhile
+        for exc in self._exceptions:  # the list grows meanwhile
             rows.append(self._row(exc))
         return rows
 
     def _number(self, exc: BaseException | None) -> int | None:
+        """The number of this exception's row; None if there is none, or there are too many."""
         if exc is None:
             return None
         number = self._numbers.get(id(exc))
@@ -304,7 +315,10 @@ class _Packing:
         return number
 
     def _dump(self, value: object, but: BaseException | None = None) -> bytes:
-        """`but`: the exception whose own pickling this is; its class is left open."""
+        """Pickles a value, with references to exceptions in it.
+
+        `but`: the exception of whose own pickling the value is; its class becomes a reference, too.
+        """
 
         def refer(obj: Any) -> Any:
             if but is not None and (obj is type(but) or obj is original_class(but)):
@@ -332,12 +346,12 @@ class _Packing:
         return row
 
     def _classes(self, cls: type) -> list[bytes]:
-        """Pickles of it and of those it was derived from, to the first of the interpreter's own."""
+        """Pickles of the class and its bases, up to the first one of the interpreter's."""
         pickles: list[bytes] = []
         for c in mro(cls):
             if not issubclass(c, BaseException):
                 continue
-            if c is not cls and (c is Exception or c is BaseException):  # these say nothing
+            if c is not cls and (c is Exception or c is BaseException):  # too general to be of use
                 break
             try:
                 pickles.append(pickling.dumps(_Renamed.found(c) or c))
@@ -355,13 +369,14 @@ class _Packing:
         return message, [self._number(member) for member in exceptions]
 
     def _values(self, values: list[Any]) -> Row:
+        """The part of the row with the arguments and attributes."""
         if all(id(_type(value)) in _PLAIN_TYPES for value in values):
             return {"values": values}
-        together = self._dump_or_nothing(values)  # what two of them share stays one
+        together = self._dump_or_nothing(values)  # an object that two values share stays one object
         if len(together) > _MAX_TWICE_BYTES:
             return {"together": together, "one_by_one": []}
         one_by_one = [self._one(value) for value in values]
-        if not together:  # some refuse; what the others share stays one all the same
+        if not together:  # some can't be pickled: the others, together
             texts = (one if isinstance(one, str) else None for one in one_by_one)
             together = self._dump_or_nothing(
                 [value if text is None else text for value, text in zip(values, texts)]
@@ -369,7 +384,7 @@ class _Packing:
         places = {id(value): number for number, value in reversed([*enumerate(values)])}
         return {
             "together": together,
-            # The number of an earlier one where it is the same.
+            # For a value that is the same as an earlier one, the number of that.
             "one_by_one": [
                 one if places[id(value)] == number else places[id(value)]
                 for number, (one, value) in enumerate(zip(one_by_one, values))
@@ -379,7 +394,7 @@ class _Packing:
     def _dump_or_nothing(self, values: list[Any]) -> bytes:
         try:
             return self._dump(values)
-        except BaseException:  # one of them may do anything when it is pickled
+        except BaseException:  # values may do anything when they are pickled
             return b""
 
     def _one(self, value: object) -> bytes | str:
@@ -393,7 +408,10 @@ class _Packing:
     def _own_pickling(
         self, exc: BaseException, args: tuple[Any, ...], attributes: dict[tuple[str, bool], Any]
     ) -> Row:
-        """What it says, and the attributes that it leaves out; empty where it does not bring `exc` back."""
+        """The part of the row with what the class's own pickling gives, and what it leaves out.
+
+        Empty if that does not make the same exception again.
+        """
         try:
             own = _reduction(exc)
             if own is None:
@@ -404,11 +422,12 @@ class _Packing:
             lost = [list(attributes)[number] for number in left_out]
             members = {name: attributes[name, True] for name, is_member in lost if is_member}
             if members and _own_method(exc, "__setstate__") is not None:
-                # psycopg2 says nothing of its `pgcode` where there are other attributes, but takes it.
+                # psycopg2's `__reduce__` leaves `pgcode` out if there are other attributes, but its
+                # `__setstate__` takes it.
                 more: dict[str, Any] = {**(state[0] if state is not None else {}), **members}
                 row = self._checked(exc, args, attributes, made, (more, None)) or row
             return row
-        except BaseException:  # it is the user's code
+        except BaseException:  # this runs the user's code
             return {}
 
     def _checked(
@@ -419,6 +438,7 @@ class _Packing:
         made: Any,
         state: Any,
     ) -> Row:
+        """The same for these (function, arguments) and (state, setter); tries them on a copy."""
         row: Row = {
             "made": None if made is None else self._dump(made, exc),
             "state": None if state is None else self._dump(state, exc),
@@ -426,7 +446,7 @@ class _Packing:
         copy = self._copy(exc, args, row)
         if type(copy) is not original_class(exc):
             return {}
-        # A constructor that gets other arguments than it asks for, most often.
+        # Most often its constructor takes other arguments than it passes to its base class.
         if not self._same_args(get(copy, "args"), args) and _has_parts(exc, args):
             return {}
         row["left_out"] = _left_out(exc, attributes, _attributes(copy))
@@ -456,7 +476,7 @@ class _Packing:
 
 
 class _Renamed:
-    """Pickles as the class that a module has under this name, whatever the class says of its module."""
+    """Pickles as the class of this name in this module, whatever `__module__` of the class is."""
 
     def __init__(self, module: str, name: str):
         self._module, self._name = module, name
@@ -466,14 +486,19 @@ class _Renamed:
 
     @classmethod
     def found(cls, wanted: type) -> _Renamed | None:
-        """Where it is, if not where it says; pytest's say "builtins", to be printed shorter."""
+        """Where this class can be imported from, if not from its `__module__`; else None.
+
+        pytest sets that to "builtins", so that tracebacks are shorter.
+        """
         name = vars(type)["__qualname__"].__get__(wanted)
-        says = class_attributes(wanted).get("__module__")
-        # Of a type written in C it stands elsewhere, and is right.
-        if "." in name or type(says) is not str or _has(sys.modules.get(says), name, wanted):
+        module_said = class_attributes(wanted).get("__module__")
+        # Types written in C have it elsewhere, and it is right.
+        if "." in name or type(module_said) is not str:
+            return None
+        if _has(sys.modules.get(module_said), name, wanted):
             return None
         for module_name, module in [*sys.modules.items()]:
-            if module_name not in _NO_MODULES and _has(module, name, wanted):
+            if module_name not in _PROCESS_MODULES and _has(module, name, wanted):
                 return cls(module_name, name)
         return None
 
@@ -493,9 +518,10 @@ def _class_name(cls: type) -> str:
 
 
 def _reduction(exc: BaseException) -> tuple[Any, Any] | None:
-    """What makes it (a function and its arguments) and its state, as its own class pickles it.
+    """((function, arguments), (state, setter)) of the class's own pickling.
 
-    None for the first: it is made as any other. None for all: the class leaves it to the interpreter.
+    None for the first: the interpreter makes the exception. None for the second: there is no state.
+    None for both together: the class has no pickling of its own, or one that is not supported.
     """
     reduce = _own_method(exc, "__reduce_ex__")
     arguments: tuple[Any, ...] = (PICKLE_PROTOCOL,)
@@ -520,7 +546,10 @@ def _reduction(exc: BaseException) -> tuple[Any, Any] | None:
 def _left_out(
     exc: BaseException, attributes: dict[tuple[str, bool], Any], copied: dict[tuple[str, bool], Any]
 ) -> list[int]:
-    """Which of the attributes its own pickling loses. What `__getstate__` leaves out is no loss."""
+    """The numbers of the attributes that a copy by the class's own pickling (`copied`) lacks.
+
+    What `__getstate__` leaves out is meant to be left out.
+    """
     chooses = _own_method(exc, "__getstate__") is not None
     changes = chooses or _own_method(exc, "__setstate__") is not None
     left_out: list[int] = []
@@ -535,7 +564,7 @@ def _left_out(
 
 
 def _is_like(one: Any, other: Any) -> bool:
-    """Whether they are the same as far as the interpreter's own types tell. Calls nothing of theirs."""
+    """Whether both are the same, as far as that is known without calling their own methods."""
     if one is other:
         return True
     kind = _type(one)
@@ -552,7 +581,8 @@ def _is_like(one: Any, other: Any) -> bool:
     return True
 
 
-# -- making -----------------------------------------------------------------------------------------
+# -- making
+# -----------------------------------------------------------------------------------------
 
 
 def _bare(
@@ -560,9 +590,9 @@ def _bare(
     args: tuple[Any, ...],
     group: tuple[str, list[BaseException]] | None,
 ) -> BaseException:
-    """One of `cls` without attributes, made without a constructor of the user's."""
+    """Makes an instance of `cls` without attributes, and without calling users' constructors."""
     for c in mro(cls):
-        # That of the nearest type written in C, which sets up what it keeps there.
+        # `__new__` of the nearest type written in C, which initializes its own part of the object.
         new = class_attributes(c).get("__new__")
         if type(new) is BuiltinFunctionType:
             if group is not None:
@@ -575,7 +605,7 @@ def _bare(
 
 
 def _has_parts(exc: BaseException, args: tuple[Any, ...]) -> bool:
-    """Whether one can be made without its class's own pickling."""
+    """Whether an exception like this can be made without its class's own pickling."""
     if _GROUP is not None and is_exception(exc, _GROUP):
         return True
     try:
@@ -591,14 +621,14 @@ def _set_args(exc: BaseException, args: tuple[Any, ...]) -> None:
         if type(initialize) is WrapperDescriptorType:
             try:
                 initialize(exc, *args)
-            except Exception:  # others than it asks for: it has its attributes all the same
+            except Exception:  # it wants other arguments; attributes are set later
                 pass
             break
     put(exc, "args", args)
 
 
 def _set_state(exc: BaseException, state: Any, setter: Callable[..., Any] | None) -> None:
-    """As pickle does it, but for `__setattr__`, which some classes close."""
+    """As pickle does it, but without `__setattr__`, which raises in some classes."""
     own = _own_method(exc, "__setstate__")
     if setter is not None:
         setter(exc, state)
@@ -617,20 +647,21 @@ def unpack(
     packed: bytes | list[Row],
     class_for: Callable[[type[BaseException], bool, bool], type[BaseException]],
 ) -> BaseException:
-    """The exception of `pack`, with those that it leads to.
+    """The exception that was packed, with all exceptions that it refers to.
 
-    `class_for`: the class to make for one of this class, of which is told whether it is the first and
-    whether it was a RemoteException.
+    `class_for`: returns the class to use for an exception. Gets its class, whether it is the first
+    one, and whether it was combined with RemoteException.
     """
     rows = pickle.loads(packed) if isinstance(packed, bytes) else packed
     return _Unpacking(rows, class_for).exception()
 
 
 class _Unpacking:
-    """The exceptions of some rows, while they are made.
+    """Makes the exceptions of some rows.
 
-    All are made before any is filled, since an attribute of one may be any other. What its class's own
-    pickling makes, and a group, needs others before: their rows come later, so the last is made first.
+    All are made before the arguments and attributes of any are set, since these may refer to any
+    other. Groups, and exceptions with a pickling of their own, need others when they are made. Rows
+    of those come later, so the last row is made first.
     """
 
     def __init__(
@@ -642,7 +673,7 @@ class _Unpacking:
         self._class_for = class_for
         self._made: dict[int, BaseException] = {}
         self._being_made: set[int] = set()
-        # Those that were made by their class's own pickling.
+        # Numbers of exceptions that were made by their class's own pickling.
         self._by_own: set[int] = set()
 
     def exception(self) -> BaseException:
@@ -667,7 +698,7 @@ class _Unpacking:
         row = self._rows[number]
         try:
             exc = self._made_of(number, row)
-        except BaseException:  # whatever its class does
+        except BaseException:  # its class may do anything
             exc = UnknownException(row["text"])
         self._being_made.discard(number)
         self._made[number] = exc
@@ -699,7 +730,7 @@ class _Unpacking:
 
     @staticmethod
     def _class(pickles: list[bytes]) -> tuple[type[BaseException], bool]:
-        """The first that can be had here, and whether it is the exception's own."""
+        """The first class that can be imported here, and whether it is the exception's own."""
         for number, pickled in enumerate(pickles):
             try:
                 cls = pickling.loads(pickled)
@@ -712,12 +743,14 @@ class _Unpacking:
     def _made_by_own(
         self, made: bytes, cls: type[BaseException], wanted: type[BaseException]
     ) -> BaseException | None:
+        """Makes an exception by its class's own pickling, as `wanted`, or else as `cls`."""
+
         def of_wanted(*args: Any) -> BaseException:
             exc = _bare(wanted, args, None)
             _set_args(exc, args)
             return exc
 
-        # As it is where nothing else will do: its state counts for more than what it is combined with.
+        # As `cls` in the end: its state is worth more than being a RemoteException, too.
         for stand_in, target in ((cls, wanted), (of_wanted, wanted), (cls, cls)):
 
             def resolve(reference: Any, stand_in: Any = stand_in) -> Any:
@@ -734,6 +767,7 @@ class _Unpacking:
         return None
 
     def _fill(self, number: int, exc: BaseException, row: Row) -> None:
+        """Sets the arguments and attributes."""
         names = range(len(row["names"]))
         if number in self._by_own:
             try:
@@ -746,7 +780,7 @@ class _Unpacking:
 
                     _set_state(exc, *pickling.loads(row["state"], resolve))
                 names = row["left_out"]
-            except BaseException:  # it went well where it was packed
+            except BaseException:  # it worked where it was packed, but not here
                 names = range(len(row["names"]))
         else:
             _set_args(exc, self._args(row))
@@ -760,7 +794,7 @@ class _Unpacking:
         return tuple(self._values(row)[: row["argument_count"]])
 
     def _values(self, row: Row) -> list[Any]:
-        """Those of the arguments, then of the attributes."""
+        """The arguments, then the values of the attributes."""
         if "values" not in row:
             row["values"] = self._loaded(row)
         return row["values"]
@@ -769,7 +803,7 @@ class _Unpacking:
         try:
             if row["together"]:
                 return pickling.loads(row["together"], self._make)
-        except BaseException:  # one of them may do anything when it is made
+        except BaseException:  # values may do anything when they are unpickled
             pass
         if not row["one_by_one"]:
             return ["<it can't be unpickled here>"] * (row["argument_count"] + len(row["names"]))

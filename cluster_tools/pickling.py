@@ -1,9 +1,10 @@
-"""Pickles of functions, arguments and results, on the client's side.
+"""Pickles functions, arguments and results, on the client's side.
 
-Plain pickle, unless something in it would not be found in a job: then cloudpickle, which takes lambdas,
-closures and all of a `__main__` without a file (notebooks, `python -c`) by value. A script's own
-functions and classes always go by reference, so that their identity and their module's globals are
-kept; `cluster_tools.job.worker` imports the script under the name that `main_module` says.
+With plain pickle, unless a job could not import something in it: then with cloudpickle, which
+pickles lambdas, closures and everything of a `__main__` without a file (notebooks, `python -c`) by
+value. Functions and classes of a script always go by reference, so that their identity and the
+globals of their module are kept; `cluster_tools.job.worker` imports the script under the name that
+`main_module` says. Knows pickles and modules, no calls.
 """
 
 import functools
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _MAIN = "__main__"
-# What `multiprocessing` calls the script in its processes.
+# The name of the script in processes of `multiprocessing`, and in jobs if it has no other.
 _NAMELESS = "__mp_main__"
 _CACHE = type(functools.lru_cache(len))
 
@@ -37,15 +38,17 @@ class MainModule(NamedTuple):
     # The name under which a job imports it.
     name: str
     path: str
-    # Whether that is the name of its `__spec__` (`python -m`); else a job's has none either.
+    # Whether that is the name of its `__spec__` (`python -m`). If not, it
+    # has no spec in a job either.
     has_spec: bool
-    # Whether each job does so at once; else only if a pickle refers to it. Not an installed program (pytest,
-    # ipython), nor what is never imported otherwise and need not have a guard (a package's `__main__.py`).
+    # Whether each job imports it before its call; else only if a pickle refers to it. False for
+    # installed programs (pytest, ipython), and for a package's `__main__.py`, which is never
+    # imported otherwise and need not have a guard.
     at_once: bool
 
 
-# The main module that was last looked at, and what was found. At the end of a script the interpreter takes
-# away its `__file__`, while calls may still be on their way.
+# The main module that was described last, and its description. Kept, since the interpreter deletes
+# `__main__.__file__` at the end of a script, when calls may still be submitted.
 _known_main: tuple[ModuleType | None, MainModule | None] = (None, None)
 
 
@@ -65,12 +68,12 @@ def _describe(main: ModuleType) -> MainModule | None:
     path = os.path.abspath(path)
     spec_name = getattr(getattr(main, "__spec__", None), "name", None)
     own_name = vars(main).get("__name__")
-    # That of a directory or zip is called `__main__`.
+    # The spec of a directory or a zip file has the name `__main__`.
     has_spec = isinstance(spec_name, str) and spec_name != _MAIN
     if has_spec:
         name = cast(str, spec_name)
     elif own_name != _MAIN and isinstance(own_name, str) and sys.modules.get(own_name) is main:
-        name = own_name  # a job, or a process of multiprocessing, which has imported the script
+        name = own_name  # in a job or a process of multiprocessing, which has imported the script
     else:
         stem = os.path.splitext(os.path.basename(path))[0]
         name = stem if _is_imported_as(stem, path) else _NAMELESS
@@ -79,8 +82,8 @@ def _describe(main: ModuleType) -> MainModule | None:
 
 
 def _is_of_a_descriptor(path: str) -> bool:
-    """Whether it leads to what this process has open (/dev/stdin, /dev/fd/3): others have not."""
-    for _ in range(40):  # as many links as Linux follows
+    """Whether it is a file descriptor of this process (/dev/stdin, /dev/fd/3), which jobs lack."""
+    for _ in range(40):  # Linux follows so many links
         folder = os.path.realpath(os.path.dirname(path))
         if os.path.join(folder, "").startswith(("/proc/", "/dev/fd/")):
             return True
@@ -91,7 +94,7 @@ def _is_of_a_descriptor(path: str) -> bool:
 
 
 def _is_imported_as(name: str, path: str) -> bool:
-    """Whether `import name` is sure to give this very file, also in what a job starts."""
+    """Whether `import name` certainly imports this file, also in processes that a job starts."""
     if (
         not name.isidentifier()
         or keyword.iskeyword(name)
@@ -101,7 +104,7 @@ def _is_imported_as(name: str, path: str) -> bool:
         return False
     try:
         spec = PathFinder.find_spec(name)
-    except Exception:  # what others have put into the path
+    except Exception:  # of a path hook or an entry of `sys.path` that others have added
         return False
     origin = spec.origin if spec is not None else None
     return origin is not None and os.path.realpath(origin) == os.path.realpath(path)
@@ -127,7 +130,7 @@ def _importable_from_main(value: Any) -> bool:
 
 
 def _is_cache_of_here(value: Any, *, main_goes_by_value: bool) -> bool:
-    """Whether it is one of `functools.lru_cache` that a job would not find under its name."""
+    """Whether this is a `functools.lru_cache` that a job would not find under its name."""
     if type(value) is not _CACHE:
         return False
     module_name = getattr(value, "__module__", None)
@@ -140,55 +143,62 @@ def _is_cache_of_here(value: Any, *, main_goes_by_value: bool) -> bool:
 
 
 def _new_cache(parameters: dict[str, Any], function: "Callable[..., Any]") -> Any:
-    """What `functools.lru_cache` makes of a function."""
+    """Makes a `functools.lru_cache` of a function again, in the job."""
     return functools.lru_cache(**parameters)(function)
 
 
-class Pieces(list[bytes]):
-    """A pickle in pieces. Large data come to `write` by themselves, and those of `bytes` are not copied."""
+class Fragments(list[bytes]):
+    """A file for picklers that keeps what they write, in fragments.
 
-    def write(self, data: "Buffer") -> None:
-        if isinstance(data, pickle.PickleBuffer):
-            data = data.raw()  # else it would be copied in another order than it lies in memory
-        self.append(data if type(data) is bytes else bytes(data))
+    Picklers write large objects by themselves, and those of type `bytes` are not copied here.
+    """
+
+    def write(self, fragment: "Buffer") -> None:
+        """Called by a pickler."""
+        if isinstance(fragment, pickle.PickleBuffer):
+            fragment = fragment.raw()  # in the order of its memory, whatever its strides
+        self.append(fragment if type(fragment) is bytes else bytes(fragment))
 
 
 def dumps(value: object, refer: "Callable[[Any], Any] | None" = None) -> bytes:
-    """Pickles `value`; raises what pickle or cloudpickle raises where neither can.
+    """Pickles `value`. Raises: what cloudpickle raises, if neither pickle nor cloudpickle can.
 
-    `refer`: gives what stands for an object that does not go into this pickle, None for all others.
+    `refer`: returns a reference for an object that does not go into this pickle, and None for all
+    others.
     """
-    return b"".join(dump_pieces(value, refer))
+    return b"".join(dump_fragments(value, refer))
 
 
-def dump_pieces(value: object, refer: "Callable[[Any], Any] | None" = None) -> Pieces:
-    """The same, in pieces."""
-    pieces = Pieces()
+def dump_fragments(value: object, refer: "Callable[[Any], Any] | None" = None) -> Fragments:
+    """The same, in fragments: whoever writes them to a file needs no copy of large ones."""
+    fragments = Fragments()
     try:
-        dump_by_reference(value, pieces, refer)
+        dump_by_reference(value, fragments, refer)
     except Exception:
         return _dump_by_value(value, refer)
-    return _dump_by_value(value, refer) if goes_by_value(pieces) else pieces
+    return _dump_by_value(value, refer) if goes_by_value(fragments) else fragments
 
 
-def goes_by_value(pieces: "Iterable[bytes]") -> bool:
-    """Whether a pickle refers to what a job can't import, or what the user wants to go by value."""
+def goes_by_value(fragments: "Iterable[bytes]") -> bool:
+    """Whether this pickle refers to a module that a job can't import, or that must go by value."""
     marks = by_value_marks()
     if main_module() is None:
         marks.append(_MAIN.encode())
     if not marks:
         return False
-    return any(mark in piece for piece in pieces for mark in marks)
+    return any(mark in fragment for fragment in fragments for mark in marks)
 
 
-def _dump_by_value(value: object, refer: "Callable[[Any], Any] | None") -> Pieces:
-    pieces = Pieces()
-    value_pickler(pieces, refer).dump(value)
-    return pieces
+def _dump_by_value(value: object, refer: "Callable[[Any], Any] | None") -> Fragments:
+    fragments = Fragments()
+    value_pickler(fragments, refer).dump(value)
+    return fragments
 
 
-def value_pickler(pieces: Pieces, refer: "Callable[[Any], Any] | None" = None) -> pickle.Pickler:
-    """A pickler that takes by value what a job can't import."""
+def value_pickler(
+    fragments: Fragments, refer: "Callable[[Any], Any] | None" = None
+) -> pickle.Pickler:
+    """A pickler of cloudpickle: pickles by value what a job can't import."""
     import cloudpickle
 
     goes_by_reference = main_module() is not None and _MAIN.encode() not in by_value_marks()
@@ -200,16 +210,16 @@ def value_pickler(pieces: Pieces, refer: "Callable[[Any], Any] | None" = None) -
                 and isinstance(obj, (type, types.FunctionType))
                 and _importable_from_main(obj)
             ):
-                return NotImplemented  # pickle's own way: by reference
-            # Of a cache, cloudpickle knows the name only.
+                return NotImplemented  # by reference, as pickle does it
+            # cloudpickle pickles each cache by its name.
             if _is_cache_of_here(obj, main_goes_by_value=not goes_by_reference):
                 cache: Any = obj
                 return _new_cache, (cache.cache_parameters(), cache.__wrapped__)
             return cast(Any, super()).reducer_override(obj)
 
-    if refer is not None:  # the pickler asks of each object, where it has this method
+    if refer is not None:  # a pickler with this method calls it for each object, which takes time
         Pickler.persistent_id = staticmethod(refer)  # type: ignore[method-assign, assignment]
-    return cast(Any, Pickler(cast(Any, pieces), protocol=PICKLE_PROTOCOL))
+    return cast(Any, Pickler(cast(Any, fragments), protocol=PICKLE_PROTOCOL))
 
 
 class _Unpickler(pickle.Unpickler):
@@ -223,21 +233,23 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _ResolvingUnpickler(_Unpickler):
-    def __init__(self, data: bytes, resolve: "Callable[[Any], Any]"):
+    """The same, for pickles with references to other objects."""
+
+    def __init__(self, pickled: bytes, resolve: "Callable[[Any], Any]"):
         self._resolve = resolve
-        super().__init__(io.BytesIO(data))
+        super().__init__(io.BytesIO(pickled))
 
     def persistent_load(self, pid: Any, /) -> Any:
         return self._resolve(pid)
 
 
-def loads(data: bytes, resolve: "Callable[[Any], Any] | None" = None) -> Any:
-    """`resolve`: gives the object for which `refer` of `dumps` gave something else."""
+def loads(pickled: bytes, resolve: "Callable[[Any], Any] | None" = None) -> Any:
+    """Unpickles. `resolve`: returns the object for a reference of `refer` of `dumps`."""
     if resolve is not None:
-        return _ResolvingUnpickler(data, resolve).load()
-    return _Unpickler(io.BytesIO(data)).load()
+        return _ResolvingUnpickler(pickled, resolve).load()
+    return _Unpickler(io.BytesIO(pickled)).load()
 
 
 def load(file: BinaryIO) -> Any:
-    """The next pickle of `file`, whose position is then behind it."""
+    """Reads and unpickles the next pickle of `file`."""
     return _Unpickler(file).load()

@@ -1,13 +1,13 @@
-"""Measures calls in the process that runs them: when they ran, and the CPU time and memory they took.
+"""Measures calls in the process that runs them: their times, CPU time and memory.
 
     meter = Meter()            once in a process
     began = meter.begin()      before each call
     used = meter.end(began)    after it
 
-The kernel needs two microseconds to tell what a process has used, which is much beside a call that does
-nothing. So after calls of less than a millisecond it is asked once in ten: CPU times are right to these ten
-milliseconds, and those of shorter calls in their sum. Workers import this when they start: it imports next
-to nothing itself.
+The kernel needs two microseconds to tell what a process has used, which is much beside a call that
+does nothing. So after calls of less than a millisecond it is asked once in ten: CPU times are right
+to these ten milliseconds, and those of shorter calls in their sum. Workers import this when they
+start: it imports next to nothing itself.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from time import monotonic_ns, process_time_ns, time_ns
 
 TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
-    # When a call began, by the clocks that tell the date and durations, and the CPU time of its process
-    # until then. All in nanoseconds.
+    # When a call began, by the clocks that tell the date and durations, and the CPU time of its
+    # process until then. All in nanoseconds.
     Beginning = tuple[int, int, int]
-    # Start and end of a call since the epoch and its CPU time, in nanoseconds; the greatest resident set of
-    # its process so far, in bytes: 0 where the system does not tell (Windows).
+    # Start and end of a call since the epoch and its CPU time, in nanoseconds; the greatest
+    # resident set of its process so far, in bytes: 0 where the system does not tell (Windows).
     Used = tuple[int, int, int, int]
 
 # A call that took longer is measured by itself.
@@ -35,14 +35,15 @@ _MEMORY_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 class Meter:
-    """Measures the calls of this process. Calls that overlap are each said to have used what all have."""
+    """Measures the calls of this process. Calls that overlap each get what all of them used."""
 
     def __init__(self) -> None:
         self._read_at_ns = 0
         self._cpu_ns = 0
         self._peak_bytes = 0
-        # Up to this size, getrusage tells of the program that ran in this process before an `exec`: on
-        # Linux a worker that a large client has started seems to be as large. Then /proc is asked.
+        # Up to this size, getrusage tells of the program that ran in this process before an `exec`:
+        # on Linux a worker that a large client has started seems to be as large. Then /proc is
+        # asked.
         self._inherited_bytes = 0
         try:
             import resource
@@ -63,7 +64,7 @@ class Meter:
         return time_ns(), now, self._cpu_ns
 
     def end(self, beginning: Beginning) -> Used:
-        """What the call has used. Its end is never before its start, even if the clock was set back."""
+        """What the call has used. It never ends before it began, even if the clock was set back."""
         started_ns, began_ns, cpu_ns = beginning
         now = monotonic_ns()
         took_ns = now - began_ns

@@ -21,7 +21,7 @@ class Call:
     future: ClusterFuture[Any]
     name: str
     function: bytes
-    call: pickling.Pieces
+    call: pickling.Fragments
     # Its key in the output store; None where its output goes into the run directory.
     key: str | None
     kept: bool

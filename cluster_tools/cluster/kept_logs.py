@@ -21,7 +21,8 @@ class KeptLogs:
         self._unwanted: list[Job] = []
         # Of cancelled arrays, of which the scheduler may not have heard yet.
         self._late: list[Job] = []
-        self._readers_lock = threading.Lock()
+        # Reentrant: a signal's handler may follow a log.
+        self._readers_lock = threading.RLock()
         self._readers = 0
 
     @contextmanager

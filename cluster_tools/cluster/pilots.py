@@ -299,7 +299,7 @@ class PilotPool:
         function = pickling.dumps(pilot_job.run_pilot)
         keywords = {"initializes": self._settings.initializer is not None}
         arguments = (self._settings.pilot_idle_timeout_s, self._time_limit_s)
-        call = pickling.dump_pieces((arguments, keywords))
+        call = pickling.dump_fragments((arguments, keywords))
         working_directory = self._working_directory()
         writer = self._array_files.begin()
         try:
@@ -509,7 +509,14 @@ class PilotPool:
 
     def _patiently(self, act: Callable[[], None]) -> None:
         """Does what reads the run directory; again, while that fails."""
-        self._ends.patiently(act, self._fail_unreadable)
+
+        def read() -> None:
+            try:
+                act()
+            except own_files.NotOurs as exc:
+                self._fail_unreadable(exc)
+
+        self._ends.patiently(read, self._fail_unreadable)
 
     def _settle_ended(self, pilot: Pilot) -> None:
         """The pilot has ended, or will never be. Raises: OSError."""

@@ -86,8 +86,8 @@ class Resolver(JoinableThread):
     there.
 
     `expect_outputs`: called when more outputs are waited for. `on_done`: called once the executor
-    takes no more calls and has none. `on_last`: called once after everything else. `count_ends`: called from time to
-    time, so that the rate at which calls end is known.
+    takes no more calls and has none. `on_last`: called once after everything else. `count_ends`:
+    called from time to time, so that the rate at which calls end is known.
     """
 
     def __init__(

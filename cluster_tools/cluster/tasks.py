@@ -208,7 +208,7 @@ class TaskArray(ABC):
     def on_running(self, position: int) -> None: ...
 
     def on_measured(self, position: int, record: Mapping[str, Any]) -> None:
-        """What the job has noted of the run, before `on_end`: an `OutputRecord`, or a part of one."""
+        """What the job has noted of the run, before `on_end`: an `OutputRecord`, or part of one."""
 
     @abstractmethod
     def on_end(self, position: int, result: Any, exception: BaseException | None) -> bool:

@@ -1,6 +1,6 @@
-"""Many short calls as few long ones: groups the items, and hands the groups to another executor.
+"""Turns many short calls into few long ones: hands items in batches to another executor.
 
-Knows the `Executor` protocol, and no strategy.
+Knows the `Executor` protocol, no strategies.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _T = TypeVar("_T")
 class BatchingExecutor(StaysHere, concurrent.futures.Executor):
     """Hands items to another executor in batches, each of which is one call there.
 
-    A batch is a list of items; of several iterables of `map`, a list of tuples. A future of an
-    item on a cluster has the `cluster_jobid` and the `cluster_jobindex` of its batch.
+    A batch is a list of items; with several iterables of `map`, a list of tuples. On a cluster, the
+    future of an item has the `cluster_jobid` and the `cluster_jobindex` of its batch.
 
     Arguments:
         executor: Runs the batches. It is shut down with this one.
-        batch_size: Items in a batch, at least 1.
-        target_job_count: At most so many batches are made of the items of one `map` or
+        batch_size: How many items a batch has, at least 1.
+        target_job_count: How many batches, at most, are made of the items of one `map` or
             `map_to_futures`, at least 1.
 
     Raises:
@@ -64,20 +64,20 @@ class BatchingExecutor(StaysHere, concurrent.futures.Executor):
 
     @property
     def batch_size(self) -> int | None:
-        """Items in a batch, None where `target_job_count` decides."""
+        """How many items a batch has; None if `target_job_count` was given."""
         return self._batch_size
 
     @property
     def target_job_count(self) -> int | None:
-        """The greatest number of batches, None where `batch_size` decides."""
+        """How many batches are made at most; None if `batch_size` was given."""
         return self._target_job_count
 
     @property
     def max_workers(self) -> int:
-        """How many batches can run at a time: that of the inner executor."""
+        """How many batches can run at a time: `max_workers` of the inner executor."""
         return self._executor.max_workers
 
-    # Names under which libraries look for it, as in the standard library's pools and in others'.
+    # Names under which libraries read it, as in the standard library's pools and in others.
     @property
     def _max_workers(self) -> int:
         return self.max_workers
@@ -88,7 +88,7 @@ class BatchingExecutor(StaysHere, concurrent.futures.Executor):
         return self.max_workers
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Submits one call to the inner executor, with a warning: it is in no batch."""
+        """Submits one call to the inner executor, with a warning, since it is in no batch."""
         warn_caller(
             "BatchingExecutor.submit bypasses batching: each call is a job of its own; "
             "map and map_to_futures make batches"
@@ -106,7 +106,7 @@ class BatchingExecutor(StaysHere, concurrent.futures.Executor):
         """See `cluster_tools.Executor.map`. `buffersize` is rounded up to whole batches.
 
         Raises:
-            ValueError: `chunksize` is given; the batches are the chunks.
+            ValueError: `chunksize` is given: batches are chunks already.
         """
         if chunksize is not None:
             raise ValueError("BatchingExecutor takes no chunksize; its batch_size is one")
@@ -135,10 +135,10 @@ class BatchingExecutor(StaysHere, concurrent.futures.Executor):
         output_pickle_path_getter: Callable[[_S], str | PathLike[str]] | None = None,
         output_key_getter: Callable[[_S], str] | None = None,
     ) -> list[Future[_T]]:
-        """Returns a future per item. A batch that fails is the failure of all its items.
+        """Returns a future for each item. If a batch fails, the futures of all its items do.
 
         Raises:
-            NotImplementedError: A getter is given; a batch has one output for all its items.
+            NotImplementedError: A getter is given: a batch has one output for all its items.
         """
         if output_pickle_path_getter is not None or output_key_getter is not None:
             raise NotImplementedError(
@@ -194,7 +194,7 @@ def _batches(items: Iterator[_S], batch_size: int) -> Iterator[list[_S]]:
 
 
 class _Batch:
-    """Calls `fn` with each of a batch's items; this is what is sent."""
+    """The function that is submitted for a batch: calls `fn` with each of its items."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._fn = fn
@@ -205,14 +205,14 @@ class _Batch:
 
 
 class _BatchOfTuples(_Batch):
-    """The same, with each of a batch's argument tuples."""
+    """The same for batches of argument tuples."""
 
     def __call__(self, batch: list[tuple[Any, ...]]) -> list[Any]:
         return [self._fn(*args) for args in batch]
 
 
 def _flattened(batches: Iterator[list[_T]]) -> Iterator[_T]:
-    """Yields the batches' elements, and keeps no reference to one that was yielded."""
+    """Yields the results of the batches, and keeps no reference to one that was yielded."""
     try:
         for batch in batches:
             batch.reverse()
@@ -224,7 +224,7 @@ def _flattened(batches: Iterator[list[_T]]) -> Iterator[_T]:
 
 
 class _BatchRun(Generic[_T]):
-    """One submitted batch, which resolves the futures of its items."""
+    """A submitted batch: ends the futures of its items when it is done. `future`: the batch's."""
 
     def __init__(self, future: Future[list[_T]], item_count: int) -> None:
         self.future = future
@@ -233,11 +233,11 @@ class _BatchRun(Generic[_T]):
         self._undecided_lock = threading.Lock()
 
     def follow(self) -> None:
-        """From here on the items' futures may be done."""
+        """Lets the futures of the items end from now on."""
         self.future.add_done_callback(self._resolve)
 
-    def claim(self, item: _ItemFuture[_T]) -> bool:
-        """Whether the caller is the one that decides how `item` ends."""
+    def take_item(self, item: _ItemFuture[_T]) -> bool:
+        """Whether the caller may end the future of this item: True once for each item."""
         with self._undecided_lock:
             if item not in self._undecided:
                 return False
@@ -255,7 +255,7 @@ class _BatchRun(Generic[_T]):
         if not future.cancelled() and (error := future.exception()) is None:
             results = future.result()
         for index, item in enumerate(self.item_futures):
-            if not self.claim(item):
+            if not self.take_item(item):
                 continue
             if future.cancelled():
                 item.end_cancelled()
@@ -265,8 +265,8 @@ class _BatchRun(Generic[_T]):
             else:
                 item.set_running_or_notify_cancel()
                 item.set_result(results[index])
-        # It is asked for its job and its log, and must not keep the results of all items for that.
-        cast(Any, future)._result = None
+        # Futures of items refer to it for its job and its log. It must not keep all results.
+        cast(Any, future)._result = None  # noqa: SLF001
         self.item_futures = []
 
 
@@ -279,12 +279,12 @@ class _ItemFuture(RaisingFuture[_T]):
 
     @property
     def batch_future(self) -> Future[list[_T]]:
-        """The future of its batch; the result of that goes when it is done."""
+        """The future of its batch, which keeps no result once it is done."""
         return self._batch_run.future
 
     @property
     def cluster_jobid(self) -> str:
-        """The batch's. Where the inner executor makes no jobs, it has none: AttributeError."""
+        """The batch's. Raises: AttributeError, if the inner executor makes no jobs."""
         return cast(Any, self.batch_future).cluster_jobid
 
     @property
@@ -298,14 +298,14 @@ class _ItemFuture(RaisingFuture[_T]):
         return cast(Any, self.batch_future).cluster_stats
 
     def cancel(self) -> bool:
-        """Ends this future; the batch is cancelled when all its items are.
+        """Cancels this future, and the batch once all its items are cancelled.
 
         Returns:
-            False where the batch is known to run, or to be done.
+            False if the batch is known to run, or is done.
         """
         batch_future = self.batch_future
         may_still_cancel = not (batch_future.running() or batch_future.done())
-        if may_still_cancel and self._batch_run.claim(self):
+        if may_still_cancel and self._batch_run.take_item(self):
             self.end_cancelled()
             self._batch_run.cancel_if_unwanted()
         return self.cancelled()
@@ -314,6 +314,6 @@ class _ItemFuture(RaisingFuture[_T]):
         return not self.done() and self.batch_future.running()
 
     def end_cancelled(self) -> None:
-        """Cancels it, and says so to those that wait."""
+        """Cancels this future, and wakes those who wait for it."""
         super().cancel()
         self.set_running_or_notify_cancel()

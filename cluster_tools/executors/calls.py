@@ -1,7 +1,7 @@
-"""A call on its way to another process, and its outcome on the way back, as bytes.
+"""Packs a call for another process, runs it there, and unpacks its outcome.
 
-Knows functions, pickles and exceptions; nothing of pools and futures. What cannot make the way
-becomes that call's exception here, because a pool breaks of it.
+Knows functions, pickles and exceptions, no pools and no futures. What cannot be pickled becomes the
+exception of its call here, because it would break a pool.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ _T = TypeVar("_T")
 
 Dumps = Callable[[object], bytes]
 PackedCall = bytes | tuple[bytes, ...]
-"""The pickle of function, arguments and keywords; or those of the function and the rest, of one
-pickler, in pieces.
+"""The pickle of `(function, arguments, keywords)`.
+
+Or, as fragments of one pickler, the pickle of the function and behind it that of the other two.
 """
 KeptOutput = tuple["OutputStore", str]
 """A store, and the key under which the output of a call is kept there."""
@@ -59,28 +60,33 @@ def unpicklable_call(
     dumps: Dumps,
     error: BaseException | None,
 ) -> pickle.PicklingError:
-    """What is raised for a call that cannot be pickled, because of `error`."""
+    """The exception of a call that cannot be pickled, because of `error`."""
     reason = "" if error is None else f" ({exception_text(error)})"
     return pickle.PicklingError(
-        f"call of {function_name(fn)}: {_culprit(fn, args, kwargs, dumps)} cannot be pickled{reason}"
+        f"call of {function_name(fn)}: {_unpicklable_part(fn, args, kwargs, dumps)} cannot be "
+        f"pickled{reason}"
     )
 
 
 def forget_arguments(error: BaseException) -> None:
-    """Makes the tracebacks of an exception of packing text: their frames have calls and pickles."""
+    """Turns the tracebacks of an exception raised by packing into text.
+
+    Their frames refer to arguments and pickles, which nobody may keep.
+    """
     error.__traceback__ = error.__context__ = None
     cause = error.__cause__
     if cause is None:
         return
-    with suppress(Exception):  # its class may have its own idea of attributes
+    with suppress(Exception):  # its class may define these attributes otherwise
         text = "".join(traceback.format_exception(cause))
         cause.__traceback__ = cause.__context__ = None
         cause.__cause__ = RemoteTraceback(text)
 
 
-def _culprit(
+def _unpicklable_part(
     fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], dumps: Dumps
 ) -> str:
+    """Names the first part of a call that cannot be pickled."""
     parts = [
         ("the function", fn),
         *((f"argument {i}", value) for i, value in enumerate(args)),
@@ -110,7 +116,7 @@ def pack_result(fn: Callable[..., Any], result: object, *, dumps: Dumps = pickli
 
 
 def unpack_result(outcome: bytes) -> Any:
-    """The result of which `pack_result` made the bytes. Raises whatever unpickling it raises."""
+    """The result that `pack_result` has packed. Raises: whatever unpickling raises."""
     return pickle.loads(outcome)[1]
 
 
@@ -120,7 +126,10 @@ def call_and_keep(
     kwargs: Mapping[str, Any],
     keep: KeptOutput | None,
 ) -> _T:
-    """Runs a call in this process; a result that cannot be kept is an error of the call."""
+    """Runs a call in this process, and writes its output to the store if it is kept.
+
+    Raises: what the call raises, what pickling its result raises, and what the store raises.
+    """
     result = fn(*args, **kwargs)
     if keep is not None:
         store, key = keep
@@ -129,7 +138,7 @@ def call_and_keep(
 
 
 def run_packed_call(call: PackedCall, dumps: Dumps, keep: KeptOutput | None) -> tuple[bool, bytes]:
-    """Runs a packed call; this is what a worker process does.
+    """Runs a packed call, in a worker process.
 
     Returns:
         Whether the call succeeded, and the packed result or the packed exception.
@@ -140,7 +149,7 @@ def run_packed_call(call: PackedCall, dumps: Dumps, keep: KeptOutput | None) -> 
         if keep is None:
             return True, pack_result(fn, result, dumps=dumps)
         store, key = keep
-        # The store's bytes outlive this process, so nothing that only a sibling can read.
+        # Not by `dumps`: kept outputs are also read by processes that are no relatives of this one.
         outcome = pack_result(fn, result)
         store.write(key, outcome, success=True)
         return True, outcome
@@ -156,7 +165,7 @@ def _unpack_call(call: PackedCall) -> Any:
 
 
 def unpack_outcome(success: bool, outcome: bytes) -> tuple[Any, BaseException | None]:
-    """The result, or None and the exception, of what `run_packed_call` returned."""
+    """(result, None) or (None, exception) of what `run_packed_call` returned."""
     try:
         return (unpack_result(outcome), None) if success else (None, unpack_exception(outcome))
     except BaseException as unpickling_error:
@@ -164,6 +173,6 @@ def unpack_outcome(success: bool, outcome: bytes) -> tuple[Any, BaseException | 
 
 
 def unpack_exception(outcome: bytes) -> BaseException:
-    """The exception of a call that failed in another process, with the traceback that it had there."""
+    """The exception of a call that failed in another process, with its traceback from there."""
     _, text = pickle.loads(outcome)
     return local_exception(rows_of(outcome), text)

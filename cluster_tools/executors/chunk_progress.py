@@ -1,14 +1,15 @@
-"""How far a worker is with its chunk, in memory that the client's process reads, too.
+"""The progress of a worker with its chunk of calls, in memory that it shares with the client.
 
-A call that holds the GIL stops every thread of its worker, and may do so for hours. What was made
-before it, and what comes behind it, must not wait for it: so nothing here needs the worker's help.
+A call that holds the GIL stops all threads of its worker, perhaps for hours. Calls before and after
+it in the chunk must not wait for that: so the client can read their outcomes, and take calls back,
+without the worker's help.
 
-    worker, before each call                     client, where a chunk takes longer than 0.1 s
-    next_may_begin: the last outcome ---> bytes ---> take: outcomes; the calls that have not
-    is written down; False after a take <--- taken     begun are the client's again
+    worker, before each call                     client, if a chunk takes longer than 0.1 s
+    next_may_begin: writes the last --> bytes --> take: reads the outcomes; calls that have not
+    outcome; False after a take     <-- taken --- begun are the client's again
 
-One lock for each worker, held for the time of a look: the worker waits for it, the client comes
-again later. Knows neither pool nor map.
+Each worker has a lock, which is held for a short time. The worker waits for it; the client tries
+again later. Knows neither pools nor maps.
 """
 
 from __future__ import annotations
@@ -20,20 +21,24 @@ from io import BytesIO
 from multiprocessing.heap import Arena
 from typing import Any, NamedTuple
 
-_SIZE = 64 * 1024  # of one worker's; with small outcomes that is thousands of calls
+# Bytes for each worker: enough for small outcomes of thousands of calls.
+_SIZE = 64 * 1024
+# The memory of a worker begins with these fields, eight bytes each. Then come the outcomes of its
+# chunk, as pickles, and `_END`.
 _FIELDS = 5
-_NO_CHUNK = 0  # ids of chunks are negative, later ones are less
 _CHUNK_ID, _BEGAN_NS, _GIVEN_COUNT, _IS_TAKEN, _REVOKED_ID = range(_FIELDS)
 _OUTCOMES_BEGIN = 8 * _FIELDS
-_END = b"\0"  # no pickle begins with it
+_END = b"\0"  # no pickle begins with this byte
+# Ids of chunks are negative, and decrease.
+_NO_CHUNK = 0
 
 
 class TakenCalls(NamedTuple):
     """What the client has taken from a worker.
 
-    `first`: How many outcomes of the chunk have been sent before these.
-    `outcomes`: Those of the next calls. The call behind them is running; no later one will begin.
-    `seconds_per_call`: So far, the running one included.
+    `first`: how many outcomes of the chunk came before these.
+    `outcomes`: those of the next calls. The call after them is running; later ones do not begin.
+    `seconds_per_call`: so far, with the running call.
     """
 
     first: int
@@ -42,12 +47,12 @@ class TakenCalls(NamedTuple):
 
 
 class ChunkProgress:
-    """The progress of one worker. It can be sent to a process while that is started.
+    """The progress of one worker. It can be pickled while the worker is started.
 
     Arguments:
-        buffer: Holds the progress of all workers of a pool.
-        index: Which of them.
-        lock: A lock of `multiprocessing` that the worker and the client have in common.
+        buffer: The memory for all workers of a pool, of `buffer_for`.
+        index: Which worker it is.
+        lock: A lock of `multiprocessing`, shared by the worker and the client.
     """
 
     def __init__(self, buffer: Arena, index: int, lock: Any) -> None:
@@ -56,7 +61,8 @@ class ChunkProgress:
         self._fields = view[:_OUTCOMES_BEGIN].cast("q")
         self._bytes = view
         self._lock = lock
-        # The worker's: what it has made and not sent, and where the next outcome is written.
+        # Used in the worker: outcomes that it has not sent, how many it has sent,
+        # and where to write the next.
         self._outcomes: list[Any] = []
         self._is_first = True
         self._sent_count = 0
@@ -68,8 +74,8 @@ class ChunkProgress:
 
     @staticmethod
     def buffer_for(worker_count: int) -> Arena:
-        """The first argument, for so many workers, none of which has a chunk."""
-        buffer = Arena(_SIZE * worker_count)  # not of the heap, which would keep its file open
+        """The first argument of this class, for so many workers, none of which has a chunk."""
+        buffer = Arena(_SIZE * worker_count)  # not `heap.Heap`, which would keep its file open
         memoryview(buffer.buffer)[:] = bytes(_SIZE * worker_count)
         for index in range(worker_count):
             memoryview(buffer.buffer)[index * _SIZE :][:_OUTCOMES_BEGIN].cast("q")[_REVOKED_ID] = 1
@@ -80,14 +86,14 @@ class ChunkProgress:
     def begin(
         self, chunk_id: int, send: Callable[[int, list[Any]], None]
     ) -> Callable[[Any], None] | None:
-        """Begins a chunk and its first call, to which it belongs to load what it needs.
+        """Begins a chunk, and with it its first call, since that includes loading the function.
 
-        Returns what takes the outcomes of the calls, one after the other; None where the chunk was
-        revoked.
+        Returns:
+            A function to be called with each outcome; None where the chunk was revoked.
 
         Arguments:
-            chunk_id: Less than 0.
-            send: Sends outcomes for which there is no room here, and the number of those before.
+            chunk_id: A negative number.
+            send: Called with the number of outcomes before, and outcomes, when the memory is full.
         """
         self._outcomes = []
         self._is_first = True
@@ -105,8 +111,8 @@ class ChunkProgress:
         return self._outcomes.append
 
     def next_may_begin(self) -> bool:
-        """Makes the last outcome the client's to take. Returns whether the next call is ours."""
-        if self._is_first:  # which the client counts as begun
+        """Lets the client read the last outcome. Returns whether this worker runs the next call."""
+        if self._is_first:  # it has begun with the chunk
             self._is_first = False
             return True
         with self._lock:
@@ -116,17 +122,18 @@ class ChunkProgress:
             return True
 
     def end(self) -> tuple[int, list[Any]]:
-        """The outcomes that nobody has sent or taken, and the number of those before."""
+        """(number of outcomes before, outcomes that were neither sent nor taken), at the end."""
         with self._lock:
             self._fields[_CHUNK_ID] = _NO_CHUNK
             first = self._fields[_GIVEN_COUNT]
             return first, self._outcomes[first - self._sent_count :]
 
     def _write(self, record: bytes) -> None:
+        """Writes an outcome; sends all of them if there is no room for it."""
         end = self._position + len(record)
         if end <= _SIZE:
             self._bytes[self._position : end] = record
-            self._position = end - len(_END)  # the next one is written over it
+            self._position = end - len(_END)  # the next record overwrites `_END`
             return
         self._send(self._sent_count, list(self._outcomes))
         self._sent_count += len(self._outcomes)
@@ -138,25 +145,25 @@ class ChunkProgress:
     # In the client's process
 
     def late_chunk(self, limit_s: float) -> int | None:
-        """The id of the chunk that runs for longer than `limit_s`, if no call was taken from it."""
+        """The id of the chunk if it has run longer than `limit_s` and no call was taken back."""
         chunk_id, began_ns, _, is_taken, _ = self._fields
         is_late = time.monotonic_ns() - began_ns > limit_s * 1e9
         return chunk_id if chunk_id != _NO_CHUNK and is_late and not is_taken else None
 
     def revoke(self, last_id: int) -> None:
-        """Has chunks up to this one not begin; one that has begun goes on."""
-        self._fields[_REVOKED_ID] = last_id  # without the lock: written at once
+        """Lets chunks up to this one not begin. One that has begun goes on."""
+        self._fields[_REVOKED_ID] = last_id  # needs no lock: one write of eight bytes
 
     def take(self, chunk_id: int, received_count: int) -> TakenCalls | None:
-        """Takes what has not begun, and the outcomes that are here.
+        """Reads the outcomes, and takes back the calls that have not begun.
 
         Returns:
-            None where it is to be tried again later: the worker is about to change it, what it has
-            sent was not received yet, or it has ended this chunk.
+            None if the client has to try again later: the worker holds the lock, the client has not
+            yet received all that it has sent, or the chunk has ended.
 
         Arguments:
-            chunk_id: The chunk that is meant.
-            received_count: How many of its outcomes have been received.
+            chunk_id: The chunk.
+            received_count: How many outcomes of it the client has received.
         """
         if not self._lock.acquire(block=False):
             return None

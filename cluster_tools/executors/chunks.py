@@ -1,4 +1,4 @@
-"""A `map` without `chunksize`: calls go to the pool in chunks, and nobody can tell but by the clock.
+"""Runs a `map` without `chunksize` in chunks, which makes no difference to callers but speed.
 
     caller                  pool's thread (standard library)                worker process
     map: packs the calls    asks WorkQueue for the next id whenever a
@@ -6,14 +6,15 @@
                             queue makes a chunk of its next calls --------> run_chunk
     results <-- outcomes <- _answered <------------------------------------ ChunkAnswer
                 ^
-                watching thread: after 0.1 s, outcomes from the worker's ChunkProgress; calls
-                of the chunk that have not begun are the ChunkedMap's next again, and before
-                all that is behind them: chunks that have not begun come back, too
+                polling thread: after 0.1 s, takes outcomes from the worker's ChunkProgress, and
+                the calls of the chunk that have not begun. These are the ChunkedMap's next calls
+                again. Chunks that have not begun come back, too, so that the order is kept.
 
-A ChunkedMap keeps its place in the queue until its last call was given out, so that calls begin in
-the order in which they were submitted, and the pool holds only what its workers are about to run.
-As the pool's thread feeds itself, it needs no reader, and no executor that still takes calls. Knows
-the pool's tables of work; what runs in a worker is in `pool_worker`.
+A ChunkedMap keeps its place in the queue until its last call was given to a worker, so that calls
+begin in the order in which they were submitted, and the pool holds only what its workers will run
+next. The pool's thread itself asks for chunks, so a map goes on without anybody who reads its
+results, and after the executor was shut down. Knows the pool's tables of work; `pool_worker` has
+what runs in a worker.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from typing import Any, Generic, TypeVar, cast
 from cluster_tools.executors.call_packer import CallPacker
 from cluster_tools.executors.calls import Dumps, forget_arguments, unpack_outcome
 from cluster_tools.executors.chunk_progress import ChunkProgress
-from cluster_tools.executors.periodic_look import PeriodicLook
+from cluster_tools.executors.polling_thread import PollingThread
 from cluster_tools.executors.pool_future import PoolFuture
 from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
 from cluster_tools.failure_log import FailureLog
@@ -46,19 +47,21 @@ from cluster_tools.tally import Tally
 
 _T = TypeVar("_T")
 
-# How long a chunk should take: long beside what it costs to send it, short beside the 0.1 s after which
-# it is taken apart.
+# How long a chunk should take: much longer than sending it, but less than the 0.1 s after which its
+# calls are taken back.
 _CHUNK_S = 0.02
 
-# How long a chunk keeps outcomes to itself, and calls that another worker could run.
+# How long a chunk may keep outcomes, and calls that another worker could run, to itself.
 _HOLD_LIMIT_S = 0.1
 
 
-# How much cancelled work there is before anybody looks for it.
+# How many futures are cancelled before the queue is searched for their work, which costs time.
 _MIN_CANCELLED_TO_FORGET = 64
 
 
 class _Failure:
+    """An outcome that is an exception."""
+
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
@@ -68,8 +71,8 @@ class ChunkedMap(Generic[_T]):
 
     Arguments:
         fn: The function.
-        iterables: As `map` gets them. All calls are packed before this returns.
-        worker_count: How many workers there can be.
+        iterables: As `map` gets them. All calls are packed before the constructor returns.
+        worker_count: How many workers the pool may have.
         dumps: Pickles calls and results.
         tally: Counts the calls.
     """
@@ -85,7 +88,8 @@ class ChunkedMap(Generic[_T]):
         self._name = function_name(fn)
         self._worker_count = worker_count
         self._dumps = dumps
-        # The values of each argument: one list is quicker to make and to pickle than a tuple a call.
+        # For each argument of `fn`, the list of its values: that is
+        # faster than a tuple for each call.
         columns: list[Any] = (
             [list(iterables[0])] if len(iterables) == 1 else list(zip(*zip(*iterables)))
         )
@@ -94,17 +98,18 @@ class ChunkedMap(Generic[_T]):
         self._failure_log = FailureLog(self._count)
         self._tally = tally
         tally.note_submitted(self._count)
-        # Outcomes that nobody has read, by their first call; each list begins where another ends.
+        # Index of a call -> the outcomes from that call on that were not read yet.
         self._outcomes: dict[int, list[Any]] = {}
         self._outcomes_changed = threading.Condition()
         self._seconds_per_call: float | None = None
-        # Ranges of calls that no chunk has, in order. The WorkQueue's lock guards it and what follows.
+        # Ranges (start, stop) of calls that are in no chunk, in order. `WorkQueue._order_lock`
+        # guards this and the next two.
         self._waiting: list[tuple[int, int]] = []
         self._chunk_count = 0
-        # What ends the calls that have not begun.
+        # The exception of the calls that have not begun; None while these are to begin.
         self.given_up: BaseException | None = None
         self._packed_fn = _packed_global(fn, columns, dumps)
-        # Columns where the function is packed, else packed calls.
+        # `columns` if `_packed_fn` is not None, else packed calls.
         self._calls: list[Any] = columns
         begin = 0
         if self._packed_fn is None:
@@ -125,29 +130,29 @@ class ChunkedMap(Generic[_T]):
 
     @property
     def waiting_count(self) -> int:
-        """How many calls no chunk has."""
+        """How many calls are in no chunk."""
         return sum(stop - start for start, stop in self._waiting)
 
     @property
     def is_given_out(self) -> bool:
-        """No call waits, and none can be returned."""
+        """No call waits, and none can come back."""
         return not self._waiting and not self._chunk_count
 
     @property
     def has_only_worker(self) -> bool:
-        """The one worker has a chunk. What it hands back comes before all that is behind it."""
+        """The pool has one worker, and that has a chunk. Its calls may come back before others."""
         return self._worker_count == 1 and self._chunk_count > 0
 
     def results(self, timeout: float | None, cancel: Callable[[], None]) -> Iterator[_T]:
-        """As `mapping.iterate_results`.
+        """The results, as from `mapping.iterate_results`.
 
         Arguments:
-            timeout: Seconds from now in which all results have to be there.
-            cancel: Cancels what has not begun; for an iterator that ends early.
+            timeout: Seconds from now in which all results must be there.
+            cancel: Cancels the calls that have not begun; called when the iterator ends.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
 
-        # A generator of its own, so that the clock starts now and not with the first next().
+        # An inner generator, so that the time counts from now and not from the first `next`.
         def results() -> Iterator[_T]:
             start = 0
             try:
@@ -165,17 +170,17 @@ class ChunkedMap(Generic[_T]):
         return results()
 
     def next_chunk(self) -> tuple[int, int] | None:
-        """Takes the next of the calls that wait: returns the first, and the one behind the last."""
+        """Takes the next calls that wait; returns their range (start, stop), or None."""
         if self.has_only_worker:
             return None
-        waiting, self._waiting = self._waiting, []  # cancel() may come in between, in this thread
+        waiting, self._waiting = self._waiting, []  # a collected iterator may cancel meanwhile
         if not waiting:
             return None
         seconds = self._seconds_per_call
         size = 1
         if seconds is not None:
-            # Never so much of what is left that the others wait for this worker at the end; but a
-            # small part of all is no wait.
+            # So few of the calls that are left that the others do not wait for this worker at the
+            # end. But a small part of all calls makes no difference.
             left = sum(stop - start for start, stop in waiting)
             share = max(left // (3 * self._worker_count), waiting[0][0] // 32)
             size = max(1, min(int(_CHUNK_S / seconds), share))
@@ -188,7 +193,7 @@ class ChunkedMap(Generic[_T]):
         return start, stop
 
     def arguments(self, chunk_id: int, start: int, stop: int) -> tuple[Any, ...]:
-        """Those of `run_chunk`."""
+        """The arguments of `run_chunk` for this range of calls."""
         if self._packed_fn is None:
             calls = self._calls[start:stop]
         else:
@@ -196,22 +201,22 @@ class ChunkedMap(Generic[_T]):
         return chunk_id, self._packed_fn, calls, self._dumps
 
     def take_back(self, start: int, stop: int) -> None:
-        """Puts calls that a worker has returned to their place among those that wait."""
+        """Lets a range of calls that came back from a worker wait again, in its place."""
         insort(self._waiting, (start, stop))
 
     def end_chunk(self) -> None:
-        """Its worker has given its last answer."""
+        """To be called when a worker has sent its last answer about a chunk."""
         self._chunk_count -= 1
 
     def give_up(self, error: BaseException) -> list[tuple[int, int]]:
-        """The ranges that wait, and will not be called. Nor will those that come back: `given_up`."""
+        """Lets no further calls begin, also none that come back. Returns the waiting ranges."""
         if self.given_up is None:
             self.given_up = error
         waiting, self._waiting = self._waiting, []
         return waiting
 
     def record(self, start: int, outcomes: list[Any], seconds_per_call: float) -> None:
-        """Takes a worker's outcomes of the calls from `start` on."""
+        """Takes the outcomes of the calls from `start` on, from a worker."""
         self._seconds_per_call = max(seconds_per_call, 1e-9)
         count = len(outcomes)
         failures: list[tuple[int, BaseException]] = []
@@ -247,7 +252,7 @@ class ChunkedMap(Generic[_T]):
         with self._outcomes_changed:
             self._outcomes[start] = outcomes
             self._open_count -= count
-            if not self._open_count:  # a reader may keep this for long
+            if not self._open_count:  # whoever reads the results may keep this object for long
                 self._calls = []
             self._outcomes_changed.notify_all()
 
@@ -261,33 +266,34 @@ class ChunkedMap(Generic[_T]):
 
 @dataclass
 class _Chunk:
-    """The calls from `start` to `stop` of a map, which a worker has, or will have."""
+    """The calls `start` to `stop - 1` of a map, which were given to a worker."""
 
-    calls_of: ChunkedMap[Any]
+    chunked_map: ChunkedMap[Any]
     start: int
     stop: int
-    received_count: int = 0  # outcomes; what is open comes behind them
+    # How many outcomes have come; they are those of the first calls.
+    received_count: int = 0
 
 
 class PendingWork(dict[int, Any]):
-    """The pool's table of work, by id. What a thread goes through does not change under it."""
+    """The pool's table of work, by id. May be changed by another thread during an iteration."""
 
     def items(self) -> Any:
         return list(super().items())
 
 
 class WorkQueue:
-    """The pool's queue of the ids of its work, of which some are ids of a ChunkedMap.
+    """The pool's queue of ids of work, some of which stand for a ChunkedMap.
 
-    `put` and the two `get`s are those of `queue.Queue` that the pool uses. Instead of a
-    ChunkedMap's own id, `get` returns one of a chunk, until the map is given out; then it
-    returns the map's, as cancelled, and the pool forgets it.
+    `put`, `get` and `get_nowait` are the methods of `queue.Queue` that the pool uses. In place of
+    the id of a ChunkedMap, `get` returns ids of its chunks. Once all of its calls were given to
+    workers, it returns the map's own id, whose future is cancelled by then, so the pool drops it.
 
     Arguments:
         pending: The pool's table of work, by id.
-        worker_count: How many workers there can be.
-        workers: How far the workers are with their chunks; grows with the pool.
-        wake_pool: Has the pool's thread look at this queue.
+        worker_count: How many workers the pool may have.
+        workers: The progress of each worker; grows with the pool.
+        wake_pool: Makes the pool's thread read this queue.
     """
 
     def __init__(
@@ -302,14 +308,16 @@ class WorkQueue:
         self._workers = workers
         self._wake_pool = wake_pool
         self._chunks: dict[int, _Chunk] = {}
-        self._watch = PeriodicLook(self._look_at_chunks, "cluster_tools map")
+        self._polling_thread = PollingThread(self._poll_chunks, "cluster_tools map")
         self._ids: deque[int] = deque()
-        # The pool counts from 0 upwards.
+        # Ids of chunks are negative, as the pool's own ids count from 0 upwards.
         self._last_chunk_id = 0
-        # Chunks up to this one do not begin, if they have not.
+        # Chunks from the first to this one must not begin, if they have not.
         self.revoked_id = 1
-        # Reentrant: an iterator that is collected cancels, in any thread at any time.
+        # Guards the order of calls: this queue, the chunks, and the ranges of maps. Reentrant,
+        # since an iterator that is garbage-collected cancels its map, in any thread at any time.
         self._order_lock = threading.RLock()
+        # How many calls wait that have no entry of their own in `_pending`.
         self._waiting_beyond_pending = 0
         self._cancelled_count = 0
 
@@ -324,22 +332,23 @@ class WorkQueue:
         return len(self._pending) - len(self._ids)
 
     def put(self, work_id: int) -> None:
+        """Adds the id of work that is in the pool's table."""
         with self._order_lock:
             if (chunked := self._chunked_map(work_id)) is not None:
-                self._watch.ensure_running()  # here, as a program that ends starts no thread
-                count = chunked.waiting_count - 1  # itself is in the table
+                self._polling_thread.ensure_running()  # now: a program that exits starts no thread
+                count = chunked.waiting_count - 1  # the map itself is in the table
                 self._waiting_beyond_pending += count
-            self._ids.append(work_id)  # last: Ctrl-C may come before it
+            self._ids.append(work_id)  # last, as Ctrl-C may come before it
 
     def drop(self, work_id: int) -> None:
-        """Takes work out of the pool's table that was not put here, as `put` was interrupted."""
+        """Removes work from the pool's table whose `put` was interrupted, so it is not in here."""
         with self._order_lock:
             work_item = self._pending.get(work_id)
             if work_item is not None and work_id not in self._ids and work_item.future.cancel():
                 self._pending.pop(work_id, None)
 
     def get(self, block: bool = True) -> int:
-        """Never blocks. Raises `queue.Empty` where nothing can be given out now."""
+        """The id of the next work for a worker. Never blocks. Raises: queue.Empty."""
         with self._order_lock:
             for work_id in self._ids:
                 chunked = self._chunked_map(work_id)
@@ -358,7 +367,7 @@ class WorkQueue:
                     continue
                 try:
                     self._ids.remove(work_id)
-                except ValueError:  # cancelled meanwhile by what was collected in this thread
+                except ValueError:  # cancelled meanwhile by a collected iterator, in this thread
                     continue
                 return work_id
             raise queue.Empty
@@ -368,16 +377,16 @@ class WorkQueue:
         chunk_id = self._last_chunk_id = self._last_chunk_id - 1
         self._chunks[chunk_id] = _Chunk(chunked, start, stop)
         self._expect_answer(chunk_id, *chunked.arguments(chunk_id, start, stop))
-        if stop - start > 1:  # else there is nothing to take
-            self._watch.ensure_running()
+        if stop - start > 1:  # else there is nothing to take back
+            self._polling_thread.ensure_running()
         return chunk_id
 
     def _must_wait(self, *, for_map: bool) -> bool:
-        """Whether to give out more now could let it begin before calls that come back and are first.
+        """Whether work that is given out now could begin before earlier calls that come back.
 
-        A call that waits for one before it would then wait for ever. A chunk is revoked, so it may
-        lie before a worker that has no time for it; any other work may not, and no chunk while
-        revoked ones are still to come back.
+        A call that waits for an earlier one would then wait for ever. Chunks can be revoked, so one
+        may be given out although no worker is free; other work may not, and neither may a chunk
+        while revoked ones have not come back.
         """
         if not self._chunks or self.given_out_count < self._worker_count:
             return False
@@ -385,16 +394,16 @@ class WorkQueue:
         return not for_map or oldest_id >= self.revoked_id
 
     def note_cancelled(self) -> None:
-        """Has to be called for each cancelled future of the pool, so that its work does not stay.
+        """To be called for each future of the pool that was cancelled, so that its work is dropped.
 
-        The pool itself forgets work when it is its turn, and that may be never.
+        The pool itself drops work only when it is its turn, which may be never.
         """
         with self._order_lock:
             self._cancelled_count += 1
             if self._cancelled_count < max(_MIN_CANCELLED_TO_FORGET, len(self._ids) // 2):
                 return
             self._cancelled_count = 0
-            # What was given out has no id here any more: that is the pool's thread's.
+            # Work that was given out is no longer in `_ids`: it is left to the pool's thread.
             kept = deque[int]()
             for work_id in self._ids:
                 work_item = self._pending.get(work_id)
@@ -407,6 +416,7 @@ class WorkQueue:
             self._ids = kept
 
     def get_nowait(self) -> int:
+        """See `get`."""
         return self.get(block=False)
 
     def cancel_maps(self) -> None:
@@ -422,7 +432,7 @@ class WorkQueue:
         self._fail_waiting(chunked, CancelledError())
 
     def follow(self, chunked: ChunkedMap[Any], place: Future[Any]) -> None:
-        """Has what waits fail when `place` does, which the pool holds for the map."""
+        """Fails the waiting calls of a map if `place` fails, its future in the pool's table."""
 
         def fail_with_pool(place: Future[Any]) -> None:
             if not place.cancelled() and (error := place.exception()) is not None:
@@ -435,6 +445,7 @@ class WorkQueue:
             chunked.fail(start, stop, error)
 
     def _give_up(self, chunked: ChunkedMap[Any], error: BaseException) -> list[tuple[int, int]]:
+        """`ChunkedMap.give_up`, with the lock and the count of waiting calls."""
         with self._order_lock:
             ranges = chunked.give_up(error)
             self._waiting_beyond_pending -= sum(stop - start for start, stop in ranges)
@@ -451,7 +462,7 @@ class WorkQueue:
         self._pending[chunk_id] = _WorkItem(future, run_chunk, arguments, {})
 
     def _answered(self, chunk_id: int, future: Future[ChunkAnswer]) -> None:
-        # In the pool's thread, which next looks for what it can give out.
+        """Takes an answer about a chunk, in the pool's thread, which then asks for more work."""
         error = future.exception()
         answer = ChunkAnswer(0, [], 0.0, goes_on=False) if error is not None else future.result()
         given_up = None
@@ -463,22 +474,22 @@ class WorkQueue:
                 self._expect_answer(chunk_id)
             else:
                 del self._chunks[chunk_id]
-                chunk.calls_of.end_chunk()
-                if error is None:  # what has no outcome has not begun
+                chunk.chunked_map.end_chunk()
+                if error is None:  # calls without an outcome have not begun
                     given_up = self._take_back(chunk, chunk.start + chunk.received_count)
         if error is not None:
-            chunk.calls_of.fail(chunk.start + chunk.received_count, chunk.stop, error)
+            chunk.chunked_map.fail(chunk.start + chunk.received_count, chunk.stop, error)
         elif answer.outcomes:
             start = chunk.start + answer.first
-            chunk.calls_of.record(start, answer.outcomes, answer.seconds_per_call)
+            chunk.chunked_map.record(start, answer.outcomes, answer.seconds_per_call)
         _fail_given_up(chunk, given_up)
 
     def close(self) -> None:
-        """Waits for the thread that looks at chunks. For a pool that has ended."""
-        self._watch.stop()
+        """Ends the polling thread. To be called once the pool has ended."""
+        self._polling_thread.stop()
 
-    def _look_at_chunks(self) -> bool:
-        """Takes what late chunks have. Returns whether there are chunks."""
+    def _poll_chunks(self) -> bool:
+        """Takes outcomes and calls from chunks that take long. Returns whether there are chunks."""
         takes_calls = False
         for worker in self._workers:
             if (chunk_id := worker.late_chunk(_HOLD_LIMIT_S)) is not None:
@@ -488,56 +499,60 @@ class WorkQueue:
         return bool(self._chunks)
 
     def _take_from(self, worker: ChunkProgress, chunk_id: int) -> bool:
-        """Returns whether there are calls that the pool can give out again."""
-        # With one lock for all of it: its worker may end the chunk at any time, and with the last
-        # chunk the map leaves this queue.
+        """Returns whether calls came back that the pool can give to a worker again."""
+        # All under one lock: the worker may end the chunk at any time, and if that is the map's
+        # last chunk, the map leaves this queue.
         with self._order_lock:
             chunk = self._chunks.get(chunk_id)
             if chunk is None:  # the pool has broken
                 return False
             if chunk.stop - chunk.start - chunk.received_count > 1:
                 self.revoked_id = self._last_chunk_id
-                for each in self._workers:  # what has not begun is behind what is taken now
+                for each in self._workers:  # calls of later chunks come after those taken back now
                     each.revoke(self.revoked_id)
             taken = worker.take(chunk_id, chunk.received_count)
             if taken is None:
                 return False
             chunk.received_count += len(taken.outcomes)
             old_stop = chunk.stop
-            # All behind the one that runs.
+            # All after the call that runs.
             given_up = self._take_back(chunk, chunk.start + chunk.received_count + 1)
         if taken.outcomes:
             start = chunk.start + taken.first
-            chunk.calls_of.record(start, taken.outcomes, taken.seconds_per_call)
+            chunk.chunked_map.record(start, taken.outcomes, taken.seconds_per_call)
         _fail_given_up(chunk, given_up)
         return chunk.stop < old_stop and given_up is None
 
     def _take_back(self, chunk: _Chunk, start: int) -> _GivenUp | None:
-        """Has the chunk's calls from `start` on wait again, or returns what is to fail of its map."""
+        """Lets the chunk's calls from `start` on wait again.
+
+        If its map was given up, returns the error and the ranges of calls that must fail with it.
+        """
         stop = chunk.stop
         chunk.stop = start
         if start < stop:
-            chunk.calls_of.take_back(start, stop)
+            chunk.chunked_map.take_back(start, stop)
             self._waiting_beyond_pending += stop - start
-        error = chunk.calls_of.given_up
-        return None if error is None else (error, self._give_up(chunk.calls_of, error))
+        error = chunk.chunked_map.given_up
+        return None if error is None else (error, self._give_up(chunk.chunked_map, error))
 
 
 _GivenUp = tuple[BaseException, list[tuple[int, int]]]
-"""An error, and the ranges of calls of which it is the outcome."""
+"""An error, and the ranges of calls that must fail with it."""
 
 
 def _fail_given_up(chunk: _Chunk, given_up: _GivenUp | None) -> None:
     if given_up is not None:
         error, ranges = given_up
         for start, stop in ranges:
-            chunk.calls_of.fail(start, stop, error)
+            chunk.chunked_map.fail(start, stop, error)
 
 
 def _packed_global(fn: Callable[..., Any], columns: list[Any], dumps: Dumps) -> bytes | None:
-    """The pickle of `fn`, where it is all that a worker has to know beside plain arguments.
+    """The pickle of `fn` if that is imported by name and all arguments are of plain types.
 
-    None where it has something of its own that a call could change, or an argument has.
+    Else None: a call could change the state of `fn` or of an
+    argument, and later calls would see it.
     """
     if not isinstance(fn, (FunctionType, BuiltinFunctionType, type)):
         return None
@@ -547,4 +562,4 @@ def _packed_global(fn: Callable[..., Any], columns: list[Any], dumps: Dumps) -> 
         packed = dumps(fn)
         return packed if pickle.loads(packed) is fn else None
     except Exception:
-        return None  # each call says why
+        return None  # then each call is packed, and fails with the reason

@@ -1,4 +1,7 @@
-"""The public class of all cluster executors: `concurrent.futures` on the outside, a session inside."""
+"""`ClusterExecutor`, the base class of all cluster executors.
+
+Checks and pickles what callers give; a session of `cluster_tools.cluster` does the rest.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +49,10 @@ _T = TypeVar("_T")
 _S = TypeVar("_S")
 _P = ParamSpec("_P")
 
-# Longer than any disk or network is away; shorter than a queue is long.
+# Longer than disks and networks fail for, but shorter than jobs wait in queues.
 _CLIENT_TIMEOUT_S = 1800.0
-_DEFAULT_GRACE_S = 5.0  # PyPI's cluster_tools 4.3.3
+# As in 4.3.3 of PyPI's cluster_tools.
+_DEFAULT_GRACE_S = 5.0
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -71,19 +75,21 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         python_executable: The jobs' interpreter, of the same minor version; default: this one.
         command_prefix: Words before the interpreter: `["apptainer", "exec", "image.sif"]`.
         pending_timeout_s: Give up what has waited in the queue for so long; default: never.
-        client_timeout_s: A task that would begin when nothing was heard of this process for so long (it
-            was killed, its machine is down) is not begun; default: 30 minutes. None: it always is.
-        pilot_jobs: Run the calls on so many long-lived jobs, which take one after the other, instead of
-            a job for each. For many short calls.
-        pilot_idle_timeout_s: After so long without work such a job leaves; more work makes others.
-        linger_s: So many seconds a job stays at the most for what its call has left behind (threads,
-            exit functions, child processes), once its output is written. Executors of the call's own
-            that have work are waited for.
-        max_workers: At most so many calls of this executor run at a time, over all its arrays; default: as
-            many as the scheduler lets.
-        initializer: Called in each process that runs calls (a job's, a pilot), before its first call, with
-            the script and logging set up. Where it fails, that is the exception of the calls that would
-            have run there; where it fails on two pilots in a row, of all calls that are left.
+        client_timeout_s: A task does not begin if nothing was heard of this process for so long
+            (it was killed, or its machine is down); default: 30 minutes. None: it always begins.
+        pilot_jobs: Run the calls in so many long-lived jobs, each of which takes one call after the
+            other, instead of a job for each call. For many short calls.
+        pilot_idle_timeout_s: Seconds without work after which such a job ends. More work starts
+            others.
+        linger_s: How many seconds a job may go on, once its output is written, for threads, exit
+            functions and child processes that its call has left behind. Executors that the call has
+            made and that have work are waited for without this limit.
+        max_workers: How many calls of this executor may run at a time, over all its arrays;
+            default: as many as the scheduler allows.
+        initializer: Called in each process that runs calls (a job's, a pilot), before its first
+            call, with the script and logging set up. If it fails, the calls that would have run
+            there raise its exception; if it fails in two pilots in a row, all calls that are left
+            do.
         initargs: The arguments of `initializer`.
         trust_group: The group of `cfut_dir` may write to it, and logs get the mode that this
             process's umask gives. Everybody in that group could then have code run as you. Without
@@ -125,39 +131,24 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         initargs: tuple[Any, ...] = (),
         trust_group: bool = False,
     ):
+        # Long, since each of the keywords above is handed on by name, to `Options` or `Settings`.
         if getattr(sys.modules.get("__main__"), "__cluster_tools_bootstrapping__", False):
             raise RuntimeError(_NO_GUARD)
-        if logging_config is not None and logging_setup_fn is not None:
-            raise ValueError("give logging_config or logging_setup_fn, not both")
-        if job_name is not None and job_name.splitlines() != [job_name]:
-            raise ValueError(f"job_name {job_name!r} is not one line of text")
-        if client_timeout_s is not None and not client_timeout_s >= 1:
-            raise ValueError("client_timeout_s must be at least 1")
         pilot_jobs = check_count("pilot_jobs", pilot_jobs)
         max_workers = check_count("max_workers", max_workers)
-        if not pilot_idle_timeout_s >= 0:
-            raise ValueError("pilot_idle_timeout_s must not be negative")
-        if not isinstance(linger_s, (int, float)) or not 0 <= linger_s < float("inf"):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"linger_s must be a number of seconds, 0 or more, not {linger_s!r}")
-        if isinstance(command_prefix, str):
-            raise ValueError("command_prefix is a list of words, not a string")
-        if isinstance(additional_setup_lines, str):
-            raise ValueError("additional_setup_lines is a list of lines, not a string")
-        if job_resources is not None and not isinstance(job_resources, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"job_resources is a dict, not {job_resources!r}")
-        if cfut_dir is None:
-            cfut_dir = os.environ.get("CFUT_DIR") or ".cfut"
+        _check_times(client_timeout_s, pilot_idle_timeout_s, linger_s)
+        _check_texts(job_name, job_resources, additional_setup_lines, command_prefix)
         self.debug = debug
         self.keep_logs = keep_logs
+        if cfut_dir is None:
+            cfut_dir = os.environ.get("CFUT_DIR") or ".cfut"
         self.cfut_dir = os.path.abspath(cfut_dir)
         self.job_resources = job_resources
         self.job_name = job_name
         self.additional_setup_lines = list(additional_setup_lines or [])
         self.output_store = FileOutputStore() if output_store is None else output_store
+        logging_setup = _logging_setup(logging_config, logging_setup_fn)
         packed_initializer = _packed_initializer(initializer, initargs)
-        log = None
-        if logging_config is not None or logging_setup_fn is not None:
-            log = (logging_config or {}, logging_setup_fn)
         scheduler = self._make_scheduler(
             Options(
                 job_resources=job_resources or {},
@@ -181,11 +172,11 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
                 *(command_prefix or []),
                 *_with_our_flags(self._worker_words(python_executable)),
             ],
-            logging=log,
+            logging=logging_setup,
             pending_timeout_s=pending_timeout_s,
             client_timeout_s=None if keep_jobs_on_exit else client_timeout_s,
             keep_jobs_on_exit=keep_jobs_on_exit,
-            pilot_jobs=_at_most(pilot_jobs, max_workers),
+            pilot_jobs=_minimum(pilot_jobs, max_workers),
             pilot_idle_timeout_s=pilot_idle_timeout_s,
             max_workers=None if scheduler.keeps_max_workers else max_workers,
             initializer=packed_initializer,
@@ -195,12 +186,15 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             and self.output_store.directory is None,
             store=self.output_store,
         )
+        self._open_session(scheduler, settings)
+
+    def _open_session(self, scheduler: Scheduler, settings: Settings) -> None:
         try:
             self._session = Session(scheduler, settings, [FailureObserver()])
         except BaseException:
             scheduler.close()
             raise
-        # An executor that nobody refers to any more ends when its calls are done.
+        # If nobody refers to the executor any more, its session ends when its calls are done.
         self._finalizer = weakref.finalize(self, Session.close, self._session, wait=False)
         self._finalizer.atexit = False
         if threading.current_thread() is threading.main_thread():
@@ -213,21 +207,23 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
 
     @property
     def max_workers(self) -> int:
-        """How many calls can run at a time, as far as that is known; also `_max_workers` and `size`.
+        """How many calls can run at a time, as far as is known; also as `_max_workers` and `size`.
 
-        The first time it may ask the scheduler.
+        The first use may query the scheduler.
         """
         return self._known_width
 
     @cached_property
     def _known_width(self) -> int:
         settings, width = self._session.settings, self._session.scheduler.width
-        asked = settings.pilot_jobs or settings.max_workers
-        if asked is None:
+        requested = settings.pilot_jobs or settings.max_workers
+        if requested is None:
             return width()
-        return min(asked, width()) if self._session.scheduler.keeps_max_workers else asked
+        if self._session.scheduler.keeps_max_workers:
+            return min(requested, width())
+        return requested
 
-    # Names under which libraries look for it, as in the standard library's pools and in others'.
+    # Names under which libraries read it, as in the standard library's pools and in others.
     @property
     def _max_workers(self) -> int:
         return self.max_workers
@@ -238,10 +234,11 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         return self.max_workers
 
     @abstractmethod
-    def _make_scheduler(self, options: Options) -> Scheduler: ...
+    def _make_scheduler(self, options: Options) -> Scheduler:
+        """The scheduler of this executor. Raises: what `__init__` raises."""
 
     def _worker_words(self, python_executable: str | None) -> list[str]:
-        """What starts the worker in a job: an interpreter that sees the client's files."""
+        """The command that starts the worker in a job: the interpreter and its arguments."""
         start = os.path.join(os.path.dirname(os.path.abspath(job.__file__)), "start_worker.py")
         return [python_executable or sys.executable, start]
 
@@ -249,8 +246,8 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
     def install_signal_handlers() -> None:
         """Makes SIGINT, SIGTERM and SIGHUP cancel the jobs of all executors of this process.
 
-        For programs that make executors outside the main thread; otherwise it is done anyway.
-        Raises: RuntimeError, outside the main thread.
+        For programs that make executors outside the main thread; in the main thread, executors do
+        it themselves. Raises: RuntimeError, outside the main thread.
         """
         process_wide.install_signal_handlers()
 
@@ -299,7 +296,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             return None if timeout is None else timeout - (time.monotonic() - began)
 
         calls = zip(*iterables)
-        # Whoever keeps jobs does so where an exception ends the loop over this, too.
+        # With `keep_jobs_on_exit`, jobs go on also if an exception ends the loop over the results.
         cancel = not self._session.settings.keep_jobs_on_exit
         if buffersize is None:
             futures = deque(self._submit_array(fn, ((arguments, None) for arguments in calls)))
@@ -315,7 +312,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         return iterate_results(deque(first), timeout=left(), submit_next=submit_next, cancel=cancel)
 
     def forward_log(self, fut: Future[_T]) -> _T:
-        """Writes the call's log to stdout until it is done, each piece behind `(jid=<jobid>) `.
+        """Writes the call's log to stdout until it is done, each part after `(jid=<jobid>) `.
 
         Returns: the result. Raises: what `fut.result()` raises.
         """
@@ -323,16 +320,16 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         return fut.result()
 
     def stats(self) -> ExecutorStats:
-        """What has become of the calls of this executor by now: counts by state, rate, time left."""
+        """What has become of this executor's calls by now: counts by state, rate, time left."""
         return self._session.stats()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no more calls; with `wait` returns when all futures are done and all is cleaned up.
+        """Refuses further calls. With `wait`, returns when all futures are done and files deleted.
 
-        `cancel_futures` cancels what is not known to run.
+        `cancel_futures`: cancels the calls that are not known to run.
         """
         if self._session.is_of_parent:
-            return  # the forked child's copy has nothing to end
+            return  # in a forked child, which has no session to end
         self._session.refuse_calls()
         if cancel_futures:
             self._session.cancel_pending()
@@ -392,20 +389,23 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         fn: Callable[..., _T],
         calls: Iterable[tuple[tuple[Any, ...], str | None]],
     ) -> list[Future[_T]]:
-        """Submits calls of one function as an array. `calls`: positional arguments and the caller's key."""
+        """Submits calls of one function as an array.
+
+        `calls`: for each its positional arguments, and the key that the caller names, or None.
+        """
         session = self._session
         session.check_open()
         draft = _Draft(self._name_of(fn))
         try:
             self._write(draft, fn, calls)
-        except BaseException:  # of the caller's iterable, or Ctrl-C: nobody has these futures
+        except BaseException:  # by the caller's iterable, or Ctrl-C: nobody has these futures
             for future in draft.futures:
                 future.cancel()
             raise
         finally:
             if draft.writer is not None:
                 draft.writer.discard()
-        if session.lifecycle.aborted:  # which takes the run directory away
+        if session.lifecycle.aborted:  # the run directory is gone
             for future in draft.futures:
                 future.cancel_for_shutdown()
         else:
@@ -419,7 +419,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         fn: Callable[..., Any],
         calls: Iterable[tuple[tuple[Any, ...], str | None]],
     ) -> None:
-        """Writes the array file and hands the array over; what can't be is left in the draft."""
+        """Writes the array file and submits the array. What goes wrong is noted in the draft."""
         session = self._session
         function = b""
         try:
@@ -427,48 +427,25 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             draft.writer = session.arrays.begin()
         except Exception as exc:
             draft.error = exc
-        good: list[ClusterFuture[Any]] = []
-        numbers: list[int] = []
-        keys: list[str] = []
-        kept = False
         for number, (arguments, named_key) in enumerate(calls):
-            future = ClusterFuture[Any](session.owner)
-            draft.futures.append(future)
-            if draft.error is not None or draft.writer is None:
-                continue
-            try:
-                no_keywords: dict[str, Any] = {}
-                call = _pickled(
-                    (arguments, no_keywords), f"An argument of task {number} of {draft.name}"
-                )
-                key = self._key(named_key)
-                if named_key is not None and key is not None:
-                    self._delete_stale(key)
-            except Exception as exc:
-                draft.failed[number] = exc
-                continue
-            try:
-                draft.writer.add(function, call, key)
-            except OSError as exc:
-                draft.error = exc
-                continue
-            kept = kept or named_key is not None
-            if key is not None:
-                keys.append(key)
-            good.append(future)
-            numbers.append(number)
-        if draft.error is not None or draft.writer is None or not good:
+            draft.futures.append(ClusterFuture[Any](session.owner))
+            if draft.error is None and draft.writer is not None:
+                self._write_call(draft, draft.writer, number, function, arguments, named_key)
+        if draft.error is not None or draft.writer is None or not draft.numbers:
             return
+        futures = draft.futures
+        if draft.failed:
+            futures = [futures[number] for number in draft.numbers]
         try:
             array = session.arrays.finish(
                 draft.writer,
                 draft.name,
-                good,
-                keys or None,
+                futures,
+                draft.keys or None,
                 working_directory=_working_directory(),
-                kept=kept,
+                kept=draft.is_kept,
                 indexed=True,
-                numbers=numbers if draft.failed else None,
+                numbers=draft.numbers if draft.failed else None,
                 total=len(draft.futures),
             )
         except Exception as exc:
@@ -477,8 +454,40 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         draft.writer = None
         session.take(array)
 
+    def _write_call(
+        self,
+        draft: _Draft,
+        writer: ArrayWriter,
+        number: int,
+        function: bytes,
+        arguments: tuple[Any, ...],
+        named_key: str | None,
+    ) -> None:
+        """Writes one call to the array file. `function`: pickled."""
+        try:
+            no_keywords: dict[str, Any] = {}
+            call = _pickled(
+                (arguments, no_keywords), f"An argument of task {number} of {draft.name}"
+            )
+            key = self._key(named_key)
+            if named_key is not None and key is not None:
+                self._delete_stale(key)
+        except Exception as exc:
+            draft.failed[number] = exc
+            return
+        try:
+            writer.add(function, call, key)
+        except OSError as exc:
+            draft.error = exc
+            return
+        if named_key is not None:
+            draft.is_kept = True
+        if key is not None:
+            draft.keys.append(key)
+        draft.numbers.append(number)
+
     def _key(self, named_key: str | None) -> str | None:
-        """The key in the output store; None where the output goes into the run directory."""
+        """The call's key in the output store; None where its output goes into the run directory."""
         if named_key is not None:
             return self.output_store.resolve_key(named_key)
         if self._session.settings.own_outputs:
@@ -486,7 +495,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         return self.output_store.default_key(self._session.arrays.unique_id())
 
     def _delete_stale(self, key: str) -> None:
-        """What is left of an earlier call must not be taken for this one's."""
+        """Deletes the output of an earlier call, which must not be taken for this call's."""
         if self.output_store.poll([key]):
             self.output_store.delete(key)
 
@@ -497,10 +506,16 @@ class _Draft:
 
     name: str
     futures: list[ClusterFuture[Any]] = field(default_factory=list["ClusterFuture[Any]"])
+    # None before the array file is begun, and once the session has it.
     writer: ArrayWriter | None = None
-    # Why single calls are not in it, by position.
+    # The positions of the calls that were written, and their keys in the output store.
+    numbers: list[int] = field(default_factory=list[int])
+    keys: list[str] = field(default_factory=list[str])
+    # The caller has named a key for at least one of them.
+    is_kept: bool = False
+    # Position -> why this call was not written.
     failed: dict[int, Exception] = field(default_factory=dict[int, Exception])
-    # Why none of it can be submitted.
+    # Why none of the calls can be submitted.
     error: Exception | None = None
 
     def failing(self) -> Collection[int]:
@@ -508,7 +523,7 @@ class _Draft:
         return self.failed if self.error is None else range(len(self.futures))
 
     def fail(self) -> None:
-        """Puts what went wrong into the futures concerned."""
+        """Fails the futures of the calls that were not submitted."""
         numbers = self.failing()
         failures = FailureLog(len(numbers))
         for number in numbers:
@@ -519,15 +534,15 @@ class _Draft:
 
 
 def _submission_error(task: str, error: Exception) -> Exception:
-    """What a future raises whose call could not be submitted because of `error`."""
-    _make_text_of_frames(error)
+    """The exception of a call that could not be submitted because of `error`."""
+    _replace_tracebacks_by_notes(error)
     return failures.not_submitted(task, error)
 
 
-def _make_text_of_frames(error: BaseException) -> None:
-    """Drops tracebacks, as their frames refer to the executor. Notes keep the user's lines as text.
+def _replace_tracebacks_by_notes(error: BaseException) -> None:
+    """Drops tracebacks, since their frames refer to the executor. The user's lines become notes.
 
-    Whoever keeps such a future would otherwise keep the executor, which ends when it is dropped.
+    Otherwise whoever keeps such a future would keep the executor, which ends when it is dropped.
     """
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     seen: set[int] = set()
@@ -543,7 +558,43 @@ def _make_text_of_frames(error: BaseException) -> None:
         part = part.__cause__ or part.__context__
 
 
+def _check_times(
+    client_timeout_s: float | None, pilot_idle_timeout_s: float, linger_s: object
+) -> None:
+    """Raises: ValueError."""
+    if client_timeout_s is not None and not client_timeout_s >= 1:
+        raise ValueError("client_timeout_s must be at least 1")
+    if not pilot_idle_timeout_s >= 0:
+        raise ValueError("pilot_idle_timeout_s must not be negative")
+    if not isinstance(linger_s, (int, float)) or not 0 <= linger_s < float("inf"):
+        raise ValueError(f"linger_s must be a number of seconds, 0 or more, not {linger_s!r}")
+
+
+def _check_texts(
+    job_name: str | None, job_resources: object, setup_lines: object, command_prefix: object
+) -> None:
+    """Raises: ValueError."""
+    if job_name is not None and job_name.splitlines() != [job_name]:
+        raise ValueError(f"job_name {job_name!r} is not one line of text")
+    if job_resources is not None and not isinstance(job_resources, Mapping):
+        raise ValueError(f"job_resources is a dict, not {job_resources!r}")
+    if isinstance(setup_lines, str):
+        raise ValueError("additional_setup_lines is a list of lines, not a string")
+    if isinstance(command_prefix, str):
+        raise ValueError("command_prefix is a list of words, not a string")
+
+
+def _logging_setup(
+    config: dict[str, Any] | None, setup_fn: Callable[[str], object] | None
+) -> tuple[dict[str, Any], Callable[[str], object] | None] | None:
+    """Of `Settings.logging`. Raises: ValueError, where both are given."""
+    if config is not None and setup_fn is not None:
+        raise ValueError("give logging_config or logging_setup_fn, not both")
+    return None if config is None and setup_fn is None else (config or {}, setup_fn)
+
+
 def _grace_s() -> float:
+    """Seconds between the signal to a job and its kill: SIGTERM_WAIT_IN_S. Raises: ValueError."""
     text = os.environ.get("SIGTERM_WAIT_IN_S")
     try:
         return float(text) if text else _DEFAULT_GRACE_S
@@ -553,13 +604,15 @@ def _grace_s() -> float:
         ) from None
 
 
-def _at_most(count: int | None, limit: int | None) -> int | None:
+def _minimum(count: int | None, limit: int | None) -> int | None:
+    """The smaller of both; `count` where there is no limit, None where there is no count."""
     return count if count is None or limit is None else min(count, limit)
 
 
 def _packed_initializer(
     initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
 ) -> bytes | None:
+    """The pickled initializer. Raises: TypeError; pickle.PicklingError."""
     if initializer is None:
         return None
     if not callable(initializer):
@@ -569,9 +622,10 @@ def _packed_initializer(
 
 
 def _with_our_flags(worker_words: list[str]) -> list[str]:
-    """The jobs' interpreter gets the flags of this one, as `multiprocessing` does with its processes."""
+    """Adds this interpreter's flags for the job's, as `multiprocessing` does for its processes."""
     interpreter, *start = worker_words
-    flags: list[str] = subprocess._args_from_interpreter_flags()  # pyright: ignore
+    # There is no public function for this.
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # pyright: ignore  # noqa: SLF001
     return [interpreter, *flags, *start]
 
 
@@ -582,10 +636,10 @@ def _working_directory() -> str:
         raise FileNotFoundError("the working directory of this process was removed") from exc
 
 
-def _pickled(value: object, what: str) -> pickling.Pieces:
-    """Raises: pickle.PicklingError, which says what it was and has the original as its cause."""
+def _pickled(value: object, what: str) -> pickling.Fragments:
+    """Raises: pickle.PicklingError, which says `what` it was and has the original as its cause."""
     try:
-        return pickling.dump_pieces(value)
+        return pickling.dump_fragments(value)
     except Exception as exc:
         raise pickle.PicklingError(f"{what} can't be pickled: {exception_text(exc)}") from exc
 

@@ -1,6 +1,6 @@
-"""An executor's `initializer` in this process: called once, before the first call.
+"""Calls an executor's `initializer` in this process: once, before the first call.
 
-Knows functions and exceptions; nothing of executors and futures.
+Knows functions and exceptions, no executors and no futures.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ _NOTE = "The executor's initializer {} raised this: no call is begun in this pro
 
 
 class Initialization:
-    """Calls an initializer where that was not done yet, and remembers how it failed.
+    """Calls an initializer, if it was not called yet, and keeps its exception.
 
     Arguments:
-        initializer: Without arguments. None: there is none.
-        name: For the messages.
+        initializer: Called without arguments. None: there is none.
+        name: Its name, for messages.
     """
 
     def __init__(self, initializer: Callable[[], object] | None, name: str) -> None:
         self.name = name
         self._initializer = initializer
         self._failure: BaseException | None = None
-        # Reentrant: an initializer may itself have the executor call something.
+        # Reentrant, since an initializer may itself submit a call.
         self._lock = threading.RLock()
 
     @property
@@ -31,11 +31,11 @@ class Initialization:
         return self._failure is not None
 
     def ensure(self) -> None:
-        """Has the initializer called before this returns; other threads wait.
+        """Calls the initializer, if it was not called yet; other threads wait.
 
         Raises:
-            BaseException: What it raised, now or in an earlier call of this. Only after a
-                KeyboardInterrupt, which was meant for the program, it is called again.
+            BaseException: What the initializer raised, now or earlier. Only after a
+                KeyboardInterrupt, which is meant for the program, it is called again.
         """
         with self._lock:
             initializer, self._initializer = self._initializer, None

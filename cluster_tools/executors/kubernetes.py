@@ -1,4 +1,4 @@
-"""The executor of Kubernetes. Its scheduler needs the extra `kubernetes`, and is imported when it is made."""
+"""The executor for Kubernetes. Imports its scheduler, which needs the extra `kubernetes`, late."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from cluster_tools.schedulers.kubernetes.script import WORKER_START
 class KubernetesExecutor(ClusterExecutor):
     """Runs calls as pods of Indexed Jobs.
 
-    `job_resources`: `{"image": ...}` at least; the README's section on Kubernetes has all keys. The other
-    arguments are those of `ClusterExecutor`. The interpreter is the image's: the key `python_executable` of
-    `job_resources`, else the argument of that name, else `python`.
+    `job_resources`: at least `{"image": ...}`; the README's section on Kubernetes has all keys. The
+    other arguments are those of `ClusterExecutor`. The interpreter is one of the image: the key
+    `python_executable` of `job_resources`, else the argument of that name, else `python`.
 
     Raises: ImportError without the extra `kubernetes`; RuntimeError without a configuration.
     """

@@ -1,4 +1,4 @@
-"""The executor whose jobs are subprocesses of this machine."""
+"""The executor whose jobs are subprocesses on this machine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from cluster_tools.schedulers.local import LocalScheduler
 
 
 class LocalExecutor(ClusterExecutor):
-    """Runs calls as subprocesses of this machine, the way a cluster would run them as jobs.
+    """Runs calls as subprocesses on this machine, just as a cluster would run them as jobs.
 
-    For trying things without a cluster. Without `max_workers` as many run at a time as there are processors
-    that this process may use, or as `pilot_jobs` says where that is more. The other arguments are those of
+    For trying things without a cluster. The default of `max_workers` is the number of processors
+    that this process may use, or `pilot_jobs` if that is more. The other arguments are those of
     `ClusterExecutor`.
     """
 

@@ -1,4 +1,4 @@
-"""Log records of worker processes, brought to the handlers of the process that made them.
+"""Forwards log records of worker processes to the handlers of the process that started them.
 
     worker process (each), and its children      parent process
     +---------------------------------------+    +-----------------------------------------------+
@@ -6,10 +6,10 @@
     |     record -> parts of PIPE_BUF bytes --pipe--> getLogger(name).handle(record)             |
     +---------------------------------------+    +-----------------------------------------------+
 
-A record is in the pipe before the logging call returns, so it is never behind a result. Writers
-share no lock: one that is killed would hold it for ever. The system writes a part as a whole or
-not at all, and each part says whose it is. Knows logging and pipes, nothing of calls. For workers
-that are not forked; those have the handlers.
+A record is in the pipe before the logging call returns, so it never arrives after the result of its
+call. Writers share no lock, since one that is killed would hold it for ever. The system writes a
+part completely or not at all, and each part says whose it is. Knows logging and pipes, no calls.
+Not for forked workers, which have the handlers themselves.
 """
 
 from __future__ import annotations
@@ -31,20 +31,21 @@ from typing import Any
 
 from cluster_tools.function_name import exception_text
 
-# How long close() waits for the handlers: they may be slow, and a caller waits for this.
+# How long `close` waits for handlers: they may be slow, and a caller waits for `close`.
 _DRAIN_LIMIT_S = 10.0
 
-# Before each part: the writer's process id, the record's random id, and the place of the part.
+# Stands before each part: process id of the writer, random id of the record, kind of part.
 _PART_HEADER = struct.Struct("!Q8sB")
-_WHOLE, _FIRST, _MIDDLE, _FINAL, _ABANDONED = range(5)
+# The whole record; the first, a middle and the last part of one; no more parts follow.
+_WHOLE, _FIRST, _MIDDLE, _FINAL, _CUT_SHORT = range(5)
 _LENGTH_BYTES = 4  # `Connection` writes a part's length before it, in the same write
-# Windows has no PIPE_BUF: there a pipe keeps messages of any size whole.
+# Windows has no PIPE_BUF: its pipes write messages of any size completely.
 _MAX_PART_BYTES = getattr(select, "PIPE_BUF", 1 << 30) - _LENGTH_BYTES - _PART_HEADER.size
 
-# So many unfinished records are kept before anybody asks whether their writers are alive.
-_MIN_UNFINISHED_TO_CHECK = 8
+# How many incomplete records are kept before it is checked whether their writers are alive.
+_MIN_INCOMPLETE_TO_CHECK = 8
 
-# Values of these types arrive as they are; what others do in pickling or unpickling is their own.
+# Types whose pickling and unpickling can't fail, or do anything else.
 _PLAIN_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes})
 
 
@@ -52,7 +53,7 @@ class LogForwarding:
     """The parent's end: a pipe, and the thread that reads it.
 
     Arguments:
-        context: That of the workers.
+        context: The context of `multiprocessing` that starts the workers.
     """
 
     def __init__(self, context: BaseContext) -> None:
@@ -67,11 +68,11 @@ class LogForwarding:
         _open_forwardings.add(self)
 
     def sender(self) -> RecordSender:
-        """The workers' end; it can be pickled while a worker is started."""
+        """The workers' end, which can be pickled while a worker is started."""
         return RecordSender(self._writer)
 
     def close(self) -> None:
-        """Returns when the handlers have all records. The workers have to be gone."""
+        """Returns when the handlers have all records. To be called once all workers have ended."""
         if self not in _open_forwardings or os.getpid() != self._owner_pid:
             return
         _open_forwardings.discard(self)
@@ -98,19 +99,19 @@ def _is_writable(writer: Connection, timeout_s: float) -> bool:
 _LAST = b""
 
 _open_forwardings: weakref.WeakSet[LogForwarding] = weakref.WeakSet()
-_threads: set[threading.Thread] = set()  # those that read
+_threads: set[threading.Thread] = set()  # the threads that read pipes
 
 
 @atexit.register
 def _drain_all() -> None:
     for forwarding in list(_open_forwardings):
         forwarding.close()
-    for thread in list(_threads):  # of executors that were dropped, and not shut down
+    for thread in list(_threads):  # of executors that were dropped without a shutdown
         thread.join(_DRAIN_LIMIT_S)
 
 
 def _emit_records(reader: Connection) -> None:
-    """The thread's work. It has no reference to the LogForwarding, which may be collected."""
+    """Runs in the thread. Has no reference to the LogForwarding, which can be collected so."""
     unfinished = UnfinishedRecords()
     with reader:
         for part in iter(lambda: _received(reader), _LAST):
@@ -118,7 +119,7 @@ def _emit_records(reader: Connection) -> None:
                 packed = unfinished.add(part)
                 if packed is not None:
                     _emit(unpack_record(packed))
-            except BaseException:  # a handler may raise anything; the other records are to arrive
+            except BaseException:  # a handler may raise anything, and other records must arrive
                 _print_error()
     _threads.discard(threading.current_thread())
 
@@ -130,7 +131,7 @@ def _emit(record: logging.LogRecord) -> None:
 
 
 def _print_error() -> None:
-    if logging.raiseExceptions and sys.stderr:  # as logging itself treats its own errors
+    if logging.raiseExceptions and sys.stderr:  # as logging does with errors of handlers
         with contextlib.suppress(Exception):
             traceback.print_exc(file=sys.stderr)
 
@@ -143,23 +144,23 @@ def _received(reader: Connection) -> bytes:
 
 
 class UnfinishedRecords:
-    """Records of which parts are still on their way, from any number of writers at once."""
+    """Collects the parts of records, from any number of writers at once."""
 
     def __init__(self) -> None:
         self._parts: dict[tuple[int, bytes], list[bytes]] = {}
-        self._check_at = _MIN_UNFINISHED_TO_CHECK
+        self._check_at = _MIN_INCOMPLETE_TO_CHECK
 
     def __len__(self) -> int:
         return len(self._parts)
 
     def add(self, part: bytes) -> bytes | None:
-        """Takes a part, and returns the packed record if this was what it lacked."""
+        """Takes a part. Returns the packed record if this was its last part."""
         pid, record_id, place = _PART_HEADER.unpack_from(part)
         content = part[_PART_HEADER.size :]
         if place == _WHOLE:
             return content
         key = pid, record_id
-        if place == _ABANDONED:
+        if place == _CUT_SHORT:
             self._parts.pop(key, None)
         elif place == _FIRST:
             if len(self._parts) >= self._check_at:
@@ -174,24 +175,25 @@ class UnfinishedRecords:
     def _forget_dead_writers(self) -> None:
         dead = {pid for pid in {pid for pid, _ in self._parts} if not _is_alive(pid)}
         self._parts = {key: parts for key, parts in self._parts.items() if key[0] not in dead}
-        # Twice as many as live writers need: the question is cheap per record, whatever their number.
-        self._check_at = max(_MIN_UNFINISHED_TO_CHECK, 2 * len(self._parts))
+        # Twice as many as live writers need, so that checks stay rare,
+        # however many writers there are.
+        self._check_at = max(_MIN_INCOMPLETE_TO_CHECK, 2 * len(self._parts))
 
 
 def _is_alive(pid: int) -> bool:
-    if sys.platform == "win32":  # there each record is whole
+    if sys.platform == "win32":  # there each record has one part
         return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is somebody else's
+    except OSError:  # a process of another user
         return True
     return True
 
 
 class RecordSender:
-    """The workers' end of a LogForwarding. Children that a call forks use it, too."""
+    """The workers' end of a LogForwarding. Processes that a call forks use it, too."""
 
     def __init__(self, writer: Connection) -> None:
         self._writer = writer
@@ -199,7 +201,7 @@ class RecordSender:
         self._disabled_level = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        # Taken when a worker is started and not before: many programs set up logging late.
+        # Called when a worker is started, so late: many programs set up logging late.
         root = logging.getLogger()
         loggers = logging.Logger.manager.loggerDict.items()
         levels = {
@@ -214,28 +216,28 @@ class RecordSender:
         }
 
     def install(self) -> None:
-        """Makes it the only handler of this process's root logger, with the parent's levels."""
+        """Makes this the only handler of the root logger, and sets the parent's levels."""
         logging.disable(self._disabled_level)
         for name, level in self._levels.items():
             logging.getLogger(name).setLevel(level)
-        # What the script's import has set up would write each record a second time.
+        # Handlers that the import of the script has set up would write each record a second time.
         logging.getLogger().handlers[:] = [_SendingHandler(self)]
 
     def send(self, packed_record: bytes) -> None:
-        """Returns when all of it is in the pipe. Only the parts' writes are atomic."""
+        """Returns when all parts are in the pipe. Each part is written atomically."""
         parts = parts_of(packed_record)
         try:
             for part in parts:
                 self._writer.send_bytes(part)
-        except BaseException:  # a signal's handler may raise between two parts
+        except BaseException:  # a signal handler may raise between two parts
             if len(parts) > 1:
                 header = _PART_HEADER.unpack_from(parts[0])
-                self._writer.send_bytes(_PART_HEADER.pack(*header[:2], _ABANDONED))
+                self._writer.send_bytes(_PART_HEADER.pack(*header[:2], _CUT_SHORT))
             raise
 
 
 def parts_of(packed_record: bytes) -> list[bytes]:
-    """What is written to the pipe for a record, each with one write."""
+    """The parts of a record, each of which is written to the pipe by one write."""
     size = len(packed_record)
     pid = os.getpid()
     if size <= _MAX_PART_BYTES:
@@ -258,14 +260,14 @@ class _SendingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._sender.send(pack_record(record))
-        except BrokenPipeError:  # of a child that its executor has left behind: nobody has handlers
+        except BrokenPipeError:  # the parent has ended, and this process has not
             pass
         except Exception:
             self.handleError(record)
 
 
 def pack_record(record: logging.LogRecord) -> bytes:
-    """Pickles a record: its message and exception as text, of the rest what can be pickled.
+    """Pickles a record: message and exception as text, and all other attributes.
 
     An attribute that cannot be pickled, or not be unpickled, arrives as its `repr`.
     """
@@ -285,7 +287,7 @@ def pack_record(record: logging.LogRecord) -> bytes:
 
 
 def unpack_record(packed: bytes) -> logging.LogRecord:
-    """The record of which `pack_record` made the bytes."""
+    """The record that `pack_record` has packed."""
     attributes, others, kind = pickle.loads(packed)
     for name, (pickled, text) in others.items():
         attributes[name] = _unpickled(pickled, text)

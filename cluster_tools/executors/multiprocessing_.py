@@ -1,13 +1,13 @@
-"""Calls in worker processes of this machine: the standard library's pool, with what it lacks.
+"""Runs calls in worker processes of this machine: the standard library's pool, with what it lacks.
 
     caller                         pool's thread (standard library)       worker process
     submit: packs the call ------> waits in the pool's queue ------------> run_measured_call
     _CallFuture <--- unpacks ----- the pool's future of two values <------ packed outcome
     map: see chunks.py
 
-Calls and outcomes cross as bytes that are made and read here: an object that refuses is then the
-error of its call, where the pool would break. (The name has a `_` since it is not the standard
-library's module.)
+Calls and outcomes are sent as bytes that are pickled and unpickled here. So an object that can't be
+pickled is an error of its call, while in the standard library it may break the pool. (The module's
+name ends with `_`, as `multiprocessing` is the standard library's.)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from cluster_tools.executors.calls import (
 from cluster_tools.executors.chunk_progress import ChunkProgress
 from cluster_tools.executors.chunks import ChunkedMap, PendingWork, WorkQueue
 from cluster_tools.executors.log_forwarding import LogForwarding
-from cluster_tools.executors.pool_future import PoolFuture, name_cause
+from cluster_tools.executors.pool_future import PoolFuture, add_initializer_error
 from cluster_tools.executors.pool_worker import (
     Initializer,
     dumps_for_relatives,
@@ -86,17 +86,16 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
     """A `concurrent.futures.ProcessPoolExecutor` with `map_to_futures`, kept outputs and logs.
 
     A worker that dies breaks the pool, as in the standard library: all futures raise
-    `concurrent.futures.process.BrokenProcessPool`. Whatever fails in pickling is the error of its
-    call alone.
+    `concurrent.futures.process.BrokenProcessPool`. An error in pickling is that of its call alone.
 
     Arguments:
-        max_workers: How many processes; the number of CPUs where not given.
+        max_workers: How many processes; default: the number of CPUs.
         mp_context: A context of `multiprocessing`, instead of `start_method`.
         initializer: Called in each worker before its first call.
         initargs: The arguments of `initializer`.
-        start_method: `spawn`, `forkserver` or `fork`. Where not given, the environment variable
-            MULTIPROCESSING_DEFAULT_START_METHOD says it, else it is `spawn`.
-        max_tasks_per_child: Calls after which a worker is replaced. From Python 3.11 on.
+        start_method: `spawn`, `forkserver` or `fork`; default: the environment variable
+            MULTIPROCESSING_DEFAULT_START_METHOD, else `spawn`.
+        max_tasks_per_child: After how many calls a worker is replaced. From Python 3.11 on.
         output_store: Where outputs are kept for which the caller names a key.
         other: Keywords that other strategies take; they have no effect here.
 
@@ -165,7 +164,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
 
     @property
     def max_workers(self) -> int:
-        """How many processes there are at the most; `_max_workers` is the standard library's name."""
+        """How many processes there are at most. `_max_workers` is the standard library's name."""
         pool: Any = self
         return pool._max_workers
 
@@ -175,9 +174,9 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         return self.max_workers
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Has `fn(*args, **kwargs)` called in a worker. It is pickled before this returns.
+        """Has `fn(*args, **kwargs)` called in a worker. The call is pickled before this returns.
 
-        What cannot be pickled is a `pickle.PicklingError` of the future.
+        If it cannot be pickled, the future raises `pickle.PicklingError`.
         """
         key = pop_output_key(kwargs)
         future: Future[_T] = self._submit(fn, args, kwargs, key)
@@ -194,14 +193,14 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
     ) -> Iterator[_T]:
         """See `cluster_tools.Executor.map`.
 
-        Where `chunksize` is not given, workers get several calls at once, as many as they make in
-        a few hundredths of a second. That differs from `chunksize=1` by the clock only: a call
-        that takes longer delays no other, nor its result. But where a worker dies, what it has
-        done in the last 0.1 s is lost, too. Such chunks are not made with `buffersize` or
-        `max_tasks_per_child`.
+        Without `chunksize`, workers get several calls at once: as many as they run in a few
+        hundredths of a second. Except for speed, that does not differ from `chunksize=1`: a call
+        that takes longer delays neither other calls nor their results. But if a worker dies, the
+        results of its last 0.1 s are lost, too. With `buffersize` or `max_tasks_per_child` no such
+        chunks are made.
 
-        An exception of one call is that of all its chunk where `chunksize` is given, as in the
-        standard library.
+        With `chunksize`, an exception of one call is that of its whole chunk, as in the standard
+        library.
         """
         check_map_arguments(chunksize=chunksize, buffersize=buffersize)
         if chunksize is None and buffersize is None and self._makes_chunks:
@@ -232,11 +231,11 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         return concurrent.futures.as_completed(futures)
 
     def forward_log(self, fut: Future[_T]) -> _T:
-        """Waits and returns the result. The log comes to this process by itself."""
+        """Waits, and returns the result. Log records reach this process by themselves."""
         return fut.result()
 
     def stats(self) -> ExecutorStats:
-        """What has become of the calls; of those that a worker has or is about to take, it runs one."""
+        """What has become of the calls. A worker runs one of those that were given to it."""
         return self._tally.stats(min(self.max_workers, self._work_queue.given_out_count))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -261,14 +260,17 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         self._work_queue.cancel_maps()
 
     def _close_later(self) -> None:
-        # Somebody has to wait: the log's pipe is closed after the last worker, and the standard
-        # library cannot replace a worker once it was told not to wait.
+        """Closes the pool in a thread of its own.
+
+        A thread must wait, since the log's pipe is closed after the last worker has ended, and the
+        standard library replaces no worker after `shutdown(wait=False)`.
+        """
         if self._closing_thread is not None:
             return
         thread = threading.Thread(target=self._close, name="cluster_tools shutdown")
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is about to exit, and starts no threads
+        except RuntimeError:  # the interpreter exits, and starts no threads
             super().shutdown(wait=False)
         else:
             self._closing_thread = thread
@@ -368,9 +370,9 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         try:
             pool_future = super().submit(fn, *args)
         except BrokenProcessPool as error:
-            name_cause(error, pool._executor_manager_thread)
+            add_initializer_error(error, pool._executor_manager_thread)
             raise
-        except BaseException:  # Ctrl-C: the next call would get the same id, and the pool die of it
+        except BaseException:  # Ctrl-C: a next call with the same id would break the pool
             with pool._shutdown_lock:
                 self._work_queue.drop(pool._queue_count)
                 pool._queue_count += 1
@@ -378,23 +380,24 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         pool_future.__class__ = PoolFuture
         thread = pool._executor_manager_thread
         if pool_future.done() and not pool_future.cancelled():
-            name_cause(pool_future.exception(), thread)
-        # The pool's thread outlives an executor that is dropped, and the workers need the log's pipe.
+            add_initializer_error(pool_future.exception(), thread)
+        # Keeps the log's pipe for the workers: the pool's thread outlives
+        # an executor that is dropped.
         thread.log_forwarding = self._log_forwarding
         return pool_future
 
     def _adjust_process_count(self) -> None:
         pool: Any = self
         count = len(pool._processes)
-        # The standard library counts idle workers, by what was submitted and answered: chunks are not
-        # submitted, and where workers are replaced, it counts one that has just left, and waits for
-        # ever (https://github.com/python/cpython/issues/115634).
+        # The standard library counts idle workers by submitted and answered calls. Chunks are not
+        # submitted, though. And where workers are replaced, it counts one that has just ended, and
+        # waits for ever (https://github.com/python/cpython/issues/115634).
         wanted = min(pool._max_workers, self._work_queue.unfinished_count)
         for _ in range(count, wanted):
             pool._spawn_process()
         if len(pool._processes) > count:
-            # `submit` has woken the pool's thread before there was this worker; unless it looks
-            # again, it does not notice when the worker dies.
+            # `submit` has woken the pool's thread before this worker was started. Woken again, the
+            # thread learns of the worker, and notices when it dies.
             pool._executor_manager_thread_wakeup.wakeup()
 
     def _spawn_process(self) -> None:
@@ -415,21 +418,22 @@ _executors: weakref.WeakSet[MultiprocessingExecutor] = weakref.WeakSet()
 
 
 def _wake(lock: threading.Lock, wakeup: Any) -> None:
-    with lock:  # as the standard library asks for
+    with lock:  # as the standard library demands
         wakeup.wakeup()
 
 
 def _cancel_after_unhandled_exception() -> None:
-    # `last_value` is what the interpreter has printed; in a session one goes on after that.
+    """At exit, after an exception that nobody has caught: the interpreter has printed it."""
+    # In an interactive session (`ps1`) users go on after one.
     if getattr(sys, "last_value", None) is not None and not hasattr(sys, "ps1"):
         for executor in list(_executors):
             executor.cancel_unstarted()
 
 
-# What is registered here runs, last one first, before the standard library waits for its pools at
-# the end of the program; `atexit` comes after it. Without it the calls would all be run.
+# Functions registered here run, the last one first, before the standard library waits for its pools
+# at exit; those of `atexit` run after that. Without this, all calls would be run first.
 if hasattr(threading, "_register_atexit"):
-    threading._register_atexit(_cancel_after_unhandled_exception)  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
+    threading._register_atexit(_cancel_after_unhandled_exception)  # pyright: ignore
 
 
 def _max_tasks_keyword(max_tasks_per_child: int | None) -> dict[str, Any]:
@@ -441,7 +445,7 @@ def _max_tasks_keyword(max_tasks_per_child: int | None) -> dict[str, Any]:
 
 
 class _CallEach:
-    """Calls `fn` with each of a chunk's argument tuples, in a worker."""
+    """Runs in a worker: calls `fn` with each argument tuple of a chunk."""
 
     def __init__(self, fn: Callable[..., Any]) -> None:
         self._fn = fn
@@ -452,7 +456,7 @@ class _CallEach:
 
 
 def _flattened(chunks: Iterator[list[_T]]) -> Iterator[_T]:
-    """Yields the chunks' elements, and keeps no reference to one that was yielded."""
+    """Yields the results of the chunks, and keeps no reference to one that was yielded."""
     for chunk in chunks:
         chunk.reverse()
         while chunk:
@@ -460,10 +464,10 @@ def _flattened(chunks: Iterator[list[_T]]) -> Iterator[_T]:
 
 
 class _CallFuture(LocalFuture[_T]):
-    """The future that a caller gets, resolved from the pool's future of a packed outcome.
+    """The future that a caller gets. The pool's own future has the packed outcome.
 
-    The pool marks a cancelled future as done only when it would have been its turn; this one is
-    done at once, so that `wait` and `as_completed` return it.
+    The pool's future is marked as cancelled for `wait` and `as_completed` only when it would have
+    been its turn; this one is done at once.
     """
 
     def __init__(self, tally: Tally) -> None:
@@ -473,7 +477,10 @@ class _CallFuture(LocalFuture[_T]):
         self._note_cancelled: Callable[[], None] | None = None
 
     def follow(self, pool_future: Future[_Outcome], note_cancelled: Callable[[], None]) -> None:
-        """Makes the outcome of `pool_future` the outcome of this one. Called once at most."""
+        """Takes the outcome of `pool_future`, once that is done. To be called once at most.
+
+        `note_cancelled`: called if this future cancels that one.
+        """
         self._note_cancelled = note_cancelled
         self._pool_future = pool_future
         pool_future.add_done_callback(self._resolve)
@@ -482,7 +489,7 @@ class _CallFuture(LocalFuture[_T]):
         pool_future = self._pool_future
         if pool_future is None:
             return super().cancelled()
-        is_cancelled = pool_future.cancel()  # which calls _resolve
+        is_cancelled = pool_future.cancel()  # this calls `_resolve`
         if is_cancelled and (note_cancelled := self._note_cancelled) is not None:
             self._note_cancelled = None
             note_cancelled()
@@ -512,11 +519,11 @@ class _CallFuture(LocalFuture[_T]):
                 self._tally.note_ended(failed=1)
                 self.set_exception(error)
             self._note_cancelled = None
-        self._pool_future = None  # it has the outcome's bytes
+        self._pool_future = None  # it refers to the bytes of the outcome
 
 
 def _unpacked(pool_future: Future[_Outcome]) -> tuple[Any, BaseException | None, Used | None]:
-    if (error := pool_future.exception()) is not None:  # the pool's own, such as a dead worker
+    if (error := pool_future.exception()) is not None:  # of the pool, as when a worker has died
         return None, error, None
     success, outcome, used = pool_future.result()
     return *unpack_outcome(success, outcome), used

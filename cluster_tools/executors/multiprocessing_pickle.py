@@ -1,4 +1,4 @@
-"""Worker processes, with calls pickled as for a cluster: tests find there what cannot be sent."""
+"""Runs calls in worker processes, but pickles them as for a cluster: tests see what can't be."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The future that the standard library's pool has of its own work.
+"""The future of a call in the standard library's pool, which tells why the pool broke.
 
-Knows why a pool may break; nothing of what is done with the outcome.
+Knows pools and their exceptions, nothing of what is done with the outcome.
 """
 
 from __future__ import annotations
@@ -17,18 +17,22 @@ _T = TypeVar("_T")
 
 
 class PoolFuture(Future[_T]):
-    """The pool's future. Where the pool breaks, its thread fails them all, and before Python 3.13 dies itself of
-    one that was cancelled: the others would never be done.
+    """A future of the pool that may be failed after it was cancelled.
+
+    When a pool breaks, its thread fails all futures. Before Python 3.13 a cancelled one would end
+    that thread by an exception, and the other futures would never be done.
     """
 
     def set_exception(self, exception: BaseException | None) -> None:
-        name_cause(exception, threading.current_thread())
+        add_initializer_error(exception, threading.current_thread())
         with contextlib.suppress(InvalidStateError):
             super().set_exception(exception)
 
 
-def name_cause(exception: BaseException | None, pool_thread: threading.Thread | None) -> None:
-    """Lets a BrokenProcessPool say that an initializer failed, where that was noted by the pool's thread."""
+def add_initializer_error(
+    exception: BaseException | None, pool_thread: threading.Thread | None
+) -> None:
+    """Lets a BrokenProcessPool say that an initializer failed, if the pool's thread knows that."""
     cause = getattr(pool_thread, "initializer_error", None)
     if cause is not None and isinstance(exception, BrokenProcessPool):
         exception.args = (f"the initializer of a worker failed: {exception_text(cause)}",)

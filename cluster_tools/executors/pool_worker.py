@@ -1,7 +1,7 @@
-"""What runs in the pool's worker processes: their start, and chunks of a `map`.
+"""What runs in the worker processes of a pool: their start, and chunks of a `map`.
 
-A worker under spawn imports this module and what it names, so that is little: nothing of the
-client's side. Single calls are `run_measured_call`.
+A worker that is started by spawn imports this module, so it imports little, and nothing of the
+client's side. Single calls are run by `run_measured_call`.
 
     pool's loop         run_chunk: calls, one after the other
     takes a chunk ----> may the next one begin? its outcome ---> ChunkProgress <--- the client
@@ -41,24 +41,25 @@ if TYPE_CHECKING:
     from cluster_tools.usage import Used
 
 PLAIN_TYPES = frozenset({type(None), bool, int, float, complex, str, bytes})
-"""Types of which a copy is as good as the original, so that several may be in one pickle.
+"""Types whose values nobody can change, so that values of several calls may be in one pickle.
 
-Anything else has a pickle for each call: what two calls share would be one object in the worker.
+Other values get a pickle for each call: in one pickle, what two calls share would be one object.
 """
 
-_answers: Any = None  # the pool's queue of results
-_progress: Any = None  # the worker's ChunkProgress
-_meter: Any = None  # the worker's Meter
+# Set by `start_worker`: the pool's queue of results, this worker's ChunkProgress and its Meter.
+_answers: Any = None
+_progress: Any = None
+_meter: Any = None
 
 
 class ChunkAnswer(NamedTuple):
-    """What a worker says of a chunk at its end, and before it where there is much to say.
+    """Outcomes of a chunk, which a worker sends at its end, and before that if there are many.
 
-    `first`: How many outcomes of the chunk the client has got before these.
-    `outcomes`: Of the next calls, in their order. One of a plain type is the result itself; any
-        other is the pair of `run_packed_call`.
-    `seconds_per_call`: So far.
-    `goes_on`: There will be another answer. If not, calls without an outcome have not begun.
+    `first`: how many outcomes of the chunk came before these.
+    `outcomes`: of the next calls, in their order: a result of a plain type itself, or else the pair
+        that `run_packed_call` returns.
+    `seconds_per_call`: so far.
+    `goes_on`: another answer will follow. If not, calls without an outcome have not begun.
     """
 
     first: int
@@ -82,14 +83,13 @@ def run_chunk(
     calls: list[Any],
     dumps: Dumps,
 ) -> ChunkAnswer:
-    """Makes the calls of a chunk that the client does not take back.
-
-    A call that fails is an outcome like any other.
+    """Runs the calls of a chunk, except those that the client takes back.
 
     Arguments:
-        chunk_id: Under which the pool awaits the answers.
-        packed_fn: Pickle of the function; None where `calls` are packed calls.
-        calls: Packed calls, or else the values of each argument, all plain.
+        chunk_id: The id under which the pool waits for answers.
+        packed_fn: The pickled function; None where `calls` are packed calls.
+        calls: Packed calls; or, for each argument of the function, the list of its values, which
+            are of plain types.
         dumps: Pickles results.
     """
     began_s = time.perf_counter()
@@ -130,30 +130,30 @@ def _run_plain(
             return
         try:
             result = fn(*args)
-            if type(result) not in PLAIN_TYPES:  # the next call may change it
+            if type(result) not in PLAIN_TYPES:  # pickled now, as the next call may change it
                 result = True, pack_result(fn, result, dumps=dumps)
         except BaseException as error:
             result = False, failure_bytes(error, frames_to_hide=1)
-        keep(result)  # not above: a signal that raises just behind it would give a second outcome
+        keep(result)  # not in `try`: an exception of a signal handler would add a second outcome
 
 
 def _loaded(packed_fn: bytes) -> Callable[..., Any]:
     try:
         return pickle.loads(packed_fn)
     except BaseException:
-        # Each call says why. What it loads is never the same.
+        # Then each call fails with this exception, a new one each time.
         return lambda *_: pickle.loads(packed_fn)
 
 
 def start_worker(
     answers: Any, progress: ChunkProgress | None, sender: Any, initializer: Initializer | None
 ) -> None:
-    """The pool's initializer.
+    """The pool's initializer: called when a worker process starts.
 
     Arguments:
         answers: The pool's queue of results.
-        progress: This worker's. None where no chunks come.
-        sender: A RecordSender; None in a worker that has the parent's handlers.
+        progress: This worker's progress. None if it gets no chunks.
+        sender: A RecordSender; None in a forked worker, which has the parent's handlers.
         initializer: The user's.
     """
     global _answers, _progress, _meter
@@ -167,15 +167,16 @@ def start_worker(
     try:
         initializer()
     except BaseException as error:
-        # The process ends of it, and with it the pool, which learns only that it has ended.
+        # This ends the process, which breaks the pool; without this answer it would not know why.
         answers.put(InitializerFailure(failure_bytes(error, frames_to_hide=2)))
         raise
 
 
 class Initializer:
-    """The user's initializer on its way to workers that are not forked.
+    """The user's initializer, in the parent process.
 
-    It is unpickled when logging is set up, and what fails in that is the initializer's failure.
+    It arrives in workers as a `PackedInitializer`, which is unpickled only after logging was set
+    up; an exception of that counts as the initializer's.
     """
 
     def __init__(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
@@ -186,7 +187,7 @@ class Initializer:
         fn(*args)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # While a worker is started: only then can locks and queues be pickled.
+        # Called while a worker is started: only then can locks and queues be pickled.
         fn, args = self._call
         try:
             return PackedInitializer, (pack_call(fn, args, {}, dumps=dumps_for_relatives),)
@@ -195,7 +196,7 @@ class Initializer:
 
 
 class PackedInitializer:
-    """The same, arrived."""
+    """The user's initializer, in a worker. `failure`: why it could not be pickled."""
 
     def __init__(self, call: bytes | None, failure: bytes = b"") -> None:
         self._call = call
@@ -209,7 +210,7 @@ class PackedInitializer:
 
 
 class InitializerFailure:
-    """In the queue of results: why a worker ends before its first call."""
+    """Says, in the pool's queue of results, why a worker ends before its first call."""
 
     def __init__(self, failure: bytes) -> None:
         self._failure = failure
@@ -219,7 +220,7 @@ class InitializerFailure:
 
 
 def _note_failure(failure: bytes) -> _ResultItem:
-    """Tells the pool's thread, which is what unpickles results; to the pool it is nobody's result."""
+    """Notes the exception in the pool's thread, which calls this. Returns a result of no call."""
     thread: Any = threading.current_thread()
     thread.initializer_error = unpack_exception(failure)
     nobody: Any = None
@@ -227,7 +228,7 @@ def _note_failure(failure: bytes) -> _ResultItem:
 
 
 def dumps_for_relatives(obj: object) -> bytes:
-    """Pickles in the way of multiprocessing, which knows how to share connections and the like."""
+    """Pickles as multiprocessing does for related processes, which can share connections."""
     buffer = io.BytesIO()
     try:
         relatives_pickler(buffer).dump(obj)
@@ -237,21 +238,21 @@ def dumps_for_relatives(obj: object) -> bytes:
     return pickling.dumps(obj) if pickling.goes_by_value((pickled,)) else pickled
 
 
-# What the way of multiprocessing has for types of which there is nothing to share.
+# Types that multiprocessing pickles specially, but of which a pickle may be loaded many times.
 _LOAD_AGAIN = frozenset[Any]({MethodType, MethodDescriptorType, WrapperDescriptorType, partial})
 
 
 def relatives_pickler(file: Any, only_once: list[str] | None = None) -> Any:
-    """What `dumps_for_relatives` pickles with first.
+    """The pickler that `dumps_for_relatives` tries first.
 
     Arguments:
-        file: Where the pickle goes.
-        only_once: Gets the names of types that were met of which a pickle may be loaded only once.
+        file: Gets the pickle.
+        only_once: Gets the names of those types in it whose pickles may be loaded only once.
     """
     pickler: Any = ForkingPickler(file, 5)
     table = {**pickler.dispatch_table, MethodType: reduce_method}
     if only_once is not None:
-        for kind in ForkingPickler._extra_reducers:  # pyright: ignore
+        for kind in ForkingPickler._extra_reducers:  # pyright: ignore  # noqa: SLF001
             if kind not in _LOAD_AGAIN:
                 table[kind] = partial(_reduce_and_note, table[kind], only_once)
     pickler.dispatch_table = table

@@ -1,4 +1,4 @@
-"""Calls that run at once, in the caller's thread. For debugging, and where one process is enough."""
+"""Runs each call at once, in the caller's thread: for debugging, or where one process is enough."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
 
     Arguments:
         output_store: Where outputs are kept for which the caller names a key.
-        initializer: Called once, before the first call. Where it fails, that is the exception
-            of all calls.
+        initializer: Called once, before the first call. If it fails, all calls raise its
+            exception.
         initargs: The arguments of `initializer`.
-        max_workers: Where several threads use this executor, at most so many calls run at a
-            time; the others wait in `submit`. One thread never runs more than one.
+        max_workers: How many calls may run at a time if several threads use this executor; the
+            others wait in `submit`. One thread never runs more than one.
         other: Keywords that other strategies take; they have no effect here.
 
     Raises:
@@ -79,7 +79,7 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
         """How many calls run at a time for one thread."""
         return 1
 
-    # Names under which libraries look for it, as in the standard library's pools and in others'.
+    # Names under which libraries read it, as in the standard library's pools and in others.
     @property
     def _max_workers(self) -> int:
         return self.max_workers
@@ -90,9 +90,9 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
         return self.max_workers
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """Runs `fn(*args, **kwargs)`; an exception is in the future.
+        """Runs `fn(*args, **kwargs)`. Its exception is the future's.
 
-        `KeyboardInterrupt` is raised here: it was meant for the program and not for the call.
+        But `KeyboardInterrupt` is raised here: it is meant for the program, not for the call.
         """
         key = pop_output_key(kwargs)
         return self._run(fn, args, kwargs, key, FailureLog(1), f"Call of {function_name(fn)}")
@@ -107,8 +107,8 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
     ) -> Iterator[_T]:
         """Runs the calls, all of them or the first `buffersize`, and yields their results.
 
-        A result that was there only after `timeout` is a TimeoutError, as where it is waited
-        for; calls that come after it are run all the same. `chunksize` has no effect.
+        If a result is there only after `timeout`, the iterator raises TimeoutError in its place;
+        later calls are run all the same. `chunksize` has no effect.
         """
         check_map_arguments(chunksize=chunksize, buffersize=buffersize)
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -157,15 +157,15 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
         return concurrent.futures.as_completed(futures)
 
     def forward_log(self, fut: Future[_T]) -> _T:
-        """Returns the result; the log was written here when the call ran."""
+        """Returns the result; the call's log was written when it ran."""
         return fut.result()
 
     def stats(self) -> ExecutorStats:
-        """What has become of the calls; what was submitted runs, unless `max_workers` do already."""
+        """What has become of the calls. All run, but for those beyond `max_workers`."""
         return self._tally.stats(self._slots.count)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Takes no more calls. There is nothing to wait for, and nothing to cancel."""
+        """Refuses further calls. There is nothing to wait for, and nothing to cancel."""
         self._is_shut_down = True
 
     def _run(
@@ -208,7 +208,8 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
         kwargs: Mapping[str, Any],
         key: str | None,
     ) -> tuple[_T | None, BaseException | None]:
-        # Not in _run: the exception's traceback refers to this frame, and with it to no future.
+        """(result, None) or (None, exception) of the call."""
+        # Not in `_run`: the exception's traceback refers to this frame, which must have no future.
         try:
             keep = None
             if key is not None:
@@ -225,6 +226,7 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
     def _prepared(
         self, initializer: Callable[..., object], initargs: tuple[Any, ...]
     ) -> Callable[[], object]:
+        """The initializer with its arguments."""
         return partial(initializer, *initargs)
 
     def _call(
@@ -238,7 +240,7 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
 
 
 def _in_time(future: Future[_T], deadline: float | None) -> Future[_T]:
-    """The future of a call that has just been run; one that is never done where that was too late."""
+    """This future of a call that has just run; or, after the deadline, one that is never done."""
     return future if deadline is None or time.monotonic() <= deadline else Future()
 
 
@@ -247,7 +249,7 @@ def _left(deadline: float | None) -> float | None:
 
 
 class _Slots:
-    """Lets so many threads in at a time. One that is in may enter again: a call may make calls."""
+    """Lets `count` threads in at a time (`with`). Reentrant, since calls may submit calls."""
 
     def __init__(self, count: int | None) -> None:
         self.count = count

@@ -1,4 +1,4 @@
-"""Calls in this process that are pickled as for a cluster: tests find there what cannot be sent."""
+"""Runs calls in this process, but pickles them as for a cluster: tests see what can't be."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 class SequentialPickleExecutor(SequentialExecutor):
     """A `SequentialExecutor` that pickles and unpickles function, arguments and result.
 
-    The `initializer` and its arguments, too, when the executor is made.
+    So it does with the `initializer` and its arguments, when the executor is made.
 
     Raises:
         pickle.PicklingError: `initializer` or `initargs` cannot be pickled.

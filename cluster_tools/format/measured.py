@@ -3,7 +3,8 @@
     four numbers of eight bytes: start and end in nanoseconds since the epoch, by the node's clock;
     CPU time in nanoseconds; peak memory in bytes
 
-The client keeps these as they came, a few bytes for each of 100,000 calls, and reads them when somebody asks.
+The client keeps these as they came, a few bytes for each of 100,000 calls, and reads them when
+somebody asks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Measured(NamedTuple):
     ended_at: float
     # User and system time of the process, and of children it has waited for, during the call.
     cpu_s: float
-    # The greatest resident set of the process until the end of the call; None where it is not known.
+    # The greatest resident set of the process until the end of the call; None where not known.
     peak_memory_bytes: int | None
 
 

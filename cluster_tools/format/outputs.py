@@ -37,7 +37,7 @@ def decode_footer(data: bytes, file_bytes: int) -> list[int]:
     return lengths
 
 
-# Before the digest and the node in a record: the numbers of `measured`, attempt, length of the digest.
+# Before digest and node in a record: the numbers of `measured`, attempt, length of the digest.
 _RECORD_NUMBERS = 6
 
 

@@ -33,7 +33,8 @@ _ENDED = b"E"
 _SKIPPED = b"S"
 _CONTINUED = b"C"
 _BEGAN_BODY = struct.Struct("<cQqQ")  # task, offset in the log, start
-# Task, offsets in the log, where the output is, the numbers of `measured`: written one by one, read as they are.
+# Task, offsets in the log, where the output is, the numbers of `measured`: written one by one, read
+# as they are.
 _ENDED_BODY = struct.Struct("<cQqqc4Q")
 _ENDED_PARTS = struct.Struct(f"<cQqqc{NUMBERS_BYTES}s")
 _SKIPPED_BODY = struct.Struct("<cQ")  # task
@@ -89,7 +90,7 @@ def revoked_lines(tasks: Iterable[int]) -> bytes:
 
 
 def read_revoked(piece: bytes) -> tuple[list[int], int]:
-    """The tasks of a piece of REVOKED, behind its first line, and how long that is that was whole."""
+    """The tasks in a piece of REVOKED behind its first line, and the length of its whole lines."""
     whole, newline, _ = piece.rpartition(b"\n")
     return [int(task) for task in whole.split()], len(whole) + len(newline)
 

@@ -1130,15 +1130,15 @@ def has_work() -> bool:
     threads: Any = sys.modules.get("concurrent.futures.thread")
     processes: Any = sys.modules.get("concurrent.futures.process")
     try:
-        if threads is not None and threads._threads_queues:
+        if threads is not None and threads._threads_queues:  # noqa: SLF001
             codes = _running_code()
             # A thread that waits for work is in the function of the thread itself.
-            idle = threads._worker.__code__
-            for thread, queue in list(threads._threads_queues.items()):
+            idle = threads._worker.__code__  # noqa: SLF001
+            for thread, queue in list(threads._threads_queues.items()):  # noqa: SLF001
                 if not queue.empty() or codes.get(thread.ident, idle) is not idle:
                     return True
         if processes is not None:
-            for manager in list(processes._threads_wakeups):
+            for manager in list(processes._threads_wakeups):  # noqa: SLF001
                 if manager.is_alive() and manager.pending_work_items:
                     return True
     except Exception:  # the lists change while we read, or another Python has other names

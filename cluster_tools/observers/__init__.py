@@ -1,1 +1,1 @@
-"""Told of what happens to calls."""
+"""Observers: they are told what happens to calls, and ask nobody."""

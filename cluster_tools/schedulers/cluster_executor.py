@@ -19,14 +19,6 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:
+    from cluster_tools._lazy import old_import_path
 
-    def __getattr__(name: str) -> object:
-        import cluster_tools
-
-        if name not in __all__:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(cluster_tools, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = old_import_path(__name__, __all__)

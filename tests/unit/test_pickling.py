@@ -92,7 +92,7 @@ class _Parts:
 def test_large_values_are_pieces_and_bytes_are_not_copied() -> None:
     large = bytes(100_000)
     changed = bytearray(large)
-    pieces = pickling.dump_pieces((large, "x" * 100_000, changed, _Parts(large, changed)))
+    pieces = pickling.dump_fragments((large, "x" * 100_000, changed, _Parts(large, changed)))
     assert sum(piece is large for piece in pieces) == 1
     changed[0] = 1  # after it was pickled
     again = pickling.loads(b"".join(pieces))
@@ -102,7 +102,7 @@ def test_large_values_are_pieces_and_bytes_are_not_copied() -> None:
 
 def test_large_values_go_by_value_with_what_goes_by_value() -> None:
     large = bytes(100_000)
-    function, same = pickling.loads(b"".join(pickling.dump_pieces((lambda: large, large))))
+    function, same = pickling.loads(b"".join(pickling.dump_fragments((lambda: large, large))))
     assert function() == same == large
 
 

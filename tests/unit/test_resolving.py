@@ -33,7 +33,7 @@ from cluster_tools.cluster.tasks import State as TaskState
 from cluster_tools.format import outputs, run_files
 from cluster_tools.job import worker
 from cluster_tools.own_files import NotOurs
-from cluster_tools.pickling import Pieces
+from cluster_tools.pickling import Fragments
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -114,8 +114,10 @@ def _running(session: Session) -> Iterator[Session]:
 
 
 def _array(session: Session, *futures: ClusterFuture[object]) -> CallArray:
+    pickled = Fragments([b"call"])
     calls = [
-        Call(future, "call", b"function", Pieces([b"call"]), None, False, "/") for future in futures
+        Call(future, "call", b"function", Fragments([b"call"]), None, False, "/")
+        for future in futures
     ]
     return session.arrays.write(calls)
 
@@ -314,7 +316,7 @@ def test_pilots_that_are_cancelled_since_nobody_needs_them_are_no_failures(
     monkeypatch.setattr(scheduler, "cancel", cancel)
     assert future.cancel()
     session.close(wait=True)
-    told = {type(event) for event in observer.events}
+    told: set[type] = {type(event) for event in observer.events}
     assert ElementEnded in told
     assert TaskFailed not in told
 

@@ -44,7 +44,7 @@ def _write_array(
     writer = directory.begin_array()
     keywords: dict[str, Any] = {}
     for function, arguments in calls:
-        writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, keywords)), key)
+        writer.add(pickling.dumps(function), pickling.dump_fragments((arguments, keywords)), key)
     store = None if key is None else FileOutputStore()
     writer.finish({**run_directory.manifest(os.getcwd(), None, store), **manifest})
     return writer.path

@@ -42,7 +42,7 @@ def _write_array(
 ) -> str:
     writer = directory.begin_array()
     keywords: dict[str, Any] = {}
-    writer.add(pickling.dumps(function), pickling.dump_pieces((arguments, keywords)), None)
+    writer.add(pickling.dumps(function), pickling.dump_fragments((arguments, keywords)), None)
     writer.finish(run_directory.manifest(os.getcwd(), None, None, linger_s=linger_s))
     return writer.path
 

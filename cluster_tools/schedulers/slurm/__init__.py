@@ -7,14 +7,6 @@ if TYPE_CHECKING:
 __all__ = ["SlurmExecutor"]
 
 if not TYPE_CHECKING:
+    from cluster_tools._lazy import old_import_path
 
-    def __getattr__(name: str) -> object:
-        from cluster_tools._lazy import import_submodule
-
-        if name == "SlurmExecutor":
-            return import_submodule("cluster_tools", "executors.slurm").SlurmExecutor
-        return import_submodule(__name__, name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = old_import_path(__name__, __all__)

@@ -1,6 +1,6 @@
-"""A thread that looks at something again and again while there is something to see.
+"""A thread that calls a function again and again, and ends by itself when there is nothing to do.
 
-It ends by itself, so nobody has to end it where an executor is dropped.
+So nobody has to end it when an executor is dropped. Knows functions and threads.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ import logging
 import threading
 from collections.abc import Callable
 
+# Half of the 0.1 s for which a chunk may keep outcomes to itself (`chunks`).
 _INTERVAL_S = 0.05
+# How long the thread stays without work: starting another one costs more than waiting.
 _IDLE_LIMIT_S = 1.0
 
 _logger = logging.getLogger(__name__)
 
 
-class PeriodicLook:
-    """Calls `look` every 0.05 s from `ensure_running` on, until it returns False for a second.
+class PollingThread:
+    """Calls `poll` every 0.05 s from `ensure_running` on, until it returns False.
 
     Arguments:
-        look: Returns whether there is something to look at.
-        name: The thread's.
+        poll: Returns whether it wants to be called again.
+        name: The thread's name.
     """
 
-    def __init__(self, look: Callable[[], bool], name: str) -> None:
-        self._look = look
+    def __init__(self, poll: Callable[[], bool], name: str) -> None:
+        self._poll = poll
         self._name = name
         self._thread: threading.Thread | None = None
         self._is_wanted = threading.Event()
@@ -32,7 +34,7 @@ class PeriodicLook:
         self._thread_lock = threading.Lock()
 
     def ensure_running(self) -> None:
-        """Has it looked from now on. That no thread can be started is logged, and no error."""
+        """Begins to call `poll`, if that has ended. If no thread can be started, that is logged."""
         with self._thread_lock:
             self._is_wanted.set()
             if self._thread is not None:
@@ -61,16 +63,16 @@ class PeriodicLook:
         while True:
             if self._is_wanted.wait(_IDLE_LIMIT_S):
                 self._is_wanted.clear()
-                self._look_until_idle()
+                self._poll_until_idle()
             with self._thread_lock:
                 if self._is_stopped.is_set() or not self._is_wanted.is_set():
                     self._thread = None
                     return
 
-    def _look_until_idle(self) -> None:
-        goes_on = True
-        while goes_on and not self._is_stopped.wait(_INTERVAL_S):
+    def _poll_until_idle(self) -> None:
+        is_wanted = True
+        while is_wanted and not self._is_stopped.wait(_INTERVAL_S):
             try:
-                goes_on = self._look()
+                is_wanted = self._poll()
             except Exception:
                 _logger.exception("%s goes on after an unexpected error", self._name)
