@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 
 class _Strategy(NamedTuple):
+    """Where the class of a strategy is: a module of this package, and the name in it."""
+
     module: str
     class_name: str
 

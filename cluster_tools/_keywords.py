@@ -32,6 +32,7 @@ class Keyword(NamedTuple):
 
     @property
     def is_ignored_nowhere(self) -> bool:
+        """All strategies that run calls take it."""
         return self.taken_by == _ALL_THAT_RUN_CALLS
 
 

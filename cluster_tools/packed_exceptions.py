@@ -78,10 +78,12 @@ def _type(value: Any) -> type[Any]:
 
 
 def mro(cls: type) -> tuple[type, ...]:
+    """The method resolution order of a class."""
     return vars(type)["__mro__"].__get__(cls)
 
 
 def class_attributes(cls: type) -> dict[str, Any]:
+    """The attributes that a class itself defines."""
     return vars(type)["__dict__"].__get__(cls)
 
 
@@ -91,6 +93,7 @@ def get(exc: BaseException, name: str) -> Any:
 
 
 def put(exc: BaseException, name: str, value: object) -> None:
+    """Sets what `get` returns."""
     vars(BaseException)[name].__set__(exc, value)
 
 

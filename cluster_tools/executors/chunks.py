@@ -279,6 +279,7 @@ class PendingWork(dict[int, Any]):
     """The pool's table of work, by id. May be changed by another thread during an iteration."""
 
     def items(self) -> Any:
+        """A list of the items, which does not change later."""
         return list(super().items())
 
 

@@ -28,6 +28,7 @@ class Initialization:
 
     @property
     def has_failed(self) -> bool:
+        """Whether the initializer was called and has raised."""
         return self._failure is not None
 
     def ensure(self) -> None:

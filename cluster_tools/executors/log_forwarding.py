@@ -253,6 +253,8 @@ def parts_of(packed_record: bytes) -> list[bytes]:
 
 
 class _SendingHandler(logging.Handler):
+    """The handler of a worker's root logger."""
+
     def __init__(self, sender: RecordSender) -> None:
         super().__init__()
         self._sender = sender

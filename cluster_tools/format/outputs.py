@@ -20,6 +20,7 @@ DIGEST_BYTES = 32
 
 
 def encode_footer(output_bytes: int, record_bytes: int) -> bytes:
+    """`output_bytes`, `record_bytes`: lengths of the output and of the record."""
     return pack_numbers(output_bytes, record_bytes) + _MAGIC
 
 

@@ -356,6 +356,7 @@ class ArrayFile:
         return self.read(self._index + number * arrays.ROW_BYTES, count * arrays.ROW_BYTES)
 
     def close(self) -> None:
+        """Closes the file, if the call has not."""
         try:
             os.close(self.fd)
         except OSError:  # a call has closed all file descriptors
@@ -380,6 +381,7 @@ class ArrayFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def manifest(self) -> dict[str, Any]:
+        """What all tasks of the array share. Raises: Stop; whatever unpickling does."""
         return pickle.loads(self.read(*self._manifest))
 
     def function(self) -> bytes:
@@ -396,6 +398,7 @@ class ArrayFile:
 
 
 def node_name() -> str:
+    """The name of this machine, without importing `socket` or `platform`."""
     return os.uname().nodename
 
 

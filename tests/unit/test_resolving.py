@@ -115,10 +115,7 @@ def _running(session: Session) -> Iterator[Session]:
 
 def _array(session: Session, *futures: ClusterFuture[object]) -> CallArray:
     pickled = Fragments([b"call"])
-    calls = [
-        Call(future, "call", b"function", Fragments([b"call"]), None, False, "/")
-        for future in futures
-    ]
+    calls = [Call(future, "call", b"function", pickled, None, False, "/") for future in futures]
     return session.arrays.write(calls)
 
 
