@@ -3,7 +3,7 @@
 `nox -s conformance` runs the conformance suite on every Python from 3.10 on that this machine has,
 except the one that runs nox, on which `./test.sh` runs it; and the unit tests on the oldest and the
 newest. It names those that it did not find. `nox -s clients` runs libraries, in their newest
-versions, on our executors.
+versions, on our executors. `nox -s coverage` measures which lines of the package the tests run.
 """
 
 import os
@@ -100,3 +100,25 @@ def clients(session: nox.Session) -> None:
     """Libraries that take an executor, and CPython's own tests of executors."""
     session.install("-e", ".[test]", *CLIENTS)
     session.run("pytest", "-m", "not slurm and not kubernetes", "tests/clients", *session.posargs)
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Which lines of the package the tests of this machine run, in jobs and in pools' workers, too.
+
+    Not in helper processes (`python -I -S`), which read no settings. function_index.html in
+    .nox/measured.html sorts the functions.
+    """
+    session.install("-e", ".[test]", "coverage>=7.10")
+    session.run("coverage", "erase")
+    session.run(
+        *("coverage", "run", "-m", "pytest"),
+        *("-n", "2", "--dist", "loadfile", "-m", "not slurm and not kubernetes"),
+        *(session.posargs or ["tests/unit", "tests/conformance", "tests/cluster"]),
+        # Tests of what a worker imports, and of memory, see the measuring, too.
+        success_codes=[0, 1],
+    )
+    # A process that was killed while it wrote has left half a file.
+    session.run("coverage", "combine", "--quiet", success_codes=[0, 1])
+    session.run("coverage", "html", "--quiet")
+    session.run("coverage", "report", "--skip-covered", "--sort=cover")
