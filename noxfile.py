@@ -83,7 +83,7 @@ def conformance(session: nox.Session) -> None:
         *(
             "pytest",
             *("-n", "3", "--dist", "loadscope"),
-            *("-m", "not slurm and not kubernetes"),
+            *("-m", "not slurm and not gridengine and not kubernetes"),
             "tests/conformance",
             *units,
             *standard_library,
@@ -99,7 +99,8 @@ def conformance(session: nox.Session) -> None:
 def clients(session: nox.Session) -> None:
     """Libraries that take an executor, and CPython's own tests of executors."""
     session.install("-e", ".[test]", *CLIENTS)
-    session.run("pytest", "-m", "not slurm and not kubernetes", "tests/clients", *session.posargs)
+    here = "not slurm and not gridengine and not kubernetes"
+    session.run("pytest", "-m", here, "tests/clients", *session.posargs)
 
 
 @nox.session
@@ -111,9 +112,10 @@ def coverage(session: nox.Session) -> None:
     """
     session.install("-e", ".[test]", "coverage>=7.10")
     session.run("coverage", "erase")
+    here = "not slurm and not gridengine and not kubernetes"
     session.run(
         *("coverage", "run", "-m", "pytest"),
-        *("-n", "2", "--dist", "loadfile", "-m", "not slurm and not kubernetes"),
+        *("-n", "2", "--dist", "loadfile", "-m", here),
         *(session.posargs or ["tests/unit", "tests/conformance", "tests/cluster"]),
         # Tests of what a worker imports, and of memory, see the measuring, too.
         success_codes=[0, 1],

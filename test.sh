@@ -8,13 +8,14 @@ usage() {
     cat <<'END'
 ./test.sh alone is the tests of this machine, on one Python. Further arguments go to pytest. The rest:
   ./test.sh pythons | clients            the other Pythons found here | libraries that take an executor
-  ./test.sh slurm | kubernetes | all     a real Slurm | a Kubernetes (KUBECONFIG's, or its own) | everything
+  ./test.sh slurm | kubernetes           a real Slurm | a Kubernetes (KUBECONFIG's, or its own)
+  ./test.sh gridengine | all             a real Grid Engine of its own | everything
 END
 }
 
 what=machine
 case ${1-} in
-pythons | clients | slurm | kubernetes | all)
+pythons | clients | slurm | gridengine | kubernetes | all)
     what=$1
     shift
     ;;
@@ -43,10 +44,15 @@ OLD_KUBERNETES_LIMIT=8m
 PREPARE_LIMIT=6m
 UP_LIMIT=6m
 SLURM_LIMIT=55m
+GRIDENGINE_PREPARE_LIMIT=6m
+GRIDENGINE_UP_LIMIT=4m
+GRIDENGINE_LIMIT=20m
 
 NO_TESTS_SELECTED=5 # exit status of pytest
 MAY_NOT_INSTALL=3   # exit status of what prepares clusters
 KUBERNETES=tests/kubernetes/cluster
+GRIDENGINE=tests/gridengine/cluster
+GRIDENGINE_DIRECTORY=$PWD/.gridengine # with its configuration, and the directories of its jobs
 KUBERNETES_DIRECTORY=$PWD/.kubernetes # with what was built
 
 pytest_args=("$@")
@@ -123,7 +129,7 @@ clients() { nox_session clients "$CLIENTS_LIMIT"; }
 # Most of their time they wait for processes: a few files at a time.
 host_tests() {
     timeout --kill-after=30 "$HOST_LIMIT" .venv/bin/pytest -n 3 --dist loadfile \
-        -m "not slurm and not kubernetes" --ignore=tests/clients "${pytest_args[@]}"
+        -m "not slurm and not gridengine and not kubernetes" --ignore=tests/clients "${pytest_args[@]}"
 }
 
 prepare_kubernetes() {
@@ -178,6 +184,51 @@ on_kubernetes() {
     kubernetes_down
     trap - EXIT
 }
+
+prepare_gridengine() {
+    local status=0
+    prepared=$(timeout --kill-after=30 "$GRIDENGINE_PREPARE_LIMIT" "$GRIDENGINE/prepare" 2>&1) || status=$?
+    [ -z "$prepared" ] || echo "$prepared"
+    return "$status"
+}
+
+gridengine_up() { timeout --kill-after=30 "$GRIDENGINE_UP_LIMIT" "$GRIDENGINE/up" "$GRIDENGINE_DIRECTORY"; }
+
+gridengine_down() { "$GRIDENGINE/down" "$GRIDENGINE_DIRECTORY" --all >/dev/null 2>&1; }
+
+# Not below /tmp, which nodes mostly do not share: there would be a warning of each executor.
+gridengine_pytest() {
+    # shellcheck disable=SC1091
+    . "$GRIDENGINE_DIRECTORY/settings.sh"
+    mkdir -p "$GRIDENGINE_DIRECTORY/tmp"
+    PYTEST_DEBUG_TEMPROOT=$GRIDENGINE_DIRECTORY/tmp timeout --kill-after=60 "$GRIDENGINE_LIMIT" \
+        .venv/bin/pytest -m gridengine "$@"
+}
+
+# Most of their time they wait for jobs: a few files at a time. What changes the configuration, or takes the
+# node away, is alone.
+gridengine_tests() {
+    if [ ${#pytest_args[@]} -gt 0 ]; then
+        gridengine_pytest --ignore=tests/clients "${pytest_args[@]}"
+        return
+    fi
+    local status=0
+    local alone=(tests/gridengine/test_faults_of_gridengine.py tests/gridengine/test_limits_of_gridengine.py)
+    gridengine_pytest -n 4 --dist loadfile tests/conformance tests/cluster tests/gridengine \
+        "${alone[@]/#/--ignore=}" || status=$?
+    gridengine_pytest "${alone[@]}" || status=$?
+    return "$status"
+}
+
+# In a shell of its own, whose variables are for these tests.
+on_gridengine() (
+    trap gridengine_down EXIT
+    if stage "Grid Engine up" gridengine_up; then
+        stage "on Grid Engine" gridengine_tests
+    else
+        leave_out "everything on Grid Engine: it did not come up, see above"
+    fi
+)
 
 take_down() { "${compose[@]}" down --volumes >/dev/null 2>&1; }
 
@@ -247,10 +298,11 @@ on_slurm() {
 all() {
     stage "other Pythons" pythons
     stage "libraries that take an executor" clients
-    # Both install packages: one after the other.
-    local has_kubernetes=0 has_slurm=0
+    # All of them install packages: one after the other.
+    local has_kubernetes=0 has_slurm=0 has_gridengine=0
     [ -z "${KUBECONFIG-}" ] && ! can_have Kubernetes "what Kubernetes needs" prepare_kubernetes || has_kubernetes=1
     ! can_have Slurm "what dockered-slurm needs" prepare || has_slurm=1
+    ! can_have "Grid Engine" "what Grid Engine needs" prepare_gridengine || has_gridengine=1
     if [ "$has_kubernetes" = 1 ]; then
         [ -n "${KUBECONFIG-}" ] || stage "Kubernetes built" build_kubernetes
         {
@@ -260,6 +312,7 @@ all() {
         kubernetes=$!
     fi
     [ "$has_slurm" = 0 ] || on_slurm
+    [ "$has_gridengine" = 0 ] || on_gridengine
     # Beside the last tests on Kubernetes, which mostly wait. Shown last.
     stage "this machine" host_tests >"$notes/machine" 2>&1 &
     machine=$!
@@ -289,6 +342,10 @@ clients) stage "libraries that take an executor" clients ;;
 slurm)
     can_have Slurm "what dockered-slurm needs" prepare || { report; exit 1; }
     on_slurm
+    ;;
+gridengine)
+    can_have "Grid Engine" "what Grid Engine needs" prepare_gridengine || { report; exit 1; }
+    on_gridengine
     ;;
 kubernetes)
     if [ -n "${KUBECONFIG-}" ]; then

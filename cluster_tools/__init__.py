@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cluster_tools.executor_protocol import Executor
     from cluster_tools.executors.batching import BatchingExecutor
     from cluster_tools.executors.cluster import ClusterExecutor
+    from cluster_tools.executors.gridengine import GridEngineExecutor
     from cluster_tools.executors.kubernetes import KubernetesExecutor
     from cluster_tools.executors.local import LocalExecutor
     from cluster_tools.executors.multiprocessing_ import MultiprocessingExecutor
@@ -35,6 +36,7 @@ __all__ = [
     "ClusterExecutor",
     "Executor",
     "FileOutputStore",
+    "GridEngineExecutor",
     "KubernetesExecutor",
     "LocalExecutor",
     "MultiprocessingExecutor",
@@ -55,6 +57,7 @@ _MODULE_OF = {
     "ClusterExecutor": "executors.cluster",
     "Executor": "executor_protocol",
     "FileOutputStore": "output_store",
+    "GridEngineExecutor": "executors.gridengine",
     "KubernetesExecutor": "executors.kubernetes",
     "LocalExecutor": "executors.local",
     "MultiprocessingExecutor": "executors.multiprocessing_",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cluster_tools.executor_protocol import Executor
     from cluster_tools.executors.batching import BatchingExecutor
+    from cluster_tools.executors.gridengine import GridEngineExecutor
     from cluster_tools.executors.kubernetes import KubernetesExecutor
     from cluster_tools.executors.local import LocalExecutor
     from cluster_tools.executors.multiprocessing_ import MultiprocessingExecutor
@@ -47,6 +48,7 @@ _STRATEGIES = {
     "batching": _Strategy("executors.batching", "BatchingExecutor"),
     "local": _Strategy("executors.local", "LocalExecutor"),
     "slurm": _Strategy("executors.slurm", "SlurmExecutor"),
+    "gridengine": _Strategy("executors.gridengine", "GridEngineExecutor"),
     "kubernetes": _Strategy("executors.kubernetes", "KubernetesExecutor"),
 }
 _ALIASES = {
@@ -83,6 +85,8 @@ def get_executor(environment: Literal["local"], **kwargs: Any) -> LocalExecutor:
 @overload
 def get_executor(environment: Literal["slurm"], **kwargs: Any) -> SlurmExecutor: ...
 @overload
+def get_executor(environment: Literal["gridengine"], **kwargs: Any) -> GridEngineExecutor: ...
+@overload
 def get_executor(environment: Literal["kubernetes"], **kwargs: Any) -> KubernetesExecutor: ...
 @overload
 def get_executor(environment: str, **kwargs: Any) -> Executor: ...
@@ -91,9 +95,9 @@ def get_executor(environment: str, **kwargs: Any) -> Executor:
 
     Arguments:
         environment: The strategy: `sequential`, `sequential_with_pickling`, `multiprocessing`,
-            `multiprocessing_with_pickling`, `batching`, `local`, `slurm` or `kubernetes`; or one of
-            another package, by an entry point of the group `cluster_tools.schedulers` that refers
-            to a subclass of `ClusterExecutor`.
+            `multiprocessing_with_pickling`, `batching`, `local`, `slurm`, `gridengine` or
+            `kubernetes`; or one of another package, by an entry point of the group
+            `cluster_tools.schedulers` that refers to a subclass of `ClusterExecutor`.
         kwargs: Go to the executor's class. Keywords that only other strategies take are left out,
             so that one set of keywords serves all; those that none takes cause a `UserWarning`.
             `batching` passes keywords on to its `executor`, unless that has its own.

@@ -13,7 +13,7 @@ from cluster_tools.caller import warn_caller
 
 SEQUENTIAL = frozenset({"sequential", "sequential_with_pickling"})
 POOLS = frozenset({"multiprocessing", "multiprocessing_with_pickling"})
-CLUSTERS = frozenset({"local", "slurm", "kubernetes"})
+CLUSTERS = frozenset({"local", "slurm", "gridengine", "kubernetes"})
 BATCHING = frozenset({"batching"})
 # Without `batching`, which passes keywords on to the executor that it wraps.
 _ALL_THAT_RUN_CALLS = SEQUENTIAL | POOLS | CLUSTERS
@@ -81,7 +81,7 @@ account accounting_group acctg_freq annotations bb bbf begin client_lease_s clus
 clusters comment constraint container context contiguous core_spec cores cores_per_socket cpu
 cpu_bind cpu_freq cpus cpus_per_gpu cpus_per_task deadline delay_boot dependency distribution
 exclude exclusive export export_file extra_node_info feature gid gpu gpu_bind gpu_freq gpus
-gpus_per_node gpus_per_socket gpus_per_task gres gres_flags h_rt h_vmem hint hold image
+gpus_per_node gpus_per_socket gpus_per_task gres gres_flags h_rt h_vmem hint hold hold_jid image
 image_pull_policy image_pull_secrets labels licenses mail_type mail_user mcs_label mem mem_bind
 mem_per_cpu mem_per_gpu memory mincpus mounts namespace network nice no_kill no_requeue
 node_selector nodefile nodelist nodes ntasks ntasks_per_core ntasks_per_gpu ntasks_per_node

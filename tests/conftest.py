@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from support import kube
+from support import kube, sge
 from support.waiting import wait_until
 
 _SCONTROL_LIMIT_S = 20  # it tries a controller that is not there for a while
@@ -57,6 +57,7 @@ def _reason_against_slurm() -> str | None:
 
 _CLUSTERS = {
     "slurm": ("Slurm", _reason_against_slurm),
+    "gridengine": ("Grid Engine", sge.reason_against),
     "kubernetes": ("Kubernetes", kube.reason_against_kubernetes),
 }
 

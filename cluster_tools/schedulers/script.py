@@ -8,8 +8,21 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 
-from cluster_tools.format.exit_codes import EXIT_NO_WORKING_DIRECTORY
+from cluster_tools.format.exit_codes import EXIT_NO_WORKING_DIRECTORY, EXIT_REFUSED
+from cluster_tools.schedulers.base import Unreachable
+
+# Logs may hold secrets.
+LOG_UMASK = 0o077
+# Ends the job where a link lies in the log's place, which leads to a file that may be anybody's, or
+# what is no file. It needs the log's name in $cluster_tools_log.
+CHECK_LOG = f"""\
+if [ -L "$cluster_tools_log" ] ||
+    {{ [ -e "$cluster_tools_log" ] && [ ! -f "$cluster_tools_log" ]; }}; then
+    exit {EXIT_REFUSED}
+fi
+"""
 
 # Written to the log where set-up lines end the job.
 # `cluster_tools.cluster.logs` looks for the first word.
@@ -91,3 +104,23 @@ def job_script(
         failed=_SETUP_FAILED, ended=_SETUP_ENDED, setup="\n".join(setup_lines), command=words
     )
     return f"#!/bin/bash\n{enter}{body}"
+
+
+def own_umask() -> int | None:
+    """This process's umask; None where only setting it tells, which other threads would notice."""
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def write_script(path: str, script: str) -> None:
+    """Raises: Unreachable, as a disk that is full may have room later."""
+    try:
+        with suppress(FileNotFoundError):  # of a try that was cut short
+            os.unlink(path)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(encoded(script))
+    except OSError as exc:
+        raise Unreachable(f"the job's script could not be written: {exc}") from exc

@@ -21,7 +21,7 @@ import pytest
 
 from cluster_tools.errors import RemoteException
 from cluster_tools.format import outputs, pilots, run_files
-from support import jobs
+from support import jobs, sge
 from support.clusters import LOCAL, WITH_CLIENTS_PYTHON, Cluster
 from support.other_user import (
     GROUP,
@@ -41,6 +41,7 @@ on_shared_disks = pytest.mark.parametrize("cluster", WITH_CLIENTS_PYTHON, indire
 _SINGLE: dict[str, dict[str, Any]] = {
     "local": {"max_workers": 1},
     "slurm": {"job_resources": {"mem": "100M", "exclusive": True, "nodelist": "c1"}},
+    "gridengine": {"job_resources": sge.NARROW_RESOURCES},
 }
 
 

@@ -17,6 +17,8 @@ import cluster_tools
 _MARKS = {
     "slurm": [pytest.mark.slurm],
     "slurm_pilots": [pytest.mark.slurm],
+    "gridengine": [pytest.mark.gridengine],
+    "gridengine_pilots": [pytest.mark.gridengine],
     "kubernetes": [pytest.mark.kubernetes],
     "kubernetes_pilots": [pytest.mark.kubernetes],
 }
@@ -60,7 +62,8 @@ def directories(
     shared_root = Path.cwd() / ".cfut" / f"conformance-{os.getpid()}"
 
     def new_directory(strategy: Strategy) -> Path:
-        root = shared_root if strategy.environment == "slurm" else tmp_root
+        is_shared = strategy.environment in ("slurm", "gridengine")
+        root = shared_root if is_shared else tmp_root
         directory = root / str(next(numbers))
         directory.mkdir(parents=True)
         return directory

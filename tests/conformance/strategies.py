@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support import kube
+from support import kube, sge
 
 # Takes the keywords of `get_executor`, and `narrow`.
 NewExecutor = Callable[..., Any]
@@ -133,6 +133,20 @@ STRATEGIES = {
     "slurm_pilots": Strategy(
         "slurm",
         {"job_resources": {"mem": "100M"}, "pilot_jobs": 2},
+        narrow={"pilot_jobs": 1},
+        narrow_width=1,
+        is_cluster=True,
+    ),
+    "gridengine": Strategy(
+        "gridengine",
+        {"job_resources": sge.RESOURCES},
+        narrow={"job_resources": sge.NARROW_RESOURCES},
+        narrow_width=1,
+        is_cluster=True,
+    ),
+    "gridengine_pilots": Strategy(
+        "gridengine",
+        {"job_resources": sge.RESOURCES, "pilot_jobs": 2},
         narrow={"pilot_jobs": 1},
         narrow_width=1,
         is_cluster=True,

@@ -182,7 +182,8 @@ def _sets_level(new: NewExecutor, level: int, **keywords: Any) -> None:
 
 
 def _names_job(new: NewExecutor, strategy: Strategy) -> None:
-    future = new(job_name="a-name-of-mine").submit(_variable, "SLURM_JOB_NAME")
+    variable = {"gridengine": "JOB_NAME"}.get(strategy.environment, "SLURM_JOB_NAME")
+    future = new(job_name="a-name-of-mine").submit(_variable, variable)
     named = future.cluster_jobid if strategy.environment == "kubernetes" else future.result(LIMIT_S)
     assert str(named).startswith("a-name-of-mine")
 
@@ -191,6 +192,10 @@ def _asks_for_resources(new: NewExecutor, strategy: Strategy) -> None:
     if strategy.environment == "kubernetes":
         with pytest.raises(ValueError, match="image"):
             new(job_resources={**kube.RESOURCES, "image": None})
+        return
+    if strategy.environment == "gridengine":
+        future = new(job_resources={"pe": "smp 3"}).submit(_variable, "NSLOTS")
+        assert future.result(LIMIT_S) == "3"
         return
     future = new(job_resources={"mem": "150M"}).submit(_variable, "SLURM_MEM_PER_NODE")
     assert future.result(LIMIT_S) == "150"

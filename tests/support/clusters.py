@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import cluster_tools
-from support import kube
+from support import kube, sge
 from support.waiting import LIMIT_S
 
 
@@ -47,6 +47,16 @@ def _elements_in_slurm(directory: Path) -> list[str]:
 
 def _is_alive(record: str) -> bool:
     return any(f"JobState={word}" in record for word in ("PENDING", "RUNNING", "COMPLETING"))
+
+
+def _elements_in_grid_engine(directory: Path) -> list[str]:
+    # A job's script is in the run directory, and that in the executor's cfut_dir.
+    return [
+        element
+        for job_id, elements in sge.elements().items()
+        if sge.script_of(job_id).startswith(f"{directory}/")
+        for element in elements
+    ]
 
 
 def _elements_on_this_machine(directory: Path) -> list[str]:
@@ -102,6 +112,13 @@ SLURM = Cluster(
     narrow_width=2,  # of the two nodes of dockered-slurm
     for_other_python={"job_resources": {"mem": "300M"}},  # a bare PyPy has 60 to 70 MB
 )
+GRIDENGINE = Cluster(
+    "gridengine",
+    "sge",
+    _elements_in_grid_engine,
+    {"job_resources": sge.RESOURCES},
+    narrow={"job_resources": sge.NARROW_RESOURCES},
+)
 KUBERNETES = Cluster(
     "kubernetes",
     "kube",
@@ -114,10 +131,11 @@ KUBERNETES = Cluster(
 CLUSTERS = [
     pytest.param(LOCAL, id="local"),
     pytest.param(SLURM, id="slurm", marks=pytest.mark.slurm),
+    pytest.param(GRIDENGINE, id="gridengine", marks=pytest.mark.gridengine),
     pytest.param(KUBERNETES, id="kubernetes", marks=pytest.mark.kubernetes),
 ]
 # Their jobs have the client's own Python, and its whole path; pods have what is in their image.
-WITH_CLIENTS_PYTHON = CLUSTERS[:2]
+WITH_CLIENTS_PYTHON = CLUSTERS[:3]
 
 
 def log_of(directory: Path, cluster: Cluster, job: str) -> Path:

@@ -13,6 +13,7 @@ from cluster_tools import (
     ClusterExecutor,
     Executor,
     FileOutputStore,
+    GridEngineExecutor,
     KubernetesExecutor,
     MultiprocessingExecutor,
     MultiprocessingPickleExecutor,
@@ -47,6 +48,7 @@ def strategies_have_their_classes(name: str) -> None:
     )
     assert_type(get_executor("local"), LocalExecutor)
     assert_type(get_executor("slurm", job_resources={"mem": "1G"}), SlurmExecutor)
+    assert_type(get_executor("gridengine", job_resources={"q": "all.q"}), GridEngineExecutor)
     assert_type(get_executor("kubernetes"), KubernetesExecutor)
     assert_type(get_executor(name), Executor)
 

@@ -37,7 +37,7 @@ _SHOW_OTHERS = {
 }
 _OLD_PATHS = {"cluster_tools.schedulers.cluster_executor", "cluster_tools.schedulers.kube"}
 # Each knows what all schedulers have in common, and no other scheduler.
-_SCHEDULERS = ["local", "slurm", "kubernetes"]
+_SCHEDULERS = ["local", "slurm", "gridengine", "kubernetes"]
 _DECIDES = "cluster_tools.cluster.verdicts"
 _EVENTS = "cluster_tools.cluster.events"
 # Its parts are made by it, and know each other by protocols.

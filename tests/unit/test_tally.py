@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster_tools.observers import tally
+from cluster_tools import tally
 from cluster_tools.tally import Tally
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster_tools.schedulers import exit_status
+from cluster_tools.schedulers import commands
 from cluster_tools.schedulers.base import (
     Refused,
     RefusedForCount,
@@ -21,7 +20,7 @@ from cluster_tools.schedulers.base import (
     Uncertain,
     Unreachable,
 )
-from cluster_tools.schedulers.script import encoded
+from cluster_tools.schedulers.commands import CommandFailed
 
 # sbatch itself retries for two minutes while slurmctld's job table is full.
 SBATCH_TIMEOUT_S = 180
@@ -60,10 +59,6 @@ _SBATCH_OWNED = {
 }
 
 
-class CommandFailed(SchedulerError):
-    """A command ended with an error, whose words are the exception's text."""
-
-
 def _environment(command: str) -> dict[str, str]:
     """The environment of one of Slurm's commands: ours without what would change its meaning."""
     environment = {
@@ -97,34 +92,14 @@ def run(
     `umask`: the command's; -1: ours.
     Raises: Unreachable, where it was ended before it answered; CommandFailed, with what it printed.
     """
-    if timeout_s is None:
-        timeout_s = QUERY_TIMEOUT_S
-    try:
-        done = exit_status.run(
-            [encoded(word) for word in command],
-            input=encoded(stdin),
-            capture_output=True,
-            timeout=timeout_s,
-            env={**_environment(command[0]), **(variables or {})},
-            umask=umask,
-            start_new_session=True,  # so that Ctrl-C at the terminal does not interrupt it
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise Unreachable(f"{command[0]} did not answer within {timeout_s} s") from exc
-    except FileNotFoundError as exc:
-        raise CommandFailed(
-            f"there is no command {command[0]} on PATH: is Slurm installed on this machine, "
-            "and its module loaded?"
-        ) from exc
-    except OSError as exc:
-        raise Unreachable(f"{command[0]} could not be run: {exc}") from exc
-    stdout, stderr = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
-    if done.returncode < 0:
-        raise Unreachable(f"{command[0]} was ended by signal {-done.returncode}")
-    if done.returncode:
-        words = stderr.strip() or stdout.strip() or f"exit code {done.returncode}"
-        raise CommandFailed(words)
-    return stdout
+    return commands.run(
+        command,
+        stdin=stdin,
+        timeout_s=QUERY_TIMEOUT_S if timeout_s is None else timeout_s,
+        environment={**_environment(command[0]), **(variables or {})},
+        umask=umask,
+        where_missing="is Slurm installed on this machine, and its module loaded?",
+    )
 
 
 def query(*command: str) -> str:

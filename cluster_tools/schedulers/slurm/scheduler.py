@@ -20,7 +20,6 @@ from collections.abc import Collection, Hashable, Iterable, Mapping
 from contextlib import suppress
 
 from cluster_tools.caller import warn_caller
-from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_REFUSED
 from cluster_tools.schedulers.base import (
     ArrayRequest,
     Cause,
@@ -36,8 +35,16 @@ from cluster_tools.schedulers.base import (
     Uncertain,
     Unreachable,
 )
+from cluster_tools.schedulers.commands import ranges
 from cluster_tools.schedulers.detached import start_helper
-from cluster_tools.schedulers.script import encoded, job_script
+from cluster_tools.schedulers.endings import log_not_written, process_ended
+from cluster_tools.schedulers.script import (
+    CHECK_LOG,
+    LOG_UMASK,
+    job_script,
+    own_umask,
+    write_script,
+)
 from cluster_tools.schedulers.slurm.commands import (
     SBATCH_TIMEOUT_S,
     AccountedElement,
@@ -121,16 +128,6 @@ _logger = logging.getLogger("cluster_tools")
 
 # How many indexes one argument of scancel lists: the kernel limits an argument's length.
 _MAX_INDEXES = 5_000
-# Logs may hold secrets, so only their user may read them.
-_LOG_UMASK = 0o077
-# Ends the job where its log, which Slurm has opened by then, is a link or no regular file: somebody
-# else may have put it there.
-_CHECK_LOG = f"""\
-if [ -L "$cluster_tools_log" ] ||
-    {{ [ -e "$cluster_tools_log" ] && [ ! -f "$cluster_tools_log" ]; }}; then
-    exit {EXIT_REFUSED}
-fi
-"""
 # INDEX, RESTART and JOB_ID of the worker's arguments. Shell variables with names
 # that no set-up line will use.
 _ELEMENT_ARGUMENTS = '"$cluster_tools_index" "${SLURM_RESTART_COUNT:-0}" "$cluster_tools_job" '
@@ -159,8 +156,8 @@ class SlurmScheduler(Scheduler):
         self._cluster_arguments = self.destination.arguments
         self._has_submitted = False
         # The umask that calls get; the job, which makes the log, has
-        # `_LOG_UMASK`. None: both have ours.
-        self._umask = None if options.trust_group else _own_umask()
+        # `LOG_UMASK`. None: both have ours.
+        self._umask = None if options.trust_group else own_umask()
         # (job id, token) of jobs that we know as ours by their scripts alone.
         self._known_by_script: set[tuple[str, str]] = set()
         if any(line.lstrip().startswith("#SBATCH") for line in options.setup_lines):
@@ -185,14 +182,14 @@ class SlurmScheduler(Scheduler):
                 )
         path = os.path.join(request.run_directory, script_name(request.token))
         command = [*self._sbatch_command(request), path]
-        _write_script(path, self._script(request))
+        write_script(path, self._script(request))
         self._has_submitted = True
         try:
             stdout = run(
                 command,
                 timeout_s=SBATCH_TIMEOUT_S,
                 variables=self._requested.variables,
-                umask=-1 if self._umask is None else _LOG_UMASK,
+                umask=-1 if self._umask is None else LOG_UMASK,
             )
         except Unreachable as exc:
             raise Uncertain(str(exc)) from exc
@@ -255,7 +252,7 @@ class SlurmScheduler(Scheduler):
         )
         names = f"cluster_tools_job={job}\ncluster_tools_index={index}\ncluster_tools_log={log}\n"
         umask = "" if self._umask is None else f"umask {self._umask:04o}\n"
-        return f"{first_line}\n{script_mark(request.token)}{names}{_CHECK_LOG}{umask}{rest}"
+        return f"{first_line}\n{script_mark(request.token)}{names}{CHECK_LOG}{umask}{rest}"
 
     def find(self, token: str) -> str | None:
         for row in queue(*self._cluster_arguments, "--states=all"):
@@ -490,26 +487,6 @@ class SlurmScheduler(Scheduler):
         )
 
 
-def _own_umask() -> int | None:
-    """This process's umask; None where /proc does not say: `os.umask` would change it meanwhile."""
-    try:
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
-    except (OSError, StopIteration):
-        return None
-
-
-def _write_script(path: str, script: str) -> None:
-    """Raises: Unreachable, since a full disk may have space later."""
-    try:
-        with suppress(FileNotFoundError):  # left by a try that was cut short
-            os.unlink(path)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(encoded(script))
-    except OSError as exc:
-        raise Unreachable(f"the job's script could not be written: {exc}") from exc
-
-
 def _ending(element: Element, row: AccountedElement) -> Ending:
     """Why an element ended, by what Slurm says about it: first its state, then its exit code."""
     word, _, rest = row.state.partition(" ")
@@ -557,45 +534,12 @@ def _ending_of_process(row: AccountedElement, word: str, on_node: str, look: str
     exit_code = int(code) if code.isdigit() else None
     # What Slurm gives where it can't open the log.
     if row.exit_code == "0:53":
-        return Ending(
-            Cause.NEVER_STARTED,
-            f"The log could not be written{on_node}: its directory has to be on a disk that the "
-            "nodes share with this machine.",
-            look,
-        )
-    if code in ("126", "127"):
-        return Ending(
-            Cause.NEVER_STARTED,
-            f"There is no such Python{on_node} (exit code {code}): python_executable and "
-            "command_prefix have to be right on the nodes.",
-            look,
-        )
-    if _was_killed(row):
-        return Ending(Cause.EXIT, f"The process was killed (signal 9){on_node}.", look)
-    if signal_number not in ("", "0"):
-        return Ending(
-            Cause.EXIT, f"The process was ended by signal {signal_number}{on_node}.", look
-        )
-    if exit_code == EXIT_NO_ARRAY:  # if there is a log, it says more
-        return Ending(
-            Cause.EXIT,
-            f"The process ended with exit code {code}{on_node}, as a worker does that has no run "
-            "directory: cfut_dir has to be on a disk that nodes and client share.",
-            look,
-            exit_code=exit_code,
-        )
-    with_code = f" with exit code {code}" if code else ""
-    return Ending(
-        Cause.EXIT, f"The process ended{with_code}{on_node} ({word}).", look, exit_code=exit_code
-    )
+        return log_not_written(on_node, look)
+    number = int(signal_number) if signal_number.isdigit() else 0
+    signal = 9 if _was_killed(row) else number
+    return process_ended(exit_code, signal, on_node, look, word)
 
 
 def _ranges(numbers: Iterable[int]) -> str:
     """`0-3,7` for 0, 1, 2, 3, 7: how Slurm writes indexes of an array."""
-    ranges: list[list[int]] = []
-    for number in sorted(numbers):
-        if ranges and ranges[-1][1] == number - 1:
-            ranges[-1][1] = number
-        else:
-            ranges.append([number, number])
-    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges)
+    return ",".join(f"{a}" if a == b else f"{a}-{b}" for a, b in ranges(numbers))

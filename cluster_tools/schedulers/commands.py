@@ -1,0 +1,72 @@
+"""What queueing systems' commands have in common: each has a time limit, and ends in its words or
+in an exception.
+
+Knows processes and text, and no queueing system.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+
+from cluster_tools.schedulers import exit_status
+from cluster_tools.schedulers.base import SchedulerError, Unreachable
+from cluster_tools.schedulers.script import encoded
+
+
+class CommandFailed(SchedulerError):
+    """A command answered with an error. `exit_code`: None where it could not be started."""
+
+    def __init__(self, words: str, exit_code: int | None = None):
+        super().__init__(words)
+        self.exit_code = exit_code
+
+
+def run(
+    command: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    timeout_s: float,
+    where_missing: str,
+    stdin: str = "",
+    umask: int = -1,
+) -> str:
+    """Runs a command and returns what it prints to stdout.
+
+    `where_missing`: what to look at where there is no such command. `umask`: -1: ours.
+    Raises: Unreachable, where it is ended before it answers; CommandFailed with its own words.
+    """
+    try:
+        done = exit_status.run(
+            [encoded(word) for word in command],
+            input=encoded(stdin),
+            capture_output=True,
+            timeout=timeout_s,
+            env=environment,
+            umask=umask,
+            start_new_session=True,  # a Ctrl-C at the terminal is for the client
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise Unreachable(f"{command[0]} did not answer within {timeout_s} s") from exc
+    except FileNotFoundError as exc:
+        raise CommandFailed(f"there is no command {command[0]} on PATH: {where_missing}") from exc
+    except OSError as exc:
+        raise Unreachable(f"{command[0]} could not be run: {exc}") from exc
+    stdout, stderr = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+    if done.returncode < 0:
+        raise Unreachable(f"{command[0]} was ended by signal {-done.returncode}")
+    if done.returncode:
+        words = stderr.strip() or stdout.strip() or f"exit code {done.returncode}"
+        raise CommandFailed(words, done.returncode)
+    return stdout
+
+
+def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
+    """(first, last) of each run: (0, 3), (7, 7) for 0, 1, 2, 3, 7."""
+    found: list[tuple[int, int]] = []
+    for number in sorted(numbers):
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
