@@ -98,7 +98,8 @@ class ExecutorStats:
         failed: Calls that have raised, or were ended from outside.
         cancelled: Calls that were cancelled before they ran.
         rate: How many calls end in a second, lately: over about ten seconds, and where fewer end,
-            over the time in which the last twenty ended. 0.0 where none has.
+            over the time in which the last twenty ended. Time in which there were none is not
+            counted. 0.0 where none has.
         time_left_s: How long what waits and runs will take at that rate, in seconds; None where the
             rate is not known.
     """

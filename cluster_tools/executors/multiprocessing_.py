@@ -344,7 +344,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
     def _submit_packed(self, pack: Callable[[], PackedCall], key: str | None) -> Future[Any]:
         if self._is_closed:
             raise RuntimeError(_CLOSED_MESSAGE)
-        future = _CallFuture[Any](self._tally)
+        future: _CallFuture[Any] = _CallFuture(self._tally)
         self._tally.note_submitted()
         try:
             call = pack()

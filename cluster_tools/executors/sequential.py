@@ -179,7 +179,7 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
     ) -> Future[_T]:
         if self._is_shut_down:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        future = LocalFuture[_T]()
+        future: LocalFuture[_T] = LocalFuture()
         future.set_running_or_notify_cancel()
         self._tally.note_submitted()
         try:

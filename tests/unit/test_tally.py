@@ -9,18 +9,16 @@ from cluster_tools.tally import Tally
 
 
 class _Clock:
-    """Stands for the module `time`."""
-
     now = 100.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
     clock = _Clock()
-    monkeypatch.setattr(tally, "time", clock)
+    monkeypatch.setattr(tally, "monotonic", clock)
     return clock
 
 
