@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from os import PathLike
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from typing_extensions import ParamSpec, Self
+
+if TYPE_CHECKING:
+    from cluster_tools.call_stats import ExecutorStats
 
 _P = ParamSpec("_P")
 _S = TypeVar("_S")
@@ -87,6 +90,10 @@ class Executor(Protocol):
 
     def forward_log(self, fut: Future[_T]) -> _T:
         """Waits for `fut`, writes its log to stdout meanwhile, and returns its result."""
+        ...
+
+    def stats(self) -> ExecutorStats:
+        """What has become of the calls of this executor by now: counts by state, rate, time left."""
         ...
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:

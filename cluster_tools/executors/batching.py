@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from typing_extensions import ParamSpec, Self
 
-from cluster_tools.call_stats import CallStats
+from cluster_tools.call_stats import CallStats, ExecutorStats
 from cluster_tools.caller import warn_caller
 from cluster_tools.counts import check_count
 from cluster_tools.executor_protocol import Executor
@@ -165,6 +165,10 @@ class BatchingExecutor(StaysHere, concurrent.futures.Executor):
         if not fut.cancelled():
             self._executor.forward_log(fut.batch_future)
         return fut.result()
+
+    def stats(self) -> ExecutorStats:
+        """The inner executor's: it counts batches."""
+        return self._executor.stats()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Shuts the inner executor down."""
