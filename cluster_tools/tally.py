@@ -52,11 +52,12 @@ class Tally:
     def set_ended(self, *, done: int, failed: int, cancelled: int) -> None:
         """How many calls have ended by now, as whoever tells this has counted."""
         with self._counts_lock:
-            self.note_ended(
-                done=done - self._done,
-                failed=failed - self._failed,
-                cancelled=cancelled - self._cancelled,
-            )
+            if done + failed + cancelled != self._ended:
+                self.note_ended(
+                    done=done - self._done,
+                    failed=failed - self._failed,
+                    cancelled=cancelled - self._cancelled,
+                )
 
     def stats(self, running: int | None) -> ExecutorStats:
         """`running`: at most so many of those that have not ended run; None: all of them."""

@@ -75,3 +75,15 @@ def test_time_without_calls_is_not_counted(clock: _Clock) -> None:
         clock.now += 10
         counts.note_ended(done=20)
     assert counts.stats(None).rate == pytest.approx(2)
+
+
+def test_who_counts_ends_himself_may_tell_them_again(clock: _Clock) -> None:
+    counts = Tally()
+    counts.note_submitted(10)
+    clock.now += 2
+    counts.set_ended(done=6, failed=3, cancelled=1)
+    clock.now += 100
+    counts.set_ended(done=6, failed=3, cancelled=1)
+    stats = counts.stats(0)
+    assert (stats.done, stats.failed, stats.cancelled, stats.waiting) == (6, 3, 1, 0)
+    assert stats.rate == 5
