@@ -93,7 +93,7 @@ class Executor(Protocol):
         ...
 
     def stats(self) -> ExecutorStats:
-        """What has become of the calls of this executor by now: counts by state, rate, time left."""
+        """What has become of this executor's calls by now: counts by state, rate, time left."""
         ...
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
