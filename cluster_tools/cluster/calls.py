@@ -48,10 +48,14 @@ class CallArray(TaskArray):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        # Calls that were cancelled when nobody could know yet which tasks they are.
+        self.cancelled_early: list[ClusterFuture[Any]] = []
         for position, future in enumerate(self.futures):
             assert future is not None
             future.position = position
-            future.array = self
+            future.array = self  # whoever cancels it from here on revokes the task himself
+            if future.is_done():
+                self.cancelled_early.append(future)
 
     def key(self, position: int) -> str | None:
         return None if self.keys is None else self.keys[position]

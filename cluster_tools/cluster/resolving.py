@@ -60,6 +60,8 @@ _POLICY = Policy()
 _CANCEL_INTERVAL_S = 0.1
 # So do tasks that are submitted again: what is lost with a node is not all lost in the same moment.
 _AGAIN_INTERVAL_S = 0.5
+# Between two counts of calls that have ended, while there are any.
+_COUNT_INTERVAL_S = 0.5
 # Tasks that a job is given by their numbers, where those are in no row: they have to fit into an
 # argument of its command (Linux: MAX_ARG_STRLEN, 128 KiB).
 _MAX_PICKED = 5_000
@@ -139,6 +141,7 @@ class Resolver(JoinableThread):
         self._later: dict[Callable[[], None], None] = {}
         # When all these are seen to; None where there is nothing.
         self._chores_at: float | None = None
+        self._next_count_at = 0.0
         self._ended = False
 
     def _make_handlers(self) -> dict[type[events.Event], Callable[[Any], None]]:
@@ -196,8 +199,8 @@ class Resolver(JoinableThread):
                     self._do_chores()
                 else:
                     self._handlers[type(event)](event)
-                    self._count_ends()
                     self._observers.tell(event)
+                    self._count_ends_at_times()
             # The handlers deal with what goes wrong with a task. This is for the rest to go on.
             except BaseException:
                 _logger.exception("the resolver goes on after an unexpected error")
@@ -206,6 +209,12 @@ class Resolver(JoinableThread):
             if interval is not None:
                 at = time.monotonic() + interval
                 self._chores_at = at if self._chores_at is None else min(at, self._chores_at)
+
+    def _count_ends_at_times(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_count_at:
+            self._next_count_at = now + _COUNT_INTERVAL_S
+            self._count_ends()
 
     def _chores_interval_s(self) -> float | None:
         """How soon the most urgent chore is to be done; None where there is none."""
@@ -267,9 +276,11 @@ class Resolver(JoinableThread):
                 shard = task // run_files.TASKS_PER_SHARD
                 self._open_tasks[shard] = self._open_tasks.get(shard, 0) + 1
         if isinstance(array, CallArray):
+            for future in array.cancelled_early:
+                self._cancellation.after_cancelling(future)
+            array.cancelled_early.clear()
             for future in list(array.futures):
                 if future is not None and future.is_done():
-                    self._cancellation.after_cancelling(future)
                     self._on_cancelled(future)
         if self._lifecycle.cancelling:
             self._cancel_pending()
