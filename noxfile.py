@@ -108,14 +108,14 @@ def coverage(session: nox.Session) -> None:
     """Which lines of the package the tests of this machine run, in jobs and in pools' workers, too.
 
     Not in helper processes (`python -I -S`), which read no settings. function_index.html in
-    .nox/measured.html sorts the functions.
+    .nox/coverage-html sorts the functions.
     """
     session.install("-e", ".[test]", "coverage>=7.10")
     session.run("coverage", "erase")
     here = "not slurm and not gridengine and not kubernetes"
     session.run(
-        *("coverage", "run", "-m", "pytest"),
-        *("-n", "2", "--dist", "loadfile", "-m", here),
+        # Without xdist, which ends its workers before they have written what they measured.
+        *("coverage", "run", "-m", "pytest", "-m", here),
         *(session.posargs or ["tests/unit", "tests/conformance", "tests/cluster"]),
         # Tests of what a worker imports, and of memory, see the measuring, too.
         success_codes=[0, 1],
