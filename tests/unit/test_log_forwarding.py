@@ -15,6 +15,7 @@ import workers
 
 from cluster_tools import MultiprocessingExecutor
 from cluster_tools.executors.log_forwarding import (
+    RecordSender,
     UnfinishedRecords,
     pack_record,
     parts_of,
@@ -66,6 +67,33 @@ def test_what_killed_writers_leave_behind_does_not_grow() -> None:
         os.close(reader)
         os.close(writer)
     assert len(unfinished) <= 8
+
+
+class _InterruptedConnection:
+    """The pipe's end of a worker that is interrupted when it has written the first part."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self._was_interrupted = False
+
+    def send_bytes(self, part: bytes) -> None:
+        if self.written and not self._was_interrupted:
+            self._was_interrupted = True
+            raise KeyboardInterrupt
+        self.written.append(part)
+
+
+@only_posix
+def test_a_record_whose_writing_was_interrupted_is_not_waited_for() -> None:
+    connection: Any = _InterruptedConnection()
+    with pytest.raises(KeyboardInterrupt):
+        RecordSender(connection).send(bytes(LARGE))
+    unfinished = UnfinishedRecords()
+    first, rest = connection.written[0], connection.written[1:]
+    assert unfinished.add(first) is None
+    assert len(unfinished) == 1
+    assert [unfinished.add(part) for part in rest] == [None]
+    assert len(unfinished) == 0
 
 
 @only_posix

@@ -309,6 +309,20 @@ def test_limits_are_what_slurm_says_and_many_where_it_says_none(fake: Fake) -> N
     assert SlurmExecutor.get_max_submit_jobs() == _scheduler().max_submitted() == 6
 
 
+def test_the_width_is_the_least_limit_that_is_known(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake("scontrol", status=1)
+    fake("sacctmgr", status=1)
+    unknown = _scheduler().width()
+    fake("scontrol", "ClusterName = here\nMaxArraySize            = 12\n")
+    fake("sacctmgr", "6\n")
+    assert _scheduler().width() == 6 < unknown
+    monkeypatch.setenv("SLURM_MAX_RUNNING_SIZE", "2")
+    assert _scheduler().width() == 2
+    assert _scheduler(dependency="singleton").width() == 1
+
+
 @pytest.mark.parametrize("option", ["q", "-q", "qos", "--qos", "--qos=high"])
 def test_the_limit_is_that_of_the_qos_however_it_is_given(
     fake: Fake, tmp_path: Path, option: str
