@@ -186,6 +186,13 @@ class DirectoryStore(cluster_tools.OutputStore):
         return [path for path in (self.root / key).glob("*e*") if path.name != "temporary"]
 
 
+class UnreadableStore(DirectoryStore):
+    """Keeps outputs, and cannot read them again."""
+
+    def read(self, key: str) -> bytes:
+        raise ValueError("of another version")
+
+
 def kept(path: Path) -> Any:
     """The pair that a kept output is."""
     return pickle.loads(path.read_bytes())

@@ -13,6 +13,7 @@ import pytest
 from calls import kept
 from strategies import NewExecutor, Strategy
 
+from cluster_tools import RemoteException
 from support.waiting import LIMIT_S
 
 
@@ -134,6 +135,19 @@ def test_a_store_of_ones_own_keeps_outputs(new_executor: NewExecutor, directory:
     (future,) = executor.map_to_futures(calls.square, [3], output_key_getter=lambda _: "three")
     assert future.result(LIMIT_S) == 9
     assert pickle.loads(store.read("three")) == (True, 9)
+
+
+@pytest.mark.holds_for("is_cluster")
+def test_a_store_that_cannot_read_an_output_is_the_calls_failure(
+    new_executor: NewExecutor, directory: Path
+) -> None:
+    store = calls.UnreadableStore(directory / "store")
+    store.root.mkdir()
+    executor = new_executor(output_store=store)
+    (future,) = executor.map_to_futures(calls.square, [3], output_key_getter=lambda _: "three")
+    error = future.exception(LIMIT_S)
+    assert isinstance(error, RemoteException)
+    assert "can't read 'three': ValueError: of another version" in str(error)
 
 
 @pytest.mark.holds_for("is_cluster")

@@ -148,3 +148,13 @@ def test_an_item_of_a_running_batch_runs_and_cannot_be_cancelled(inner: _HeldExe
     inner.held[0][2].set_running_or_notify_cancel()
     assert first.running()
     assert not first.cancel()
+
+
+def test_what_is_given_to_it_and_differently_to_its_executor_is_refused() -> None:
+    inner = {"name": "sequential", "max_workers": 1}
+    with pytest.raises(ValueError, match="max_workers is given twice: 2 to batching, and 1"):
+        cluster_tools.get_executor("batching", executor=inner, max_workers=2, batch_size=2)
+    with cluster_tools.get_executor(
+        "batching", executor=inner, max_workers=1, batch_size=2
+    ) as executor:
+        assert list(executor.map(_square, [1, 2, 3])) == [1, 4, 9]
