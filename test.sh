@@ -52,7 +52,12 @@ NO_TESTS_SELECTED=5 # exit status of pytest
 MAY_NOT_INSTALL=3   # exit status of what prepares clusters
 KUBERNETES=tests/kubernetes/cluster
 GRIDENGINE=tests/gridengine/cluster
-GRIDENGINE_DIRECTORY=$PWD/.gridengine # with its configuration, and the directories of its jobs
+# With its configuration, and the directories of its jobs. Not below /tmp, which nodes mostly do not
+# share: there would be a warning of each executor.
+case $(pwd -P)/ in
+/tmp/* | /dev/shm/*) GRIDENGINE_DIRECTORY=/var/tmp/cluster_tools-gridengine.$$ ;;
+*) GRIDENGINE_DIRECTORY=$PWD/.gridengine ;;
+esac
 KUBERNETES_DIRECTORY=$PWD/.kubernetes # with what was built
 
 pytest_args=("$@")
@@ -196,7 +201,6 @@ gridengine_up() { timeout --kill-after=30 "$GRIDENGINE_UP_LIMIT" "$GRIDENGINE/up
 
 gridengine_down() { "$GRIDENGINE/down" "$GRIDENGINE_DIRECTORY" --all >/dev/null 2>&1; }
 
-# Not below /tmp, which nodes mostly do not share: there would be a warning of each executor.
 gridengine_pytest() {
     # shellcheck disable=SC1091
     . "$GRIDENGINE_DIRECTORY/settings.sh"

@@ -62,8 +62,7 @@ def directories(
     shared_root = Path.cwd() / ".cfut" / f"conformance-{os.getpid()}"
 
     def new_directory(strategy: Strategy) -> Path:
-        is_shared = strategy.environment in ("slurm", "gridengine")
-        root = shared_root if is_shared else tmp_root
+        root = shared_root if strategy.environment == "slurm" else tmp_root
         directory = root / str(next(numbers))
         directory.mkdir(parents=True)
         return directory

@@ -85,7 +85,7 @@ def test_a_renamed_job_is_watched_and_explained(new_executor: NewExecutor, tmp_p
     _rename(future)
     _rename(failing)
     scheduler = executor._session.scheduler
-    tokens = {piece.job_id: piece.token for piece in executor._session.open_pieces()}
+    tokens = {job.job_id: job.token for job in executor._session.jobs.open()}
     assert {element.job_id for element in scheduler.states(tokens)} == {*tokens}
     (tmp_path / "gate").touch()
     assert future.result(LIMIT_S) == "started0"
