@@ -1,4 +1,4 @@
-"""Futures in, futures out: what the executors of all schedulers share.
+"""The parts that the executors of all schedulers share: they take calls and resolve futures.
 
-Knows no scheduler by name.
+This package knows no scheduler by name.
 """

@@ -1,4 +1,4 @@
-"""Makes arrays: their files, what stands in those, and the command that runs an element of them."""
+"""Writes array files and builds the command that runs an element of an array."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cluster_tools.schedulers.base import Scheduler
 
 
 class Arrays:
-    """In any thread."""
+    """Makes the arrays of one executor. All methods may be called in any thread."""
 
     def __init__(self, directory: RunDirectory, settings: Settings, scheduler: Scheduler):
         self._directory = directory
@@ -26,15 +26,18 @@ class Arrays:
         self._call_numbers = itertools.count()
 
     def unique_id(self) -> str:
-        """Names a call in the default keys of an output store."""
+        """Returns an id for one call. The default keys of an output store contain it."""
         return f"{self._directory.token}_{next(self._call_numbers)}"
 
     def begin(self) -> ArrayWriter:
-        """Raises: OSError; NotOurs."""
+        """Creates the file of a new array. Raises: OSError; NotOurs."""
         return self._directory.begin_array()
 
     def write(self, calls: Sequence[Call]) -> CallArray:
-        """The array of some calls of `submit`, which are of one kind. Raises: OSError."""
+        """Writes calls of `submit` as one array. All of them have the same `Call.kind`.
+
+        Raises: OSError; NotOurs.
+        """
         writer = self.begin()
         first = calls[0]
         try:
@@ -66,13 +69,14 @@ class Arrays:
         numbers: Sequence[int] | None = None,
         total: int | None = None,
     ) -> CallArray:
-        """Puts what was written in its place. Raises: OSError.
+        """Completes the array's file and returns the array. Raises: OSError.
 
         Arguments:
-            keys: Each task's key in the output store; None where outputs go into the run directory.
-            kept: The caller has named the keys.
-            indexed: Of map_to_futures or map: each future has an index.
-            numbers, total: What the caller counts each task as; default: all of them, from 0 on.
+            keys: Each task's key in the output store; None if outputs go into the run directory.
+            kept: The caller has chosen the keys, so the outputs are kept.
+            indexed: The calls come from `map_to_futures` or `map`: each future has an index.
+            numbers: The number that the caller gives to each task. Default: 0, 1, 2, and so on.
+            total: How many tasks the caller counts in all. Default: the tasks of this array.
         """
         first = self.finish_file(
             writer,
@@ -99,10 +103,9 @@ class Arrays:
     def finish_file(
         self, writer: ArrayWriter, working_directory: str, *, has_keys: bool, initializer: bool
     ) -> int:
-        """Puts the file in its place.
+        """Completes the array's file. Returns: the number of its first task.
 
-        `initializer`: the worker runs it. Returns: the number of its first task.
-
+        `initializer`: whether the worker runs the executor's initializer before the call.
         Raises: OSError.
         """
         manifest = run_directory.manifest(
@@ -117,7 +120,7 @@ class Arrays:
         return writer.finish(manifest)
 
     def worker_command(self, job: Job) -> list[str]:
-        """What each element of the job runs."""
+        """The command that each element runs, without the arguments that the scheduler adds."""
         return [
             *self._settings.worker,
             job.array.path,

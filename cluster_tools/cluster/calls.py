@@ -1,6 +1,6 @@
-"""Calls, before and after they were gathered into an array.
+"""Calls before they are gathered into an array (`Call`), and afterwards (`CallArray`).
 
-Knows futures, no threads and no files.
+This module knows futures, but no threads and no files.
 """
 
 from __future__ import annotations
@@ -16,44 +16,45 @@ from cluster_tools.cluster.tasks import TaskArray
 
 @dataclass(eq=False)
 class Call:
-    """A call of `submit`, pickled."""
+    """One pickled call of `submit`."""
 
     future: ClusterFuture[Any]
     name: str
     function: bytes
     call: pickling.Fragments
-    # Its key in the output store; None where its output goes into the run directory.
+    # The call's key in the output store; None if its output goes into the run directory.
     key: str | None
+    # The caller has chosen the key, so the output is kept.
     kept: bool
     working_directory: str
 
     def kind(self) -> object:
-        """Equal for calls that can be tasks of one array."""
+        """Returns a value that is equal for all calls that can be tasks of one array."""
         return self.name, self.key is None, self.kept, self.working_directory
 
 
 @dataclass(eq=False, kw_only=True)
 class CallArray(TaskArray):
-    """Calls that are submitted together."""
+    """An array whose tasks are calls, each with a future."""
 
-    # None once a task has ended.
+    # One item for each task; None once the task has ended.
     futures: list[ClusterFuture[Any] | None]
-    # Their keys in the output store; None where outputs go into the run directory.
+    # The tasks' keys in the output store; None if outputs go into the run directory.
     keys: list[str] | None
-    # The caller has named the keys: outputs stay.
+    # The caller has chosen the keys, so the outputs are kept.
     kept: bool
-    # What the caller counts as each task's position, among `total`.
+    # The number that the caller gives to each task, and how many tasks the caller counts in all.
     numbers: Sequence[int]
     total: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Calls that were cancelled when nobody could know yet which tasks they are.
+        # Futures that were cancelled before they knew their array. `Resolver.expect` revokes them.
         self.cancelled_early: list[ClusterFuture[Any]] = []
         for position, future in enumerate(self.futures):
             assert future is not None
             future.position = position
-            future.array = self  # whoever cancels it from here on revokes the task himself
+            future.array = self  # from here on, the thread that cancels it revokes its task
             if future.is_done():
                 self.cancelled_early.append(future)
 

@@ -1,11 +1,11 @@
-"""Keeps tasks from beginning whose calls nobody wants any more, in whatever thread they are
-cancelled.
+"""Makes sure that workers and pilots do not begin the tasks of cancelled calls.
 
-    future.cancel() --is_taken?--> pilots' files   what a pilot may have taken is not cancelled
-          |---------Cancelled---> resolver         which cancels the task's element, with others
-          '---------revoke------> run directory    once `cancel` returns, nothing begins the task
+    future.cancel() --is_taken?--> pilot queue     a task that a pilot may have taken goes on
+          |-----------Cancelled--> resolver        it cancels the task's element, with others
+          '-----------revoke-----> run directory   no worker begins the task once `cancel` returns
 
-In a forked child nothing is done: the calls are the parent's.
+These three are called in the thread that calls `cancel`. In a forked child they do nothing, because
+the calls belong to the parent process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class Cancellation:
-    """`queue`: where pilots take tasks from; None where there are no pilots."""
+    """Withdraws and revokes tasks of one executor. All methods may be called in any thread.
+
+    `queue`: the queue from which pilots take tasks; None if the executor has no pilots.
+    """
 
     def __init__(
         self, directory: RunDirectory, queue: PilotQueue | None, post: Callable[[Event], None]
@@ -37,17 +40,23 @@ class Cancellation:
         self._pid = os.getpid()
 
     def is_taken(self, future: ClusterFuture[Any]) -> bool:
-        """Whether a pilot has taken its task, or may have; else none will."""
+        """Whether a pilot has taken the future's task, or may have taken it.
+
+        If not, no pilot will begin the task any more.
+        """
         array = future.array
         return array is not None and bool(self.withdraw(array, [future.position]))
 
     def withdraw(self, array: TaskArray, positions: Collection[int]) -> set[int]:
-        """Keeps pilots from these tasks. Returns: those that one may have taken."""
+        """Keeps pilots from beginning these tasks.
+
+        Returns: the positions of the tasks that a pilot may have taken before.
+        """
         if self._queue is None or not array.on_pilots or self._pid != os.getpid():
             return set()
         try:
             return self._queue.withdraw(array, positions)
-        except (OSError, NotOurs):  # `after_cancelling` tries it again
+        except (OSError, NotOurs):  # `after_cancelling` tries again to revoke the task
             return set()
 
     def on_cancelled(self, future: ClusterFuture[Any]) -> None:
@@ -58,18 +67,21 @@ class Cancellation:
             self.revoke(future.array, future.position)
 
     def revoke(self, array: TaskArray, position: int) -> None:
-        """Nobody is to begin this task any more; written later where the disk does not take it."""
+        """Forbids workers and pilots to begin this task.
+
+        If the disk does not accept the note, the resolver writes it later.
+        """
         if array.runs_pilots:
             return
         try:
             self.revoke_now(array, position)
-        except OSError:  # out of descriptors, say
+        except OSError:  # for example: this process has too many open files
             self._post(NotRevoked(array, position))
         except NotOurs as exc:
             self.say_not_revoked(array, position, exc)
 
     def revoke_now(self, array: TaskArray, position: int) -> None:
-        """Raises: OSError; NotOurs."""
+        """Writes the note that forbids to begin this task. Raises: OSError; NotOurs."""
         if self._queue is not None and array.on_pilots:
             self._queue.revoke(array, [position])
         else:

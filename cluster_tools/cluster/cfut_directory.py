@@ -1,8 +1,8 @@
-"""Makes `cfut_dir`, or says why what lies there is not safe.
+"""Creates `cfut_dir`, and refuses a directory in which other users could replace files.
 
-Whoever may write to a directory can rename what is in it, and so can put something else in the
-place of a run directory or a log. Each file that is read is checked as well
-(`cluster_tools.own_files`); here the user hears of it before anything is run.
+A user who may write to a directory can rename its entries, and so can replace a run directory or a
+log. `cluster_tools.own_files` checks each file when it is read. The check in this module tells the
+user about the problem before any call runs.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _ROOT = 0
 
 
 class UnsafeDirectory(PermissionError):
-    """Others could put files of theirs in the place of ours in this directory."""
+    """Other users could replace the executor's files in this directory."""
 
 
 def make(cfut_dir: str) -> None:
-    """Makes the directory, for our user alone, unless it is there. Raises: OSError."""
+    """Creates the directory with mode 0700, unless it exists. Raises: OSError."""
     parent = os.path.dirname(cfut_dir)
     os.makedirs(parent, exist_ok=True)
     try:
@@ -30,9 +30,11 @@ def make(cfut_dir: str) -> None:
 
 
 def check(cfut_dir: str, owner: int, *, trust_group: bool) -> None:
-    """Raises: UnsafeDirectory, with what mends it.
+    """Checks who may write to `cfut_dir`.
 
-    `owner`: the uid that our own files have there. `trust_group`: the group may write to it.
+    `owner`: the uid that the executor's own files have there. `trust_group`: whether the
+    directory's group may write to it.
+    Raises: UnsafeDirectory, whose message says how to repair it; OSError.
     """
     status = os.stat(cfut_dir)
     quoted = shlex.quote(cfut_dir)
@@ -58,7 +60,7 @@ def check(cfut_dir: str, owner: int, *, trust_group: bool) -> None:
 
 
 def _is_only_ours(gid: int, uid: int) -> bool:
-    """Whether this is the group that many systems make for each user, who is alone in it."""
+    """Whether this is the user's private group, which has the user as its only member."""
     import grp
     import pwd
 

@@ -1,6 +1,7 @@
-"""How large the pieces of an array are.
+"""Decides how large the pieces are in which an array is submitted.
 
-Begins with the whole and learns from the scheduler's refusals. Knows limits and counts, no tasks.
+The first piece is the whole array. After a refusal the next piece is smaller, or it waits for room
+in the queue. This module knows limits and counts, no tasks.
 """
 
 from __future__ import annotations
@@ -15,30 +16,34 @@ from cluster_tools.schedulers.base import (
     SchedulerError,
 )
 
-# There may be limits that can't be looked up: of a group, an account, a partition. A piece that is
-# refused so often although nothing of ours is in the queue is too large for one of them.
+# Limits of a group, an account or a partition can't be looked up. After so many refusals while no
+# element of this executor is in the queue, a piece is taken to be too large for such a limit.
 _WAITS_BEFORE_HALVING = 2
 
 _logger = logging.getLogger("cluster_tools")
 
 
 class Cutter:
-    """Cuts one array. `in_queue`: counts the executor's own elements in the scheduler's queue."""
+    """Cuts one array into pieces.
+
+    `in_queue`: returns how many elements of this executor are in the scheduler's queue.
+    """
 
     def __init__(self, scheduler: Scheduler, in_queue: Callable[[], int]):
         self._scheduler = scheduler
         self._in_queue = in_queue
         self._limit = scheduler.array_limit()
-        # The size of the last piece that was taken, where no limit could be looked up.
+        # The size of the last piece that the scheduler took while the limit was a guess.
         self._taken = 0
         self._is_guess = False
         self._waits = 0
 
     def size(self, left: int) -> int:
-        """How many of the `left` elements the next piece has."""
+        """Returns how many of the `left` elements go into the next piece."""
         return left if self._limit is None else min(self._limit, left)
 
     def on_taken(self, count: int) -> None:
+        """The scheduler has taken a piece of `count` elements; the next may be twice as large."""
         self._waits = 0
         if self._is_guess and self._limit is not None:
             self._taken = count
@@ -47,9 +52,9 @@ class Cutter:
     def on_refused(self, refusal: RefusedForSize | RefusedForCount, count: int) -> int | None:
         """Learns from the refusal of a piece of `count` elements.
 
-        Returns: None where a smaller piece may be tried at once; else for how many of our own
-        elements to leave the queue before this one is tried again.
-        Raises: the refusal, where even one element is too many.
+        Returns: None if a smaller piece may be tried at once. Otherwise, how many elements of this
+        executor have to leave the queue before this piece is tried again.
+        Raises: the refusal itself, if even one element is too many.
         """
         limit = self._look_up(refusal)
         if limit is not None and limit < 1:

@@ -1,9 +1,9 @@
-"""What happens to tasks, elements and pilots: the words in which an executor's parts tell its
-resolver.
+"""Events: small records by which the parts of an executor tell its resolver what has happened.
 
-All come through one inbox, and are taken in the order in which they came. Observers are told of
-them, too, and of what follows. An event is made for an array, a job or a look at a directory; for
-each task only where one fails, or while somebody observes tasks.
+The resolver has one inbox and handles events in the order in which they arrive. Observers get each
+event, too, and the events that result from it. There is one event for an array, a job or a listing
+of a directory. There are events for single tasks only when a task fails, or while an observer asks
+for them.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class Event:
-    """Something has happened."""
+    """The base class of all events."""
 
     __slots__ = ()
 
 
-# -- told to the resolver --
+# -- events for the resolver --
 
 
 @dataclass(frozen=True)
 class Written(Event):
-    """The array is on the disk; its tasks are about to go to the scheduler, or to pilots."""
+    """The array's file is on the disk; its tasks go to the scheduler or to pilots next."""
 
     array: TaskArray
 
 
 @dataclass(frozen=True)
 class Submitted(Event):
-    """The scheduler has given the job an id."""
+    """The scheduler has taken the job and has given it an id."""
 
     job: Job
 
 
 @dataclass(frozen=True)
 class Refused(Event):
-    """These tasks can't be submitted. `error`: the scheduler's, or our own."""
+    """These tasks can't be submitted. `error`: what the scheduler or the client has raised."""
 
     array: TaskArray
     positions: Sequence[int]
@@ -54,7 +54,7 @@ class Refused(Event):
 
 @dataclass(frozen=True)
 class NotSubmitted(Event):
-    """The executor ends at once: what is not submitted of the array will not be."""
+    """The executor was aborted: the tasks of the array that have no job will get none."""
 
     array: TaskArray
 
@@ -75,7 +75,7 @@ class JournalsGrew(Event):
 
 @dataclass(frozen=True)
 class ElementEnded(Event):
-    """The scheduler says that this element has ended and does not run again; no output has come."""
+    """The scheduler says that the element has ended for good, and its output was not seen."""
 
     job: Job
     element: Element
@@ -84,8 +84,10 @@ class ElementEnded(Event):
 
 @dataclass(frozen=True)
 class Cancelled(Event):
-    """A thread of the user's is cancelling this future: it may still be interrupted before it is
-    done.
+    """A thread is cancelling this future.
+
+    An exception may interrupt that thread before it has changed the future's state; see
+    `ClusterFuture.was_cancelled`.
     """
 
     future: ClusterFuture[Any]
@@ -93,7 +95,7 @@ class Cancelled(Event):
 
 @dataclass(frozen=True)
 class NotRevoked(Event):
-    """The disk did not take the note that nobody is to begin this task: it is written later."""
+    """The note that forbids to begin this task could not be written. It is written later."""
 
     array: TaskArray
     position: int
@@ -101,44 +103,44 @@ class NotRevoked(Event):
 
 @dataclass(frozen=True)
 class Replaced(Event):
-    """Another directory lies where the run directory was: no output can be had any more."""
+    """Something else has replaced the run directory, so no output can be read any more."""
 
     error: BaseException
 
 
 @dataclass(frozen=True)
 class LessToDo(Event):
-    """The executor takes no more calls, or has handed some over: all of them may be done."""
+    """The executor takes no more calls, and perhaps all of its calls are done."""
 
 
 @dataclass(frozen=True)
 class CancelPending(Event):
-    """All calls that are not known to run are to be cancelled."""
+    """The resolver shall cancel all calls that are not known to run."""
 
 
 @dataclass(frozen=True)
 class Aborted(Event):
-    """The executor ends at once."""
+    """The executor was aborted: it ends without waiting for its calls."""
 
 
 @dataclass(frozen=True)
 class SubmitterEnded(Event):
-    """One of the threads that submit has done its last."""
+    """One of the submitter threads has ended."""
 
 
 @dataclass(frozen=True)
 class Chore(Event):
-    """What the resolver's thread has put off until what has come by now is dealt with."""
+    """A function that the resolver calls after all events that are in its inbox now."""
 
     act: Callable[[], None]
 
 
-# -- what follows, told to observers alone --
+# -- events for observers only --
 
 
 @dataclass(frozen=True)
 class TaskChanged(Event):
-    """A task is in another state; told while an observer has `observes_tasks`."""
+    """The state of a task has changed. Only observers with `observes_tasks` get this event."""
 
     array: TaskArray
     position: int
@@ -147,7 +149,10 @@ class TaskChanged(Event):
 
 @dataclass(frozen=True)
 class TaskFailed(Event):
-    """A task has this exception. `where` names task and job, at the beginning of a sentence."""
+    """A task has failed with this exception.
+
+    `where`: names the task and its job, as the beginning of a sentence.
+    """
 
     array: TaskArray
     position: int
@@ -157,25 +162,25 @@ class TaskFailed(Event):
 
 @dataclass(frozen=True)
 class ArrayEnded(Event):
-    """Each task of the array has ended."""
+    """All tasks of the array have ended."""
 
     array: TaskArray
 
 
 class Observer(Protocol):
-    """Is told of each event, after it was dealt with.
+    """An object that gets each event after the resolver has handled it.
 
-    In the resolver's thread: what takes time holds up results.
+    Events arrive in the resolver's thread: an observer that takes long delays results.
     """
 
-    # Wants to be told of each change of a task.
+    # Whether the observer gets a `TaskChanged` for each change of a task.
     observes_tasks: bool
 
     def on_event(self, event: Any) -> None: ...
 
 
 class Observers:
-    """Tells all of them. What one of them raises is logged."""
+    """The observers of one executor. Exceptions that an observer raises are logged."""
 
     def __init__(self, observers: Sequence[Observer]):
         self._observers = list(observers)
@@ -186,7 +191,7 @@ class Observers:
 
     @property
     def on_change(self) -> Callable[[TaskArray, int, State], None] | None:
-        """For the ledger; None where nobody observes tasks."""
+        """A function that the ledger calls at each change; None if no observer observes tasks."""
         return self._tell_of_task if self._of_tasks else None
 
     def _tell_of_task(self, array: TaskArray, position: int, state: State) -> None:

@@ -1,7 +1,7 @@
-"""What failed futures raise and say, unless it is the call's own exception: all of it stands here.
+"""Makes the exceptions that failed futures raise.
 
-A sentence says what happened, to which task and job, where the log is, and what to do now. Nothing
-here looks at a file: whoever fails a future has looked.
+A message says what happened, to which task and job, where the log is, and what the user can do.
+The functions read no files: the caller has read them and passes what it has found.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _EXCEPTIONS: dict[Cause, type[RemoteException]] = {
     Cause.NEVER_STARTED: RemoteNeverStartedException,
     Cause.LOST: RemoteLostException,
 }
-# Python ends with 120 where it can't write the last of its stderr: the log is on the same full
-# disk. https://docs.python.org/3/c-api/init.html#c.Py_FinalizeEx
+# Python ends with exit code 120 if it can't flush stderr. Here that means a full disk, as the log
+# is on the same disk. https://docs.python.org/3/c-api/init.html#c.Py_FinalizeEx
 _NOT_WRITTEN = (EXIT_OUTPUT_NOT_WRITTEN, 120)
 
 
 @dataclass(frozen=True)
 class Where:
-    """Which task it is: "Task 3 of 10 of f", its element and that one's log.
+    """The place of a failure: a task, its element, and the path of the element's log.
 
-    The last two: "" where no job was made.
+    `task`: for example "Task 3 of 10 of f". `element`, `log`: "" if the task has no job.
     """
 
     task: str
@@ -70,8 +70,10 @@ class Where:
 
 @dataclass(frozen=True)
 class Log:
-    """What a log says: its last lines, whether there is one, whether a job refused what lies in its
-    place.
+    """What was found of an element's log.
+
+    `tail`: its last lines. `is_there`: it exists, or may exist. `is_something_else`: the job
+    refused to write to it, because the path is a link or no regular file.
     """
 
     tail: str
@@ -85,7 +87,11 @@ class Log:
 def call_failed(
     where: Where, node: str | None, packed: list[dict[str, Any]] | None, traceback: str
 ) -> RemoteException:
-    """`packed`, `traceback`: the exception, and the text of it, as an output has them."""
+    """The call has raised an exception.
+
+    `node`: where it ran; None if that is not known. `packed`: the exception as rows, as in an
+    output. `traceback`: the exception's text.
+    """
     on_node = f" on node {node}" if node else ""
     log = where.log_sentence
     line = f"{where} failed{on_node}; {log[0].lower()}{log[1:]}"
@@ -93,7 +99,7 @@ def call_failed(
 
 
 def output_unusable(where: Where, text: str, cause: BaseException | None) -> RemoteException:
-    """`text`: why there is an output and it is none for the future."""
+    """There is an output, but the future can't get it. `text`: the reason, as a sentence."""
     exception = RemoteException(f"{where}: {text}\n{where.log_sentence}", where.element)
     exception.__cause__ = cause
     return exception
@@ -105,7 +111,7 @@ def output_unusable(where: Where, text: str, cause: BaseException | None) -> Rem
 def element_ended(
     where: Where, cause: Cause, evidence: Evidence, log: Log, run_directory: str
 ) -> RemoteException:
-    """It has ended without a result, and the task does not go in again."""
+    """The element has ended without a result, and the task does not go in again."""
     ending = evidence.ending
     words = _what_happened(evidence, log, run_directory)
     if not words.endswith("."):
@@ -124,9 +130,9 @@ def _what_happened(evidence: Evidence, log: Log, run_directory: str) -> str:
     exit_code, is_claimed = evidence.ending.exit_code, evidence.claim is not None
     if evidence.directory_is_gone:
         return f"Its run directory {run_directory} is gone: somebody has deleted it."
-    if not is_claimed or exit_code in OWN_EXIT_CODES:  # else the line is the call's
+    if not is_claimed or exit_code in OWN_EXIT_CODES:  # otherwise the call has printed the line
         own_message = logs.own_message(log.tail)
-        if own_message is not None:  # what the job itself says is no guess
+        if own_message is not None:  # the job's own message is no guess
             return own_message
     if exit_code == EXIT_REFUSED and log.is_something_else:
         return logs.NOT_A_LOG
@@ -138,7 +144,7 @@ def _what_happened(evidence: Evidence, log: Log, run_directory: str) -> str:
 
 
 def ending_unknown(where: Where, ending: str, error: BaseException) -> RemoteException:
-    """The element has ended, and what has become of its call can't be found out."""
+    """The element has ended, and it can't be found out how its call has ended."""
     text = f"{ending} How the call has ended can't be told: {exception_text(error)}"
     return output_unusable(where, text, error)
 
@@ -147,7 +153,10 @@ def ending_unknown(where: Where, ending: str, error: BaseException) -> RemoteExc
 
 
 def not_submitted(task: str, error: BaseException) -> Exception:
-    """The call, or its array, could not be submitted. What can't be pickled says so itself."""
+    """The call, or its array, could not be submitted.
+
+    Returns `error` itself if it is a PicklingError, whose message is clear enough.
+    """
     if isinstance(error, pickle.PicklingError):
         return error
     exception = SubmissionException(f"{task} could not be submitted: {exception_text(error)}", "")
@@ -156,7 +165,7 @@ def not_submitted(task: str, error: BaseException) -> Exception:
 
 
 def refused(task: str, error: BaseException) -> SubmissionException:
-    """By the scheduler, in its own words."""
+    """The scheduler has refused the task. The message has the scheduler's own words."""
     exception = SubmissionException(f"{task} could not be submitted: {error}", "")
     exception.__cause__ = error
     return exception
@@ -184,7 +193,7 @@ def record_lost() -> RemoteException:
 
 
 def ended_on_pilot(where: Where, error: BaseException | None) -> RemoteException:
-    """`error`: the pilot's own."""
+    """The pilot has ended while it ran the task. `error`: why the pilot has ended."""
     text = _text(error) or "Its pilot has left without a word on it."
     exception = _kind(error)(f"{where} ended without a result: {text}", where.element)
     exception.__cause__ = error
@@ -192,7 +201,7 @@ def ended_on_pilot(where: Where, error: BaseException | None) -> RemoteException
 
 
 def not_begun(task: str, error: BaseException) -> RemoteException:
-    """There are no pilots, and there will be none, because of `error`."""
+    """The task has not begun: no pilot is left and none will start, because of `error`."""
     exception = _kind(error)(f"{task} was not begun: {_text(error)}", "")
     exception.__cause__ = error
     return exception
@@ -217,8 +226,9 @@ def records_unreadable(task: str, error: BaseException) -> RemoteException:
 
 
 def _kind(error: BaseException | None) -> type[RemoteException]:
-    """The class of ours that says best what `error` does; those made for exceptions of calls are
-    the call's.
+    """The class of `error` if it is one of `cluster_tools.errors`; else RemoteException.
+
+    A class that is combined with the class of a call's exception has the module of the latter.
     """
     if isinstance(error, RemoteException) and type(error).__module__ == RemoteException.__module__:
         return type(error)

@@ -1,6 +1,6 @@
-"""The future of a task on a cluster.
+"""The future of a call that runs on a cluster.
 
-Knows its place in its array; everything else it asks those who are named in `Owner`.
+A future knows its array and its position there. It asks the objects in `Owner` for everything else.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _T = TypeVar("_T")
 
 _logger = logging.getLogger("cluster_tools")
 
-# As concurrent.futures._base names them.
+# The names of the states in concurrent.futures._base.
 _PENDING = "PENDING"
 _RUNNING = "RUNNING"
 _CANCELLED_AND_NOTIFIED = "CANCELLED_AND_NOTIFIED"
 _FINISHED = "FINISHED"
 
-# Guards the states of futures that nobody has waited for yet, and the making of their conditions.
-# Reentrant, since a signal handler may ask a future while it is held.
+# Guards the states of futures that have no condition yet, and the creation of their conditions.
+# Reentrant: a signal handler may use a future while its own thread holds the lock.
 _unwatched_lock = threading.RLock()
 
 
@@ -43,44 +43,49 @@ if hasattr(os, "register_at_fork"):
 
 
 class JobsOfFutures(Protocol):
+    """What a future needs from `cluster.jobs.Jobs`."""
+
     def job_of(self, future: ClusterFuture[Any]) -> tuple[str, int | None]:
-        """The job id of the task, and its index where it has one; waits for the submission."""
+        """The job id of the task, and its index if it has one. Waits until it is submitted."""
         ...
 
     def announce(self) -> None:
-        """A future is done, or its call has a job: whoever waits for that is to look."""
+        """Wakes the threads in `job_of`: a future is done, or its task has a job."""
         ...
 
     def stats_of(self, future: ClusterFuture[Any]) -> CallStats:
-        """What is known about the call by now."""
+        """What is known about the call now."""
         ...
 
 
 class CancellationOfFutures(Protocol):
+    """What a future needs from `cluster.cancellation.Cancellation`."""
+
     def is_taken(self, future: ClusterFuture[Any]) -> bool:
-        """Whether a pilot has taken its task, or may have."""
+        """Whether a pilot has taken the future's task, or may have taken it."""
         ...
 
     def on_cancelled(self, future: ClusterFuture[Any]) -> None:
-        """It is about to be cancelled."""
+        """Called immediately before the future's state becomes cancelled."""
         ...
 
     def after_cancelling(self, future: ClusterFuture[Any]) -> None:
-        """It is cancelled: nobody is to begin its task."""
+        """Called after the future was cancelled: revokes its task."""
         ...
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Whom the futures of one executor ask."""
+    """The objects that all futures of one executor use."""
 
     jobs: JobsOfFutures
     cancellation: CancellationOfFutures
 
 
 def end_quietly(end: Callable[[], object], name: str) -> None:
-    """Ends a future of calls of `name` where nothing may be raised: its callbacks may raise
-    SystemExit.
+    """Calls `end`, which ends a future, and logs what it raises.
+
+    `name`: the name of the called function. A callback of the future may raise even SystemExit.
     """
     try:
         end()
@@ -89,16 +94,16 @@ def end_quietly(end: Callable[[], object], name: str) -> None:
 
 
 class _Condition:
-    """A lock that becomes a whole `threading.Condition` once somebody waits.
+    """A lock that makes a `threading.Condition` when a thread first waits for it.
 
-    A condition takes 1,500 bytes, and of most futures `as_completed` and `wait` need only the lock.
+    A condition takes 1,500 bytes. For most futures, `as_completed` and `wait` need only the lock.
     """
 
     __slots__ = ("_lock", "_waited_for")
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        # Only touched while the lock is held.
+        # Guarded by `_lock`.
         self._waited_for: threading.Condition | None = None
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
@@ -124,22 +129,25 @@ class _Condition:
 
 
 class ClusterFuture(RaisingFuture[_T]):
-    """A `concurrent.futures.Future` that knows its job, and of which 100,000 fit into little
-    memory.
+    """A `concurrent.futures.Future` that knows its job and takes little memory.
+
+    An executor may have 100,000 of them.
     """
 
-    # On a pilot: where in its log what the call has printed is, (from, to); None: nothing. Of few,
-    # so of the class.
+    # The next four are class attributes: most futures never set them, and so need no memory for
+    # them.
+    # The part of the pilot's log that the call has written: first byte, and the byte after the last
+    # (None while the call runs). None: nothing is known to be written, or no pilot runs the call.
     log_range: tuple[int, int | None] | None = None
-    # What its job has measured; None until the output was read.
+    # The node, and what the job has measured there; None until the output was read.
     measured: tuple[str, bytes] | None = None
-    # On a pilot: where and when the call has begun.
+    # The node on which a pilot has begun the call, and when, in seconds since the epoch.
     begun: tuple[str, float] | None = None
-    # The attempt that the output is of.
+    # The attempt from which the output comes.
     attempt = 1
 
-    # The standard library's future makes a condition at once, which is most of its size and cost.
-    # Here it is made when somebody first waits, asks or adds a callback.
+    # Does not call the base class, which makes a condition at once: that is most of a future's size
+    # and cost. Here it is made when a thread first waits, asks or adds a callback.
     def __init__(self, owner: Owner) -> None:
         self._own_condition: _Condition | None = None
         self._state = _PENDING
@@ -168,17 +176,22 @@ class ClusterFuture(RaisingFuture[_T]):
 
     @property
     def cluster_jobid(self) -> str:
-        """The id of the job; waits until it is submitted.
+        """The id of the job. Waits until the job is submitted.
 
-        In an array made by `map_to_futures` or `map` the array's id, with `cluster_jobindex` beside
-        it; for calls of `submit` that went in together `<jobid>_<index>`.
-        Raises: the future's own exception, where no job was made.
+        For futures of `map_to_futures` and `map` this is the id of the array; `cluster_jobindex`
+        has the index. For calls of `submit` that were gathered into an array it is
+        `<jobid>_<index>`.
+        Raises: the future's own exception, if no job was made.
         """
         return self._owner.jobs.job_of(self)[0]
 
     @property
     def cluster_jobindex(self) -> int:
-        """The index in the array. Only futures of `map_to_futures` and `map` have one."""
+        """The index of the element in its array. Waits until the job is submitted.
+
+        Raises: AttributeError, for futures of `submit`; the future's own exception, if no job was
+        made.
+        """
         index = self._owner.jobs.job_of(self)[1]
         if index is None:
             raise AttributeError("a future of submit() has no cluster_jobindex")
@@ -186,17 +199,20 @@ class ClusterFuture(RaisingFuture[_T]):
 
     @property
     def cluster_stats(self) -> CallStats:
-        """What is known about the call by now: when and where it ran, and what it used."""
+        """What is known about the call now: when and where it ran, and what it used."""
         return self._owner.jobs.stats_of(self)
 
     def result(self, timeout: float | None = None) -> _T:
-        """The call's result. Raises: what the call raised; TimeoutError after `timeout` seconds."""
-        if self._state == _FINISHED and self._exception is None:  # it stays so: no lock
+        """The call's result.
+
+        Raises: what the call has raised; TimeoutError after `timeout` seconds; CancelledError.
+        """
+        if self._state == _FINISHED and self._exception is None:  # final, so no lock is needed
             return cast(_T, self._result)
         return super().result(timeout)
 
     def cancel(self) -> bool:
-        """Cancels the call unless it is known to run; True means that the future is done."""
+        """Cancels the call unless it is known to run. Returns: whether the future is cancelled."""
         if self._state != _PENDING:
             return self.cancelled()
         if self._owner.cancellation.is_taken(self):
@@ -205,7 +221,7 @@ class ClusterFuture(RaisingFuture[_T]):
         return self.cancel_waiting()
 
     def cancel_waiting(self) -> bool:
-        """`cancel` of a call that no pilot has taken."""
+        """Cancels a call that no pilot has taken. Returns: whether the future is cancelled."""
         is_ours = self._end_as_cancelled((_PENDING,), self._owner.cancellation.on_cancelled)
         if is_ours:
             self._owner.cancellation.after_cancelling(self)
@@ -213,7 +229,10 @@ class ClusterFuture(RaisingFuture[_T]):
         return is_ours or self.cancelled()
 
     def cancel_for_shutdown(self) -> None:
-        """Ends the future as cancelled even if its call runs: its executor is shutting down."""
+        """Ends the future as cancelled, even if its call runs: its executor is shutting down.
+
+        Does not revoke the task.
+        """
         if self._end_as_cancelled((_PENDING, _RUNNING), lambda _: None):
             self._call_back()
 
@@ -222,11 +241,11 @@ class ClusterFuture(RaisingFuture[_T]):
         from_states: tuple[str, ...],
         tell: Callable[[ClusterFuture[Any]], None],
     ) -> bool:
-        """Returns: whether this has ended it.
+        """Changes the state to cancelled if it is one of `from_states`. Returns: whether it did.
 
-        `tell` is called first, since Ctrl-C or a RecursionError may cut short what follows. Whoever
-        is told calls `was_cancelled`, which waits until it is clear whether the future was
-        cancelled.
+        It calls `tell` before the change, because Ctrl-C or a RecursionError may interrupt what
+        comes afterwards. The resolver, which is told, calls `was_cancelled`; that waits for the
+        lock and so knows whether the change was made.
         """
         with _unwatched_lock:
             unwatched = self._own_condition is None
@@ -248,7 +267,7 @@ class ClusterFuture(RaisingFuture[_T]):
         return True
 
     def was_cancelled(self) -> bool:
-        """Whether it is cancelled. Waits for a thread that is just about to cancel it."""
+        """Whether the future is cancelled. Waits for a thread that is cancelling it now."""
         with _unwatched_lock:
             if self._own_condition is None:
                 return self._state == _CANCELLED_AND_NOTIFIED
@@ -256,7 +275,7 @@ class ClusterFuture(RaisingFuture[_T]):
             return self._state == _CANCELLED_AND_NOTIFIED
 
     def start(self) -> None:
-        """The call is known to run."""
+        """Changes the state from pending to running: the call is known to run."""
         with _unwatched_lock:
             if self._own_condition is None:
                 if self._state == _PENDING:
@@ -267,7 +286,7 @@ class ClusterFuture(RaisingFuture[_T]):
                 self._state = _RUNNING
 
     def resolve(self, result: _T | None, exception: BaseException | None) -> None:
-        """Sets the result, or the exception where there is one, unless the future is done."""
+        """Sets the exception, or the result if `exception` is None, unless the future is done."""
         with _unwatched_lock:
             unwatched = self._own_condition is None
             if unwatched:
@@ -281,17 +300,17 @@ class ClusterFuture(RaisingFuture[_T]):
                     self.set_exception(exception)
                 else:
                     self.set_result(result)  # pyright: ignore[reportArgumentType]
-        except InvalidStateError:  # cancelled meanwhile
+        except InvalidStateError:  # another thread has cancelled the future
             pass
         finally:  # a callback may raise SystemExit
             self._owner.jobs.announce()
 
     def has_started(self) -> bool:
-        """`running()` without making a condition."""
+        """Like `running()`, but makes no condition."""
         return self._state == _RUNNING
 
     def is_done(self) -> bool:
-        """`done()` without making a condition."""
+        """Like `done()`, but makes no condition."""
         return self._state not in (_PENDING, _RUNNING)
 
     def _call_back(self) -> None:

@@ -1,12 +1,12 @@
-"""Gathers calls into arrays, and has them submitted.
+"""Gathers calls into arrays, and submits them.
 
-    submit() --------Call------+
-                               +--> queue --> submitter thread --> Written --> pilots, or Submission
-    map_to_futures --CallArray-+
-    tasks that go in again --Selection--^
+    submit() ----------Call------+
+    map_to_futures() --CallArray-+--> queue --> submitter thread --Written--> resolver
+    resolver ----------Selection-+                  '--> Submission --> scheduler
 
-Calls that arrive while a submission is in flight, or closely after each other, join one array. Each
-exception ends in the futures concerned.
+A `Selection` has tasks that go in again, or pilots. Calls for pilots are not submitted: the
+resolver offers them to pilots once they are written. Calls that arrive during a submission, or
+within a short time, join one array. Each exception is set in the futures that it concerns.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from cluster_tools.cluster.submission import Aborted, Submission
 from cluster_tools.cluster.tasks import Selection
 from cluster_tools.failure_log import FailureLog
 
-# Calls that follow each other closely are gathered for longer and longer.
+# How long calls are gathered at first. The time doubles while more calls follow closely.
 _FIRST_SPACING_S = 0.05
 
 _logger = logging.getLogger("cluster_tools")
@@ -48,12 +48,12 @@ _Item = Call | CallArray | Selection | None
 
 
 class Submitter(threading.Thread):
-    """Submits one after the other what is put into its queue.
+    """A thread that submits the items of its queue, one after the other.
 
     Arguments:
         post: Puts an event into the resolver's inbox.
-        on_pilots: Calls are for pilots, and only arrays of pilots are submitted.
-        max_gathering_s: How long a call may wait for others, at most.
+        on_pilots: Whether pilots run the calls. Then calls are written, but not submitted.
+        max_gathering_s: Returns how many seconds a call may wait for others at most.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Submitter(threading.Thread):
         self._post = post
         self._on_pilots = on_pilots
         self._max_gathering_s = max_gathering_s
-        # What is not submitted yet, with what the thread works on.
+        # The items that are not submitted yet, and those that the thread submits now.
         self._items: deque[_Item] = deque()
         self._arrivals: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._spacing_s = 0.0
@@ -81,7 +81,7 @@ class Submitter(threading.Thread):
         self._never_written = {"failed": 0, "cancelled": 0}
 
     def put(self, item: _Item) -> None:
-        """In any thread."""
+        """Adds an item to the queue. May be called in any thread."""
         self._items.append(item)
         self.wake()
 
@@ -89,29 +89,24 @@ class Submitter(threading.Thread):
         self._arrivals.put(None)
 
     def stop(self) -> None:
-        """Ends the thread once everything before this is submitted, or at once where the executor
-        ends so.
-        """
+        """Ends the thread after it has submitted all earlier items; at once after an abort."""
         self.put(None)
         self._submission.wake()
 
     def has_open_calls(self) -> bool:
-        """Whether a call that has not been handed over is not done. In any thread."""
+        """Whether a call in the queue is not done. May be called in any thread."""
         return any(not future.is_done() for item in list(self._items) for future in _futures(item))
 
     def make_room(self) -> None:
-        """An element has ended."""
+        """Tells the submission that an element has ended."""
         self._submission.make_room()
 
     def never_written(self) -> dict[str, int]:
-        """How many calls have ended before they were written, by "failed" and "cancelled"."""
+        """How many calls have ended before they were written. Keys: "failed" and "cancelled"."""
         return dict(self._never_written)
 
     def cancel_rest(self) -> int:
-        """The executor ends at once: nothing that waits here is submitted.
-
-        Returns how many calls those are.
-        """
+        """Cancels all calls in the queue after an abort. Returns: how many were not done."""
         count = 0
         for item in list(self._items):
             for future in _futures(item):
@@ -125,16 +120,20 @@ class Submitter(threading.Thread):
         self._post(SubmitterEnded())
 
     def _submit_next(self) -> bool:
-        """Submits what has come; False after the last. Keeps no reference to it while it waits."""
+        """Submits the items that are in the queue. Returns: False after the last item.
+
+        While it waits for items it has no reference to earlier ones, so their memory can be freed.
+        """
         while not self._items:
             self._arrivals.get()
         self._let_others_join()
-        while not self._arrivals.empty():  # what they tell of is in the list
+        while not self._arrivals.empty():  # each announces an item that is in `_items` already
             self._arrivals.get()
         items = list(self._items)
         try:
             self._submit_all([item for item in items if item is not None])
-        # Each item is dealt with where it is submitted. This is for the rest to go on.
+        # `_submit` and `_submit_calls` handle the errors of one item. Here the thread is kept
+        # alive for all other items.
         except BaseException:
             _logger.exception("the submitter goes on after an unexpected error")
         for _ in items:
@@ -144,7 +143,7 @@ class Submitter(threading.Thread):
         return None not in items
 
     def _let_others_join(self) -> None:
-        """Calls wait for the rest of the spacing; whatever is not a call ends the waiting."""
+        """Waits until the gathering time is over, while the last item is a `Call`."""
         if len(self._items) == 1 and time.monotonic() >= self._next_gathering:
             self._spacing_s = 0.0
         while isinstance(self._items[-1], Call):
@@ -157,7 +156,7 @@ class Submitter(threading.Thread):
                 return
 
     def _submit_all(self, items: Iterable[Call | CallArray | Selection]) -> None:
-        """Submits in the order of coming; calls that follow each other go in together."""
+        """Submits the items in their order. `Call`s that follow each other join one array."""
         for is_call, some in groupby(items, lambda item: isinstance(item, Call)):
             if is_call:
                 self._gather(item for item in some if isinstance(item, Call))
@@ -199,7 +198,7 @@ class Submitter(threading.Thread):
         try:
             array = self._arrays.write(calls)
         except BaseException as exc:
-            if self._lifecycle.aborted:  # which takes the run directory away
+            if self._lifecycle.aborted:  # the abort has removed the run directory
                 self._cancel(calls)
                 return
             error = failures.not_written(calls[0].name, exc)
@@ -222,7 +221,7 @@ class Submitter(threading.Thread):
             self._submit(Selection(array, range(array.count)))
 
     def _submit(self, selection: Selection) -> None:
-        """Whatever goes wrong ends in the futures."""
+        """Submits the tasks. What fails is told to the resolver, which fails their futures."""
         try:
             self._submission.submit(selection)
         except Aborted:
@@ -232,7 +231,7 @@ class Submitter(threading.Thread):
 
 
 def _futures(item: _Item) -> Iterator[ClusterFuture[Any]]:
-    """The futures of new calls; those of a `Selection` are in the ledger's arrays already."""
+    """The futures of new calls. None for a `Selection`: the ledger has its array already."""
     if isinstance(item, Call):
         yield item.future
     elif isinstance(item, CallArray):

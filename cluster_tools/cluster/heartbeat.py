@@ -1,8 +1,7 @@
-"""Lets workers know that somebody waits for them: writes a file of the run directory from time to
-time.
+"""The heartbeat: shows workers that the client still waits for them.
 
-A thread of each executor that does nothing else, so that nothing else holds it up: no callback, no
-command, no other executor's disk.
+A thread of each executor writes a file of the run directory at regular intervals. It does nothing
+else, so that no callback, no command and no disk of another executor can delay it.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ import threading
 import time
 from collections.abc import Callable
 
-# So often it is written in the time after which workers take the client for gone.
+# How often the file is written within the client's timeout.
 _BEATS = 30
-# A thread's clock stands still while the machine sleeps: so soon after waking it is written again.
+# The clock of a waiting thread stops while the machine is suspended. With short waits, the file is
+# written at most so long after the machine has resumed.
 _MAX_PAUSE_S = 5.0
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -23,16 +23,17 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class HeartbeatThread(threading.Thread):
-    """`beat`: may raise OSError.
+    """A thread that calls `beat` until it is stopped.
 
-    `client_timeout_s`: after which a silent client is taken for gone.
+    `beat`: writes the heartbeat; may raise OSError. `client_timeout_s`: after so many seconds
+    without a heartbeat, workers do not begin any more.
     """
 
     def __init__(self, beat: Callable[[], None], client_timeout_s: float):
         super().__init__(name="cluster_tools-heartbeat", daemon=True)
         self._beat = beat
         self._interval_s = client_timeout_s / _BEATS
-        # No Event: the end may come in the middle of anything.
+        # Not an Event: `stop` may interrupt any code, and must not wait for an Event's lock.
         self._stops: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def stop(self) -> None:
@@ -46,7 +47,7 @@ class HeartbeatThread(threading.Thread):
                 due = now + self._interval_s
                 try:
                     self._beat()
-                except Exception as exc:  # the disk may answer again before it is too late
+                except Exception as exc:  # the disk may answer again before the timeout
                     _logger.debug("a heartbeat has failed: %s", exc)
             try:
                 self._stops.get(timeout=min(_MAX_PAUSE_S, self._interval_s))

@@ -1,6 +1,4 @@
-"""The jobs of one executor that are not known to be over, and what the scheduler is asked to do
-with them.
-"""
+"""The jobs of one executor that have not ended, and the requests to cancel them."""
 
 from __future__ import annotations
 
@@ -24,15 +22,14 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class Jobs:
-    """Methods may be called in any thread, unless they say otherwise.
+    """The jobs of one executor that have not ended. All methods may be called in any thread.
 
     Arguments:
-        token: The executor's: jobs without it are others'.
-        log_directory: Where logs go: absolute.
+        token: The executor's token. Jobs without it belong to others.
+        log_directory: The absolute path of the directory for logs.
         post: Puts an event into the resolver's inbox.
-        expect: Called after each submission: outputs, and words of the scheduler, are to be looked
-            for often.
-        log_level: Of the line on each job.
+        expect: Called after each submission. Makes watcher and prober look often for a while.
+        log_level: The level of the line that is logged for each job.
     """
 
     def __init__(
@@ -53,15 +50,15 @@ class Jobs:
         self._post = post
         self._expect = expect
         self._log_level = log_level
-        # Notified when a task has got a job, or will get none.
+        # Notified when a task has a job, or its future is done.
         self._has_job = threading.Condition()
-        # An ordered set, of which only whole-dict operations are used, which need no lock.
+        # An ordered set. Needs no lock: each operation on it is atomic.
         self._jobs: dict[Job, None] = {}
 
     # -- what was submitted --
 
     def add(self, job: Job, job_id: str) -> None:
-        """The scheduler has taken it."""
+        """Notes that the scheduler has given the job this id."""
         job.set_id(job_id)
         self._jobs[job] = None
         _logger.log(
@@ -70,11 +67,11 @@ class Jobs:
         self.announce()
         self._post(Submitted(job))
         self._expect()
-        if self._lifecycle.aborted:  # while it was on its way
+        if self._lifecycle.aborted:  # during the submission, so `stop` may have missed this job
             self.stop([job_id])
 
     def add_earlier(self, job: Job, position: int, job_id: str) -> None:
-        """A job of an earlier submission, which was thought lost, runs this task of `job`."""
+        """Notes that a job of an earlier submission, taken to be lost, runs this task of `job`."""
         earlier = Job(
             job.array, (position,), job.submission, job.token, first_index=job.index(position)
         )
@@ -82,29 +79,29 @@ class Jobs:
         self._jobs[earlier] = None
 
     def remove(self, job: Job) -> bool:
-        """All its tasks have ended. Returns: False where it was removed before."""
+        """Forgets a job whose tasks have all ended. Returns: False if it was removed before."""
         if self._jobs.pop(job, _IS_GONE) is _IS_GONE:
             return False
         if job.job_id is not None and not self._lifecycle.leaves_jobs:
             try:
                 self._scheduler.forget(job.job_id)
-            except Exception:  # the future that was its last has still to be resolved
+            except Exception:  # the caller still has to resolve the job's last future
                 _logger.exception("the job %s may stay for longer than it is needed", job.job_id)
         return True
 
     def any(self) -> bool:
-        """Whether there may be jobs with tasks that have not ended."""
+        """Whether there may be jobs with tasks that have not ended. Cheaper than `open`."""
         return bool(self._jobs)
 
     def open(self) -> list[Job]:
-        """Those that have tasks which have not ended."""
+        """The jobs with tasks that have not ended."""
         return [job for job in list(self._jobs) if job.is_open()]
 
     def elements_in_queue(self) -> int:
         return sum(len(job.open_positions()) for job in self.open())
 
     def slots_held(self) -> int:
-        """How many elements can be running by what was submitted, each array's own limit kept."""
+        """How many elements can run at a time, with the `at_a_time` limit of each job."""
         held = 0
         for job in self.open():
             open_count = len(job.open_positions())
@@ -117,9 +114,9 @@ class Jobs:
     # -- of futures --
 
     def job_of(self, future: ClusterFuture[Any]) -> tuple[str, int | None]:
-        """The job id of the task, and its index where it has one; waits for the submission.
+        """The job id of the task, and its index if it has one. Waits until it is submitted.
 
-        Raises: the future's own exception, where no job was made.
+        Raises, if no job was made: the future's own exception; AttributeError, if it has none.
         """
         with self._has_job:
             self._has_job.wait_for(lambda: element_of(future) is not None or future.is_done())
@@ -132,12 +129,12 @@ class Jobs:
         return str(element), None
 
     def announce(self) -> None:
-        """A task has got a job, or a future is done: whoever waits for that is to look."""
+        """Wakes the threads in `job_of`: a task has a job, or a future is done."""
         with self._has_job:
             self._has_job.notify_all()
 
     def stats_of(self, future: ClusterFuture[Any]) -> CallStats:
-        """What is known about the call by now: of its last attempt."""
+        """What is known now about the last attempt of the call."""
         element = element_of(future)
         node, started_at = future.begun or (None, None)
         return call_stats(
@@ -159,9 +156,10 @@ class Jobs:
     def log_path(self, element: Element) -> str:
         return self._scheduler.log_path(self._log_directory, element)
 
-    # -- what the scheduler is told --
+    # -- requests to the scheduler --
 
     def cancel(self, elements: Collection[Element]) -> None:
+        """Cancels these elements. A failure is logged."""
         try:
             self._scheduler.cancel(elements, self._token)
         except (SchedulerError, OSError) as exc:
@@ -169,9 +167,9 @@ class Jobs:
             _logger.warning("Elements %s could not be cancelled and may run: %s", some, exc)
 
     def stop(self, job_ids: Collection[str]) -> None:
-        """Cancels these jobs, and all others of this executor, unless they are to be left.
+        """Cancels these jobs and all others of this executor, unless jobs are to go on.
 
-        Takes no lock.
+        Takes no lock. A failure is logged.
         """
         if self._lifecycle.leaves_jobs:
             return
@@ -182,7 +180,7 @@ class Jobs:
 
 
 def element_of(future: ClusterFuture[Any]) -> Element | None:
-    """The element that runs the future's task, or will; None where it has no job yet."""
+    """The element that runs the future's task, or will run it; None if it has no job yet."""
     array = future.array
     place = None if array is None else array.place_of(future.position)
     return None if place is None or place.job_id is None else place.element(future.position)

@@ -1,7 +1,7 @@
-"""A thread that signals' handlers may interrupt the waiting for.
+"""A thread whose `join` may be interrupted by a signal handler that raises.
 
-Up to Python 3.12 a `threading.Thread` is taken for ended, by `join` and `is_alive`, once an
-exception of a handler (KeyboardInterrupt) has left one of them:
+Up to Python 3.12, an exception of a handler (such as KeyboardInterrupt) that leaves
+`threading.Thread.join` or `is_alive` can make a running thread look as if it had ended:
 https://github.com/python/cpython/issues/90882
 """
 
@@ -11,18 +11,19 @@ import threading
 import time
 from abc import abstractmethod
 
-# Whoever is interrupted may keep the lock: so often the others look whether the thread is over.
+# An interrupted `join` may never release the lock. So the others check at this interval whether the
+# thread has ended.
 _LOOK_INTERVAL_S = 1.0
 
 
 class JoinableThread(threading.Thread):
-    """A daemon that does its work in `work`, not in `run`."""
+    """A daemon thread. Subclasses define `work` instead of `run`."""
 
     def __init__(self, name: str):
         super().__init__(name=name, daemon=True)
         self._is_over = False
-        # Held until it is over. No Event, whose `set` may wait for a lock that an interrupted
-        # thread keeps.
+        # Held until the thread has ended. Not an Event: its `set` may wait for a lock that an
+        # interrupted thread never releases.
         self._working_lock = threading.Lock()
         self._working_lock.acquire()
 
@@ -38,7 +39,7 @@ class JoinableThread(threading.Thread):
 
     def join(self, timeout: float | None = None) -> None:
         if self.ident is None or self is threading.current_thread():
-            super().join(timeout)  # which raises
+            super().join(timeout)  # raises RuntimeError
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._is_over:
             left = _LOOK_INTERVAL_S if deadline is None else deadline - time.monotonic()

@@ -1,11 +1,12 @@
-"""What pilots write: their journals, a file for each part, read as they grow and removed as they
-are read.
+"""Reads the journals of pilots.
 
-    pilot --records--> journals/<pilot>,<part>,... --> JournalsGrew --> JournalReader --> records
+    pilot --records--> journal, a file for each part
+                          |--> WatchedJournals --JournalsGrew--> resolver
+                          '--> JournalReader --records--> PilotPool
 
-One reader and one writer: a part is removed when the record that says that another follows was
-read. Knows files and records, not what becomes of tasks. `cluster_tools.format.pilots` has the
-format.
+A journal has one writer and one reader. The reader reads a part while it grows. Once it has read
+the record `Continued`, it removes the part and goes on with the next. This module knows files and
+records, but not what they mean for tasks. `cluster_tools.format.pilots` has the format.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from cluster_tools.format import pilots
 _READ_BYTES = 4 << 20
 # How long to wait for an incomplete record; NFS may show the rest late.
 _DAMAGE_PATIENCE_S = 5.0
-# A warm pilot's answer is not to wait for us.
+# An idle pilot answers a call within milliseconds: the client should not add many to that.
 _MIN_INTERVAL_S = 0.005
 
 _logger = logging.getLogger("cluster_tools")
 
 
 class WatchedJournals(Watched):
-    """Posts the names of journals that are new or have grown."""
+    """The directory of journals, as the watcher looks at it.
+
+    Posts the names of journals that are new, have grown, or are in `unsettled`.
+    """
 
     min_interval_s = _MIN_INTERVAL_S
 
@@ -38,7 +42,8 @@ class WatchedJournals(Watched):
     ):
         super().__init__(path, post, on_replaced)
         self._sizes: dict[str, int] = {}
-        # Those whose last record is incomplete or damaged: they are looked at again all the same.
+        # Names of journals to post at each look, even if they have not grown: their last record is
+        # incomplete, or they could not be read.
         self.unsettled: set[str] = set()
 
     def _news(self) -> list[str]:
@@ -47,11 +52,11 @@ class WatchedJournals(Watched):
         sizes, self._sizes = self._sizes, {}
         for name in names:
             try:
-                # By opening: what `stat` says of a file on NFS may be seconds old.
+                # Opens the file, because on NFS the size from `stat` may be seconds old.
                 fd = own_files.open_own(os.path.join(self.path, name), owner=None)
             except FileNotFoundError:
                 continue
-            except (OSError, own_files.NotOurs):  # whoever reads it will see
+            except (OSError, own_files.NotOurs):  # the reader will report the error
                 size = -1
             else:
                 size = os.fstat(fd).st_size
@@ -65,8 +70,8 @@ class WatchedJournals(Watched):
 class JournalReader:
     """Reads the journal of one pilot, part by part.
 
-    `owner`: the uid that its files have to have. `unsettled`: the names of journals to look at
-    again.
+    `first`: the journal's first part. `owner`: the uid that its files have to have. `unsettled`:
+    the set `WatchedJournals.unsettled`, which the reader updates.
     """
 
     def __init__(self, directory: str, first: pilots.Journal, owner: int, unsettled: set[str]):
@@ -76,28 +81,30 @@ class JournalReader:
         # The part that is being read, and the last one that was seen.
         self._part = first
         self.last_part = first.part
-        # How far the part was read, and since when it does not go on there.
+        # How many bytes of the part were read, and since when no complete record follows them
+        # although there are more bytes (time.monotonic).
         self._offset = 0
         self._stuck_since: float | None = None
 
     @property
     def name(self) -> str:
-        """Of the part that is being read."""
+        """The file name of the part that is being read."""
         return self._part.name()
 
     def read(self, *, is_over: bool) -> Iterator[list[pilots.Record]]:
-        """What is new, piece by piece; each is counted as read when it is handed over.
+        """Yields lists of new records. Each list counts as read when it is yielded.
 
-        `is_over`: the pilot has ended, so nothing that is incomplete is on its way.
+        `is_over`: the pilot has ended, so an incomplete record will not be completed any more.
         Raises: OSError; NotOurs.
         """
         try:
             while (yield from self._read_part(is_over=is_over)):
                 self._begin_next_part()
-        except FileNotFoundError:  # the next part, which is on its way
+        except FileNotFoundError:  # the next part is not visible here yet
             pass
 
     def read_later(self, error: OSError) -> None:
+        """The journal could not be read because of `error`: it will be posted again."""
         _logger.debug("the journal of a pilot is read later: %s", error)
         self._unsettled.add(self.name)
 
@@ -112,15 +119,15 @@ class JournalReader:
         self._offset, self._stuck_since = 0, None
 
     def remove(self) -> None:
-        """The pilot is over, and all of its journal was read."""
+        """Removes the files of a pilot that has ended, once all of its journal was read."""
         part = self._part
-        # It may have made the next one when it ended, and not said so.
+        # The pilot may have ended after it made the next part and before it wrote `Continued`.
         for journal in (part, part._replace(part=part.part + 1)):
             own_files.unlink(self._path_of(journal))
         self._unsettled.discard(part.name())
 
     def _read_part(self, *, is_over: bool) -> Iterator[list[pilots.Record]]:
-        """Reads what is new in this part. Returns: whether it has ended and another follows."""
+        """Yields lists of new records of this part. Returns: whether another part follows."""
         stuck = self._stuck_since
         size = _READ_BYTES
         while True:
@@ -139,14 +146,17 @@ class JournalReader:
                 break
             size = _READ_BYTES if length else 2 * size
         if final and self.last_part > self._part.part:
-            return True  # the record that says so is lost
+            return True  # the next part exists, so the record `Continued` is lost
         self._note_progress(length, len(data), stuck, final=final)
         return False
 
     def _note_progress(
         self, length: int, available: int, stuck: float | None, *, final: bool
     ) -> None:
-        """`length` of the `available` bytes were records; None were before, since `stuck`."""
+        """Notes that `length` of the `available` bytes were complete records.
+
+        `stuck`: since when there were none; None if there were some at the last look.
+        """
         if length == available:
             self._stuck_since = None
         elif length or stuck is None:

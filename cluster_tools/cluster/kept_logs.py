@@ -1,4 +1,4 @@
-"""Removes the logs of jobs that are over, where the user has not asked to keep them."""
+"""Removes the logs of jobs that have ended, unless the user has asked to keep them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from cluster_tools.schedulers.base import Element
 
 
 class KeptLogs:
-    """`keep`: none is ever removed. In the resolver's thread, but for `reading`."""
+    """The logs of one executor's jobs. Only `reading` may be called outside the resolver's thread.
+
+    `keep`: whether the logs are kept; then none is removed.
+    """
 
     def __init__(self, log_path: Callable[[Element], str], *, keep: bool):
         self._log_path = log_path
         self._keep = keep
-        # Jobs whose logs go as soon as nobody reads any.
+        # Jobs whose logs are removed as soon as no thread reads a log.
         self._unwanted: list[Job] = []
-        # Of cancelled arrays, of which the scheduler may not have heard yet.
+        # Jobs of cancelled arrays whose cancellation may not have reached the scheduler yet.
         self._late: list[Job] = []
-        # Reentrant: a signal's handler may follow a log.
+        # Reentrant: a signal handler may follow a log.
         self._readers_lock = threading.RLock()
         self._readers = 0
 
     @contextmanager
     def reading(self) -> Generator[None]:
-        """While somebody reads a log, none is removed. In any thread."""
+        """A context in which no log is removed. May be used in any thread."""
         with self._readers_lock:
             self._readers += 1
         try:
@@ -44,15 +47,16 @@ class KeptLogs:
         if not self._readers:
             self.remove()
         if not self._keep and array.has_cancelled():
-            # An element that starts before its scheduler hears of that makes its log now.
+            # An element may still start, and make its log, before the scheduler cancels it.
             self._late += array.all_jobs()
 
     def on_cancellations_told(self) -> None:
-        """The scheduler knows of all that was cancelled: no more of it starts."""
+        """All cancellations have reached the scheduler, so no cancelled element starts any more."""
         late, self._late = self._late, []
         self._unwanted += late
 
     def remove(self) -> None:
+        """Removes the logs that are not wanted."""
         jobs, self._unwanted = self._unwanted, []
         for job in jobs:
             if job.job_id is None:
@@ -61,4 +65,4 @@ class KeptLogs:
                 try:
                     os.unlink(self._log_path(job.element(position)))
                 except OSError:
-                    pass  # not there, or not to be removed by us
+                    pass  # there is no log, or it can't be removed

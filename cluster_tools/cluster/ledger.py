@@ -1,10 +1,10 @@
-"""Which state each task of an executor is in: the one place where that is kept, and changed.
+"""The states of an executor's tasks. Only the ledger changes them.
 
-    what has happened --> resolver --> Ledger.change() --> TaskArray.states, one byte a task
+    events --> resolver --> Ledger.change() --> TaskArray.states, one byte for each task
 
-A change that makes no sense any more is refused, not an error: what was noticed comes late, twice,
-and in any order (an output after the cancellation, the claim after the output). Used in the
-resolver's thread alone; others may read states.
+A change that is not possible is refused, and is no error: events arrive late, twice, and in any
+order (an output after the cancellation, a claim after the output). Only the resolver's thread may
+change states; other threads may read them.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from cluster_tools.cluster.tasks import State, TaskArray
 
 _ENDS = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.ABANDONED})
 _NONE: frozenset[State] = frozenset()
-# What may follow on each state, in their order. Back to WRITTEN: it goes in again. RUNNING may be
-# seen before the answer of the submission.
+# For each state, in the order of `State`: the states that may follow it. A task that goes in again
+# is WRITTEN again. A task may be RUNNING before the scheduler has answered its submission.
 _NEXT: tuple[frozenset[State], ...] = (
     _ENDS | {State.SUBMITTED, State.RUNNING},  # WRITTEN
     _ENDS | {State.RUNNING, State.WRITTEN},  # SUBMITTED
     _ENDS | {State.WRITTEN},  # RUNNING
     *[_NONE] * len(_ENDS),
 )
-# By this table `bytes.translate` submits many tasks at once.
+# A table for `bytes.translate`, which changes many tasks to SUBMITTED at once.
 _SUBMITTED = bytes(
     State.SUBMITTED if byte < len(_NEXT) and State.SUBMITTED in _NEXT[byte] else byte
     for byte in range(256)
@@ -32,17 +32,17 @@ _SUBMITTED = bytes(
 
 
 class Ledger:
-    """Arrays with open tasks.
+    """The arrays of one executor that have open tasks, and the number of calls in each state.
 
-    `on_change`: called after each change of one task, while somebody observes tasks; else None.
+    `on_change`: called after each change of a task; None if no observer observes tasks.
     """
 
     def __init__(self, on_change: Callable[[TaskArray, int, State], None] | None = None) -> None:
         self._on_change = on_change
-        # By first task, and those numbers in order.
+        # The arrays by the number of their first task; those numbers in ascending order.
         self._arrays: dict[int, TaskArray] = {}
         self._firsts: list[int] = []
-        # How many calls are in each state, or have ended in it.
+        # How many calls are in each state. Those in a final state are counted for ever.
         self.counts = [0] * len(State)
 
     def add(self, array: TaskArray) -> None:
@@ -62,11 +62,11 @@ class Ledger:
         return array.first in self._arrays
 
     def is_empty(self) -> bool:
-        """In any thread."""
+        """Whether no array has open tasks. May be called in any thread."""
         return not self._arrays
 
     def locate(self, task: int) -> tuple[TaskArray, int] | None:
-        """The array of an open task, and its position there."""
+        """The array of an open task, and its position there; None if the task is not open."""
         i = bisect_right(self._firsts, task) - 1
         if i < 0:
             return None
@@ -77,10 +77,7 @@ class Ledger:
         return array, position
 
     def change(self, array: TaskArray, position: int, state: State) -> bool:
-        """Puts the task into this state.
-
-        Returns: False where it can't follow on the one it is in.
-        """
+        """Puts the task into this state. Returns: False if it can't follow the present state."""
         before = array.states[position]
         if state not in _NEXT[before]:
             return False
@@ -97,7 +94,7 @@ class Ledger:
         return True
 
     def submitted(self, array: TaskArray, positions: Sequence[int]) -> None:
-        """The same for many tasks that are submitted, as far as they are not further already."""
+        """Puts these tasks into SUBMITTED, except those for which that is not possible."""
         if isinstance(positions, range) and self._on_change is None:
             part = slice(positions.start, positions.stop)
             if not array.runs_pilots:

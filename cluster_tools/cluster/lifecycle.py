@@ -1,6 +1,6 @@
-"""How far an executor is on its way to its end.
+"""The flags that say how far an executor's shutdown has come.
 
-The session alone moves it on; all of its parts look at it.
+Only the session sets them. All parts of the executor read them.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from dataclasses import dataclass
 
 @dataclass
 class Lifecycle:
-    """Each of these is set once, and never taken back. Reading and setting one takes no lock."""
+    """The flags of one executor's shutdown. Each is set once and never reset, without a lock."""
 
-    # It takes no more calls.
+    # The executor takes no more calls.
     closed: bool = False
-    # What is not known to run is cancelled.
+    # All calls that are not known to run are cancelled.
     cancelling: bool = False
-    # It ends at once, whatever runs.
+    # The executor ends without waiting for its calls.
     aborted: bool = False
-    # Then: its jobs are being cancelled, as far as they are to be.
+    # After `aborted`: the cancellation of its jobs has begun, unless they are to go on.
     stop_begun: bool = False
-    # Then: its jobs go on without this client, and need their files.
+    # With `aborted`: its jobs go on without this client, so their files are kept.
     leaves_jobs: bool = False
-    # All calls are done or abandoned; the threads come to their ends.
+    # All calls are done or abandoned, and the threads end.
     ending: bool = False
 
     @property
     def begins_nothing(self) -> bool:
+        """Whether no task may be submitted or begun any more."""
         return self.aborted or self.cancelling or self.ending

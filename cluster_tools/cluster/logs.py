@@ -1,6 +1,6 @@
-"""The logs of jobs: following one, and what its end says about a failure.
+"""Reads the logs of jobs: follows one, and finds what its end says about a failure.
 
-Knows files, no futures and no schedulers.
+This module knows files, no futures and no schedulers.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _MAX_INTERVAL_S = 1.0
 
 
 class LogSection(NamedTuple):
-    """Where in a log the output of a call is."""
+    """The part of a log that one call has written. `begin`, `end`: offsets in bytes."""
 
     begin: int
-    # None: there is no telling yet.
+    # None: not known yet.
     end: int | None
-    # What follows it, where others do.
+    # The bytes that mark the end of the part; b"" if the part ends with the log.
     mark: bytes
 
 
@@ -39,7 +39,7 @@ def _whole_log() -> LogSection:
 
 
 def tail(path: str) -> str:
-    """The last lines of a log, "" where there is none."""
+    """The last lines of a log; "" if it can't be read."""
     try:
         with open(own_files.open_own(path, owner=None), "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -51,7 +51,7 @@ def tail(path: str) -> str:
 
 
 def is_something_else(path: str) -> bool:
-    """Whether what lies there is no log: a link, or no regular file."""
+    """Whether the path is a link, or something else than a regular file."""
     try:
         return not stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -59,7 +59,7 @@ def is_something_else(path: str) -> bool:
 
 
 def own_message(log_tail: str) -> str | None:
-    """What the worker or the job's script itself has to say on its end."""
+    """The message of the worker or of the job's script about its end; None if there is none."""
     for line in log_tail.splitlines():
         if line.startswith("cluster_tools: "):
             return line.removeprefix("cluster_tools: ")
@@ -73,12 +73,14 @@ def follow(
     late_s: float,
     section: Callable[[], LogSection] | None = None,
 ) -> None:
-    """Writes what is added to the log to stdout until the call is done.
+    """Writes new text of the log to stdout until the call is done.
 
-    Each piece has `prefix` before it, unless it goes on in the middle of a line.
-
-    `late_s`: how long after that the last of it may come through an NFS client's cache. `section`:
-    what of the log is the call's.
+    Arguments:
+        prefix: Written before each piece of text, unless the piece continues a line.
+        is_done: Returns whether the call is done.
+        late_s: After that, how many seconds to wait for the last text, which an NFS client's cache
+            may delay.
+        section: Returns the call's part of the log. Default: the whole log.
     """
     section = section or _whole_log
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -112,7 +114,7 @@ def follow(
 
 
 def _show(text: str) -> None:
-    """On stdout, where there is one that takes it: the call's result is worth more."""
+    """Writes to stdout. Ignores errors: the user still needs the call's result."""
     stream = sys.stdout
     try:
         try:
@@ -120,12 +122,12 @@ def _show(text: str) -> None:
         except UnicodeEncodeError as exc:
             stream.write(text.encode(exc.encoding, "backslashreplace").decode(exc.encoding))
         stream.flush()
-    except (AttributeError, ValueError, OSError):  # None, closed, or nobody reads it any more
+    except (AttributeError, ValueError, OSError):  # stdout is None, closed, or a broken pipe
         pass
 
 
 def _end_before(piece: bytes, mark: bytes) -> int:
-    """Where the mark begins in the piece, or may begin at its end; else the piece's length."""
+    """Where the mark, or a beginning of it at the piece's end, begins; else the piece's length."""
     found = piece.find(mark)
     if found >= 0:
         return found

@@ -1,10 +1,10 @@
-"""What there is of a task in the run directory and in the output store: its output, or what is
-known without one.
+"""Reads what the run directory and the output store have of a task.
 
-    run directory, output store --> read(), kept() --> Outcome
-    run directory, ending ------> evidence() ------> verdicts.decide()
+    output in the run directory, output store --> complete() --> Outcome
+    output store -------------------------------> kept() ------> Outcome
+    run directory, the scheduler's Ending ------> evidence() --> Evidence, for verdicts.decide()
 
-Reads and concludes nothing. Used in the resolver's thread alone.
+It draws no conclusions. Only the resolver's thread uses it.
 """
 
 from __future__ import annotations
@@ -31,18 +31,25 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class StoreError(Exception):
-    """What the store says can't be the output, or it raised something else than OSError, which may
-    pass.
+    """The output store has no usable output of the call.
+
+    It has another call's output, or it raised an exception that is no OSError. An OSError may pass,
+    so then the store is asked again.
     """
 
 
 class Outcomes:
+    """The outputs of one executor's tasks, and the evidence about tasks without an output."""
+
     def __init__(self, directory: RunDirectory, store: OutputStore):
         self._directory = directory
         self._store = store
 
     def complete(self, outcome: Outcome, key: str | None) -> Outcome:
-        """The outcome, from the store where it is there. Raises: OutputNotReadable; StoreError."""
+        """Returns the outcome, from the store if its record says that the store has the output.
+
+        Raises: OutputNotReadable; StoreError.
+        """
         if not outcome.record["stored"]:
             return outcome
         assert key is not None
@@ -63,15 +70,17 @@ class Outcomes:
         return stored_outcome(output, record)
 
     def kept(self, key: str, where: object) -> Outcome | None:
-        """What is in the store, though no file says so: a job died between the two.
+        """Looks in the store for an output of which the run directory has no record.
 
-        `where`: whose it is, for the log. Raises: OSError, where there is no telling.
+        A job that dies after it has written to the store leaves such an output.
+        `where`: names the task, for the log. Returns: None if there is no output.
+        Raises: OSError, if the store can't be asked now.
         """
         store = self._store
         try:
             if key not in store.poll([key]):
                 return None
-            if isinstance(store, FileOutputStore):  # there is no record of what it should be
+            if isinstance(store, FileOutputStore):  # without a digest, check the file's owner
                 output = store.read_own(key, {self._directory.owner, os.geteuid()})
             else:
                 output = store.read(key)
@@ -83,7 +92,10 @@ class Outcomes:
             return None
 
     def evidence(self, job: Job, position: int, ending: Ending) -> Evidence:
-        """What is known of a task whose element has ended, but for the store. Raises: OSError."""
+        """What the run directory and `ending` say about a task whose element has ended.
+
+        Raises: OSError; NotOurs.
+        """
         directory = self._directory
         task = job.array.first + position
         element = str(job.element(position))

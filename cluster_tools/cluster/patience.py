@@ -1,5 +1,6 @@
-"""What is done again while the disk does not answer: a disk that fails for a moment says nothing
-about a call.
+"""Repeats actions that fail because the disk does not answer.
+
+A disk that fails for a moment says nothing about a call, so no future fails because of it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# How long an act is tried again: as long as a file that was listed may take to be readable through
-# an NFS client's cache.
+# How long an action is tried again. Through an NFS client's cache, a file that was listed may take
+# so long until it can be read.
 PATIENCE_S = 120.0
 INTERVAL_S = 1.0
 
@@ -19,7 +20,10 @@ _logger = logging.getLogger("cluster_tools")
 
 @dataclass
 class _Act:
-    """`act` raises OSError until the disk answers; after `give_up_at`, `give_up` gets the last."""
+    """An action that is tried until it raises no OSError.
+
+    `give_up`: called with the last OSError, if it still fails at `give_up_at` (time.monotonic).
+    """
 
     act: Callable[[], None]
     give_up: Callable[[OSError], None]
@@ -27,23 +31,27 @@ class _Act:
 
 
 class Patience:
-    """In one thread.
+    """The actions of one executor that are tried again. Not thread-safe.
 
-    `path`: what can't be read, for the log. `is_over`: from then on nothing is tried again.
+    `path`: the directory that can't be read, for the log. `is_over`: once it returns True, nothing
+    is tried again.
     """
 
     def __init__(self, path: str, is_over: Callable[[], bool]):
         self._path = path
         self._is_over = is_over
         self._waiting: list[_Act] = []
-        # A warning has said so.
+        # Whether a warning about the present failure was logged.
         self._is_unreadable = False
 
     def is_waiting(self) -> bool:
         return bool(self._waiting)
 
     def try_now(self, act: Callable[[], None], give_up: Callable[[OSError], None]) -> None:
-        """Calls `act` now, and again while it raises OSError; after two minutes calls `give_up`."""
+        """Calls `act` now, and each second again while it raises OSError.
+
+        Calls `give_up` if it still does so after two minutes.
+        """
         self._try(_Act(act, give_up, time.monotonic() + PATIENCE_S))
 
     def _try(self, act: _Act) -> None:
@@ -59,10 +67,11 @@ class Patience:
             self._waiting.append(act)
 
     def try_again(self) -> None:
+        """Calls each waiting action once."""
         waiting, self._waiting = self._waiting, []
         for act in waiting:
             try:
                 self._try(act)
-            except Exception:  # the others are not to be lost with it
+            except Exception:  # the other actions must still be tried
                 _logger.exception("the resolver goes on after an unexpected error")
         self._is_unreadable = bool(self._waiting)

@@ -1,10 +1,10 @@
-"""The queue of tasks that pilots take from, seen from the client: files of the run directory.
+"""The client's side of the queue from which pilots take tasks: files of the run directory.
 
-    offer() --> todo/  --a pilot takes it--> held/ --each task as it begins--> (its journal)
-    withdraw(), revoke() --> revoked: a file of cancelled tasks, looked at before each task
+    offer() --> pilots.todo/ --a pilot takes a range--> pilots.held/ --it runs the tasks--> removed
+    withdraw(), revoke() --> pilots.revoked: cancelled tasks; pilots look at it before each task
 
-The files and their rules are those of `cluster_tools.job.pilot`. Knows ranges of tasks, no pilots'
-states and no futures.
+`cluster_tools.job.pilot` describes the files and their rules. This module knows ranges of tasks, no
+states of pilots and no futures.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.cluster.tasks import TaskArray
 from cluster_tools.format import pilots
 
-# So many lines of cancelled calls that are over may stay in their file.
+# How many lines of ended arrays may stay in the file of revoked tasks before it is written anew.
 _MAX_STALE_LINES = 1_000
-# A range of tasks is made for about so long or longer, as its files cost a part of a millisecond.
+# How long the tasks of a range should take at least: its files cost a part of a millisecond.
 _RANGE_S = 0.005
 
 _logger = logging.getLogger("cluster_tools")
 
 
 class PilotQueue:
-    """`count`: pilots at the most. In the resolver's thread, but for what says otherwise.
+    """The queue of one executor's tasks for pilots.
 
-    Raises: OSError, where the run directory can't be written.
+    Only the resolver's thread may call a method whose docstring does not say otherwise.
+    `count`: how many pilots there are at most.
+    Raises: OSError, if the run directory can't be written.
     """
 
     def __init__(self, directory: RunDirectory, count: int):
@@ -42,31 +44,31 @@ class PilotQueue:
         for path in (self._todo, self._held):
             os.mkdir(path, 0o700)
         self._revoked = os.path.join(directory.path, pilots.REVOKED)
-        # Reentrant: a future may be cancelled in the middle of anything.
+        # Reentrant: a signal handler or the garbage collector may cancel a future at any time.
         self._revoked_lock = threading.RLock()
-        # Cancelled tasks, by the numbers of their arrays that have not ended; a dict is a set that
-        # keeps the order of the file's lines. And how many lines there are of arrays that have
-        # ended.
+        # Number of an array that has not ended -> its revoked tasks. The inner dict is a set that
+        # keeps the order of the file's lines.
         self._revoked_tasks: dict[int, dict[int, None]] = {}
+        # How many lines of the file are of arrays that have ended.
         self._stale_lines = 0
-        # There from the beginning: that is looked at before each task, and what is missing costs
-        # more.
+        # Pilots look at this file before each task. To look at a missing file costs more.
         self._write_revoked()
-        # Tasks that no pilot had taken at the last look, each range with the file that proves it as
-        # long as that exists.
+        # The ranges that no pilot had begun when the directories were last listed, each with the
+        # path of its file. While that file exists, the range has not begun.
         self._waiting: list[tuple[range, str]] = []
         # Numbers of the arrays whose tasks pilots may know.
         self._published: set[int] = set()
-        # Those of arrays that have ended, of which there may be ranges that nobody has taken.
+        # Numbers of ended arrays that may have ranges in pilots.todo.
         self._leftover: set[int] = set()
-        # How many pilots there are, as the last name under which they were told.
+        # The name of the file that tells pilots how many of them there are; "": there is none.
         self._told_count = ""
 
     # -- offering --
 
     def publish(self, array: TaskArray, task_s: float | None) -> None:
-        """Its tasks are for whoever comes first. `task_s`: how long one takes, where that is known.
+        """Offers the array's tasks to all pilots.
 
+        `task_s`: how many seconds a task takes; None if that is not known.
         Raises: NotOffered.
         """
         offered: list[pilots.Range] = []
@@ -81,7 +83,10 @@ class PilotQueue:
             self._published.add(array.number)
 
     def _take_back(self, array: TaskArray, offered: list[pilots.Range]) -> list[int]:
-        """Returns: the positions of the tasks that no pilot has taken, and none can any more."""
+        """Removes the offered ranges. Returns: the positions of all tasks that no pilot has taken.
+
+        No pilot can take one of these any more.
+        """
         taken: set[int] = set()
         for tasks in offered:
             try:
@@ -91,10 +96,12 @@ class PilotQueue:
         return [p for p in range(array.count) if array.first + p not in taken]
 
     def _cut(self, array: TaskArray, task_s: float | None) -> Iterator[tuple[int, int]]:
-        """Ranges, large ones first: each is half of what would be one pilot's part of the rest.
+        """Yields ranges as (first task, last task + 1), the largest ones first.
 
-        Small ones are for long tasks. There are about eight for each pilot all the same: the next
-        tasks may be longer, and what one takes over from another it takes as a whole.
+        If the remaining tasks were divided among all pilots, a range would be half of one such
+        part. So the last ranges are small, and pilots end at about the same time. The least size
+        depends on `task_s`, but leaves about eight ranges for each pilot: later tasks may take
+        longer, and an idle pilot always takes over the whole rest of a range.
         """
         first, last = array.first, array.first + array.count
         least = 1
@@ -106,33 +113,38 @@ class PilotQueue:
             first += size
 
     def offer(self, tasks: pilots.Range) -> None:
-        """Raises: OSError; NotOurs."""
-        # No link to another: a rename between names of one file does nothing, and says that it has.
+        """Offers one range. Raises: OSError; NotOurs."""
+        # A new file, no hard link: rename(2) between two links to one file does nothing and reports
+        # success, so two pilots could take the same range.
         self._directory.make(os.path.join(self._todo, tasks.todo_name()))
 
     def is_published(self, array: TaskArray) -> bool:
+        """Whether pilots may know tasks of this array, which has not ended."""
         return array.number in self._published
 
     # -- cancelling --
 
     def revoke(self, array: TaskArray, positions: Iterable[int]) -> None:
-        """A pilot that takes one of these from now on skips it. In any thread. Raises: OSError."""
+        """Revokes these tasks: a pilot that takes one of them from now on skips it.
+
+        May be called in any thread. Raises: OSError; NotOurs.
+        """
         with self._revoked_lock:
             known = self._revoked_tasks.get(array.number, {})
             tasks = [t for p in positions if (t := array.first + p) not in known]
             if not tasks:
                 return
             self._append_revoked(tasks)
-            if array.open:  # else the line only makes pilots see that the array is gone
+            if array.open:  # otherwise the line only makes pilots notice that the array is gone
                 noted = self._revoked_tasks.setdefault(array.number, {})
                 noted.update(dict.fromkeys(tasks))
 
     def withdraw(self, array: TaskArray, positions: Collection[int]) -> set[int]:
-        """Revokes these tasks. In any thread.
+        """Revokes these tasks. May be called in any thread.
 
-        Returns: the positions of those that a pilot has taken, or may have taken, before it could
-        see that they are revoked.
-        Raises: OSError.
+        Returns: the positions of the tasks that a pilot has taken, or may have taken, before it
+        could see that they are revoked.
+        Raises: OSError; NotOurs.
         """
         self.revoke(array, positions)
         is_published = self.is_published(array)
@@ -157,7 +169,7 @@ class PilotQueue:
         }
 
     def _waits(self, task: int) -> bool:
-        """Whether this task waited at the last look, and still does. Raises: OSError."""
+        """Whether the task waited when `_waiting` was set, and still waits. Raises: OSError."""
         return any(task in some and own_files.is_there(path) for some, path in self._waiting)
 
     def _append_revoked(self, tasks: Iterable[int]) -> None:
@@ -172,7 +184,7 @@ class PilotQueue:
         return own_files.open_own(path, flags, owner=self._directory.owner)
 
     def _write_revoked(self) -> None:
-        """Begins the file anew, without what is over. Raises: OSError."""
+        """Writes the file anew, without the tasks of ended arrays. Raises: OSError."""
         with self._revoked_lock:
             known = {number: len(tasks) for number, tasks in self._revoked_tasks.items()}
             lines = [task for tasks in self._revoked_tasks.values() for task in tasks]
@@ -181,7 +193,8 @@ class PilotQueue:
                 file.write(f"{os.urandom(6).hex()}\n".encode() + pilots.revoked_lines(lines))
             os.rename(temporary, self._revoked)
             self._stale_lines = 0
-            # Cancelled by what was collected as garbage meanwhile, in this thread.
+            # Tasks that this thread itself has revoked meanwhile: the garbage collector may run in
+            # it, and the objects that it collects may cancel futures.
             late = [
                 task
                 for number, tasks in self._revoked_tasks.items()
@@ -193,10 +206,11 @@ class PilotQueue:
     # -- ended arrays --
 
     def on_array_ended(self, array: TaskArray) -> None:
+        """All tasks of the array have ended."""
         self._published.discard(array.number)
 
     def forget(self, array: TaskArray) -> bool:
-        """It has ended, and its file is gone: whoever comes for one of its tasks begins nothing.
+        """Forgets an ended array whose file was removed, so that no pilot can begin its tasks.
 
         Returns: whether `remove_leftover` has something to do.
         """
@@ -213,7 +227,7 @@ class PilotQueue:
         return bool(self._leftover)
 
     def remove_leftover(self) -> bool:
-        """Removes ranges of ended arrays. Returns: False where that has to be tried again."""
+        """Removes ranges of ended arrays. Returns: False if it has to be tried again."""
         try:
             names = own_files.listed(self._todo)
         except OSError as exc:
@@ -229,15 +243,19 @@ class PilotQueue:
     # -- pilots that have ended --
 
     def held_by(self, pilot: str) -> list[pilots.Range]:
-        """What this pilot holds, from the file server and not from a cache. Raises: OSError."""
+        """The ranges that this pilot holds, by the file server, not a cache. Raises: OSError."""
         self._directory.probe(self._held)
-        # Twice: one listing may miss a file that another pilot is renaming.
+        # Listed twice: one listing may miss a file that another pilot is renaming.
         names = {*own_files.listed(self._held), *own_files.listed(self._held)}
         ranges = [held for name in names if (held := pilots.read_range(name)) is not None]
         return [held for held in ranges if held.pilot == pilot]
 
     def give_to_others(self, held: pilots.Range, *, is_wanted: bool) -> None:
-        """What is left of it is to do again, if its array `is_wanted`. Raises: OSError."""
+        """Offers the rest of an ended pilot's range to other pilots; removes the range's file.
+
+        `is_wanted`: whether the array has open tasks; if not, the rest is not offered.
+        Raises: OSError.
+        """
         path = os.path.join(self._held, held.held_name())
         try:
             if held.next == held.end or not is_wanted:
@@ -248,9 +266,10 @@ class PilotQueue:
             pass
 
     def tasks_in_files(self) -> set[int]:
-        """Tasks that wait, or are the last that their pilot has begun. Raises: OSError.
+        """The tasks that files name: those that wait, and the last that each pilot has begun.
 
-        Lists twice, as one listing may miss a file that is being renamed.
+        Lists twice, because one listing may miss a file that is being renamed.
+        Raises: OSError.
         """
         names = {
             name
@@ -268,7 +287,7 @@ class PilotQueue:
     # -- what pilots are told --
 
     def tell_count(self, count: int) -> None:
-        """The more pilots there are, the less often each of them looks for work."""
+        """Tells pilots how many of them there are: the more, the less often each looks for work."""
         name = f"{pilots.ALIVE}{max(1, count)}"
         if name == self._told_count:
             return
@@ -278,14 +297,15 @@ class PilotQueue:
                 os.rename(os.path.join(self._todo, self._told_count), path)
             else:
                 self._directory.make(path)
-        except (OSError, own_files.NotOurs):  # then they look as often as before
+        except (OSError, own_files.NotOurs):  # pilots look as often as before
             return
         self._told_count = name
 
     def tell_to_leave(self) -> None:
+        """Tells all pilots to end."""
         try:
             self._directory.make(os.path.join(self._todo, pilots.STOP))
-        except (OSError, own_files.NotOurs):  # they see that the directory is gone
+        except (OSError, own_files.NotOurs):  # pilots also end when the run directory is removed
             pass
 
 

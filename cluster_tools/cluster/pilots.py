@@ -2,11 +2,11 @@
 
     resolver --arrays--> PilotQueue --ranges of tasks--> pilots --journals--> JournalReader
        ^                                                                          |
-       +--outputs, ends-- PilotPool: takes in what began and what ended <---------+
-       +--element's end-> PilotPool: what a pilot that has ended held and had not begun is to do
-                          again, what it was running fails; others are started in its place
+       +--outputs, ends-- PilotPool: notes which tasks began and which ended <----+
+       +--element's end-> PilotPool: fails the task that the ended pilot ran, gives its other tasks
+                          back to the queue, and starts another pilot
 
-All of it in the resolver's thread, but for what says otherwise.
+Only the resolver's thread may call a method whose docstring does not say otherwise.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from cluster_tools.format import pilots, run_files
 from cluster_tools.job import pilot as pilot_job
 from cluster_tools.schedulers.base import Element
 
-# Pilots that end one after the other without having begun a task: then there is no hope for the
-# rest.
+# How many pilots may end, one after the other, without having begun a task. Then no more are
+# started.
 _MAX_FAILURES = 4
-# The same of those whose initializer has failed.
+# The same for pilots whose initializer has failed.
 _MAX_INITIALIZER_FAILURES = 2
 # Calls may wait for others for this part of the time for which pilots have enough to do.
 _GATHERING_PART = 0.25
 _MAX_GATHERING_S = 0.1
-# How much of what is held for the length of tasks is that of the last ones.
+# The weight of the newest tasks in the moving average of tasks' durations.
 _NEWEST_PART = 0.2
 
 _logger = logging.getLogger("cluster_tools")
@@ -61,29 +61,30 @@ _logger = logging.getLogger("cluster_tools")
 
 @dataclass(eq=False)
 class Pilot:
-    """An element that takes task after task, from when it is wanted to its end."""
+    """One pilot, from its submission to its end."""
 
     array: PilotArray | None = None
     position: int = 0
-    # What it has ended with: its initializer's failure, pickled; what has ended it.
+    # The pickled failure of its initializer, if the pilot has ended because of that.
     failed_initializer: bytes | None = None
+    # Why its element has ended, if it has failed.
     error: BaseException | None = None
 
     @property
     def element(self) -> Element | None:
-        """None where it has no job."""
+        """The pilot's element; None if it has no job."""
         place = None if self.array is None else self.array.place_of(self.position)
         return None if place is None or place.job_id is None else place.element(self.position)
 
 
 @dataclass(eq=False, kw_only=True)
 class PilotArray(TaskArray):
-    """Pilots that are submitted together."""
+    """An array whose tasks are pilots."""
 
     runs_pilots: ClassVar[bool] = True
 
     pilots: list[Pilot]
-    # Returns: whether it was needed until then.
+    # Returns: whether the pilot was still needed.
     on_pilot_end: Callable[[Pilot], bool]
     on_pilot_abandoned: Callable[[Pilot], None]
 
@@ -99,11 +100,11 @@ class PilotArray(TaskArray):
         return not self.is_open(position)
 
     def on_running(self, position: int) -> None:
-        pass  # its journal tells more
+        pass  # its journal says when it has started
 
     def on_end(self, position: int, result: Any, exception: BaseException | None) -> bool:
         pilot = self.pilots[position]
-        # Else it is a text that says why the pilot has left.
+        # Another result is a text that says why the pilot has ended.
         pilot.failed_initializer = result if isinstance(result, bytes) else None
         pilot.error = exception
         return self.on_pilot_end(pilot)
@@ -113,7 +114,7 @@ class PilotArray(TaskArray):
 
 
 class _OnPilot:
-    """Where tasks run that a pilot has begun: all of them are the same element."""
+    """The `Place` of all tasks that one pilot has begun: the pilot's element."""
 
     def __init__(self, element: Element):
         self._element = element
@@ -128,17 +129,20 @@ class _OnPilot:
 
 @dataclass(eq=False)
 class _PilotRun:
-    """A pilot from its journal on: one run of one element."""
+    """One run of a pilot's element, with a journal. A restart of the element is another run."""
 
     journal: pilots.Journal
     reader: JournalReader
+    # The task that it runs, by its journal.
     running: pilots.Began | None = None
+    # Whether it has begun any task, and how many it has done.
     began: bool = False
     done: int = 0
-    # Once it is over: tasks that it had begun and that were dealt with, which is done once.
+    # Tasks that were running when it ended, and that were failed or offered again.
     ended_tasks: set[int] = field(default_factory=set[int])
-    # When the last of them was seen, or that it runs none.
+    # When its journal last had the end of a task, or it ran none (time.monotonic).
     seen_at: float = field(default_factory=time.monotonic)
+    # The element has ended, or was restarted.
     is_over: bool = False
 
     def __post_init__(self) -> None:
@@ -147,7 +151,7 @@ class _PilotRun:
 
 
 class TaskEnds(Protocol):
-    """What the pool asks of the resolver. A task is an array and a position there."""
+    """What the pool needs from `Resolver`. A task is given as an array and a position in it."""
 
     def take_output_file(self, array: TaskArray, position: int) -> None: ...
     def take(
@@ -163,10 +167,17 @@ class TaskEnds(Protocol):
 
 
 class PilotPool:
-    """`submit`: has an array of pilots submitted.
+    """The pilots of one executor: starts and replaces them, and reads what they have done.
 
-    `time_limit_s`: that of a pilot's element, where it is known.
-    Raises: OSError, where the run directory can't be written.
+    Arguments:
+        ends: Resolves the futures of tasks.
+        count: How many pilots there are at most.
+        time_limit_s: The time limit of a pilot's element; None if it is not known.
+        post: Puts an event into the resolver's inbox.
+        on_replaced: Called when something else has replaced the directory of journals.
+        submit: Submits an array of pilots.
+
+    Raises: OSError, if the run directory can't be written.
     """
 
     def __init__(
@@ -203,30 +214,33 @@ class PilotPool:
         self.watched = WatchedJournals(
             self._journals, lambda names: post(JournalsGrew(names)), on_replaced
         )
-        # Those with open tasks.
+        # Arrays of calls with open tasks, by number.
         self._arrays: dict[int, CallArray] = {}
         self._open_tasks = 0
-        # How long tasks take, as far as the times tell at which their ends were seen.
+        # A moving average of tasks' durations, from the times at which their ends were seen.
         self._task_s: float | None = None
-        # Those that are in the queue or there.
+        # Pilots that were submitted and have not ended. An ordered set.
         self._pilots: dict[Pilot, None] = {}
-        # Those that have ended, of which it is still to be seen what they have left undone.
+        # Pilots that have ended, and whose tasks are not yet failed or offered again.
         self._ended: dict[Pilot, None] = {}
-        # Those that are not over, by the pilot's name.
+        # Runs of pilots that have not ended, by the pilot's name.
         self._runs: dict[str, _PilotRun] = {}
-        # Others are started in their place once all who have ended by now are known.
+        # A `Chore` that starts missing pilots is in the resolver's inbox.
         self._is_starting = False
-        # Pilots that have ended since the last task was begun.
+        # How many pilots have failed since the last task ended.
         self._failures = 0
-        # Open tasks that no file named at the last look; None: before the first of two looks.
+        # Open tasks that no file named at the first of two looks; None: there was no first look.
         self._missing: set[int] | None = None
-        # Tasks that a pilot's time limit has ended once.
+        # Tasks that were offered again after a pilot's time limit ended them.
         self._second_chances: set[int] = set()
 
     # -- work --
 
     def publish(self, array: CallArray) -> None:
-        """Its tasks are for whoever comes first. After `expect`: their records may come at once."""
+        """Offers the array's tasks to pilots, and starts pilots if some are missing.
+
+        Called after `expect`, because records of the tasks may arrive at once.
+        """
         if self._lifecycle.aborted:
             return
         self._ledger.submitted(array, range(array.count))
@@ -234,12 +248,16 @@ class PilotPool:
             self._queue.publish(array, self._task_s)
         except NotOffered as exc:
             self._post(Refused(array, exc.positions, exc.error))
-            self._post(Chore(self.start_missing))  # behind that: none for what is refused
+            # After `Refused`, so that no pilot is started for a refused task.
+            self._post(Chore(self.start_missing))
         else:
             self.start_missing()
 
     def gathering_s(self) -> float:
-        """How long a call may wait for others, since pilots have enough to do. In any thread."""
+        """How many seconds a call may wait for others while pilots have enough to do.
+
+        May be called in any thread.
+        """
         if self._task_s is None:
             return 0.0
         waiting = max(0, self._open_tasks - self._count)
@@ -247,15 +265,17 @@ class PilotPool:
         return min(_MAX_GATHERING_S, _GATHERING_PART * busy_s)
 
     def has_open_tasks(self) -> bool:
-        """In any thread."""
+        """Whether a task has not ended. May be called in any thread."""
         return bool(self._open_tasks)
 
     def expect(self, array: CallArray) -> None:
+        """Records of the array's tasks may arrive from now on."""
         self._arrays[array.number] = array
         self._open_tasks += array.open
         self.watched.open_tasks[0] = self._open_tasks
 
     def on_task_ended(self, array: TaskArray, position: int) -> None:
+        """The task has ended. Called after the ledger has changed its state."""
         self._open_tasks -= 1
         self._second_chances.discard(array.first + position)
         if self._open_tasks:
@@ -267,7 +287,7 @@ class PilotPool:
             self._queue.on_array_ended(array)
 
     def forget(self, array: TaskArray) -> None:
-        """It has ended, and its file is gone: whoever comes for one of its tasks begins nothing."""
+        """Forgets an ended array whose file was removed, so that no pilot can begin its tasks."""
         if self._queue.forget(array):
             self._ends.later(self._remove_leftover)
 
@@ -278,7 +298,7 @@ class PilotPool:
     # -- pilots --
 
     def start_missing(self) -> None:
-        """As many pilots as there is work for."""
+        """Starts pilots until there is one for each open task, or the maximum is reached."""
         missing = min(self._count, self._open_tasks) - len(self._pilots)
         if missing <= 0 or self._lifecycle.begins_nothing:
             return
@@ -295,7 +315,7 @@ class PilotPool:
         self._submit(array)
 
     def _write(self, new: list[Pilot]) -> PilotArray:
-        """Raises: OSError, among others."""
+        """Writes an array of pilots. Raises: OSError; NotOurs; PicklingError."""
         function = pickling.dumps(pilot_job.run_pilot)
         keywords = {"initializes": self._settings.initializer is not None}
         arguments = (self._settings.pilot_idle_timeout_s, self._time_limit_s)
@@ -305,7 +325,7 @@ class PilotPool:
         try:
             for _ in new:
                 writer.add(function, call, None)
-            # Pilots run the initializer themselves, before their first call.
+            # Not the worker: the pilot runs the initializer itself, before its first call.
             first = self._array_files.finish_file(
                 writer, working_directory, has_keys=False, initializer=False
             )
@@ -326,14 +346,14 @@ class PilotPool:
         )
 
     def _working_directory(self) -> str:
-        """Where set-up lines run; each task has its own."""
+        """The directory in which a pilot's set-up lines run. Each task has its own directory."""
         try:
             return os.getcwd()
-        except FileNotFoundError:  # removed
+        except FileNotFoundError:  # the working directory was removed
             return self._directory.path
 
     def _on_pilot_end(self, pilot: Pilot) -> bool:
-        """Returns: False where it was dismissed before."""
+        """The pilot's element has ended. Returns: False if the pilot was dismissed before."""
         if pilot not in self._pilots:
             return False
         self._ended[pilot] = None
@@ -345,7 +365,10 @@ class PilotPool:
         self._pilots.pop(pilot, None)
 
     def dismiss(self) -> None:
-        """All calls are done, and no more come: pilots leave by themselves, or never begin."""
+        """Ends all pilots, once all calls are done and no more can come.
+
+        Running pilots are told to end. Those that are not known to run are cancelled.
+        """
         if not self._lifecycle.leaves_jobs:
             self._queue.tell_to_leave()
         not_started: list[Element] = []
@@ -353,7 +376,7 @@ class PilotPool:
         for pilot in list(self._pilots):
             element, array = pilot.element, pilot.array
             if element is None and array is not None:
-                # Its job may be on its way: it is cancelled when it is known.
+                # Its submission may be in flight: the job is cancelled once its id is known.
                 self._ends.end_cancelled(array, pilot.position)
             elif element is not None and str(element) not in known:
                 not_started.append(element)
@@ -361,9 +384,10 @@ class PilotPool:
             self._jobs.cancel(not_started)
         self._pilots.clear()
 
-    # -- what they do --
+    # -- journals --
 
     def on_journals_grew(self, names: Sequence[str]) -> None:
+        """Reads what is new in the journals with these names."""
         journals = [journal for name in names if (journal := pilots.read_journal_name(name))]
         for journal in sorted(journals, key=lambda journal: journal.part):
             try:
@@ -384,7 +408,7 @@ class PilotPool:
         self._jobs.announce()
 
     def _run_of(self, journal: pilots.Journal) -> _PilotRun | None:
-        """The pilot with this journal; None where it is over. Raises: OSError."""
+        """The run that writes this journal; None if it is over. Raises: OSError."""
         known = self._runs.get(journal.pilot)
         if known is not None:
             known.reader.last_part = max(known.reader.last_part, journal.part)
@@ -409,7 +433,7 @@ class PilotPool:
         self._queue.tell_count(len(self._runs))
 
     def _read(self, run: _PilotRun) -> None:
-        """Takes in what is new in its journal. Raises: OSError; NotOurs."""
+        """Reads and handles the new records of the run's journal. Raises: OSError; NotOurs."""
         was_idle, done = run.running is None, run.done
         for records in run.reader.read(is_over=run.is_over):
             self._take_all(run, records)
@@ -417,7 +441,7 @@ class PilotPool:
 
     def _take_all(self, run: _PilotRun, records: list[pilots.Record]) -> None:
         for record, following in zip_longest(records, records[1:]):
-            # Most tasks are over when it is seen that they began.
+            # Skips `Began` if `Ended` follows: so it is with most tasks.
             if (
                 run.running is None
                 and isinstance(record, pilots.Began)
@@ -427,13 +451,17 @@ class PilotPool:
                 continue
             try:
                 self._take(run, record)
-            except Exception:  # the others' records are not to be lost with it
+            except Exception:  # the other records must still be handled
                 _logger.exception(
                     "a record of the journal %s could not be taken in", run.reader.name
                 )
 
     def _measure(self, run: _PilotRun, done: int, was_idle: bool) -> None:
-        """So many tasks were done since its journal was last read; `was_idle`: then it ran none."""
+        """Updates the average duration of tasks.
+
+        `done`: how many tasks the run has done since its journal was last read. `was_idle`: whether
+        it ran none at that time.
+        """
         now = time.monotonic()
         if done and not was_idle:
             took = max(1e-6, (now - run.seen_at) / done)
@@ -482,7 +510,7 @@ class PilotPool:
             run.running = None
         place = self._place(record.task)
         if place is None:
-            if record.place == pilots.IN_FILE:  # nobody reads it any more
+            if record.place == pilots.IN_FILE:  # the task has ended, so nobody reads its output
                 shard = self._directory.shard(record.task)
                 own_files.unlink(os.path.join(shard, run_files.output_name(record.task)))
             return
@@ -505,10 +533,10 @@ class PilotPool:
         else:
             self._ends.take(array, position, lambda: stored_outcome(record.output, of_run))
 
-    # -- their ends --
+    # -- pilots that have ended --
 
     def _patiently(self, act: Callable[[], None]) -> None:
-        """Does what reads the run directory; again, while that fails."""
+        """Calls `act`, and again while it raises OSError. At last fails all open tasks."""
 
         def read() -> None:
             try:
@@ -519,7 +547,7 @@ class PilotPool:
         self._ends.patiently(read, self._fail_unreadable)
 
     def _settle_ended(self, pilot: Pilot) -> None:
-        """The pilot has ended, or will never be. Raises: OSError."""
+        """Handles the tasks of a pilot that has ended, or never started. Raises: OSError."""
         element = pilot.element
         self.on_journals_grew(own_files.listed(self._journals))
         its = [run for run in self._runs.values() if run.journal.job_id == str(element)]
@@ -534,7 +562,7 @@ class PilotPool:
         self._replace(pilot, began=any(run.began for run in its))
 
     def _replace(self, pilot: Pilot, *, began: bool) -> None:
-        """Another one comes in its place, unless there is no hope for it."""
+        """Starts another pilot in its place, unless that one would probably fail, too."""
         error, element = pilot.error, pilot.element
         if pilot.failed_initializer is not None and element is not None:
             self._failures += 1
@@ -543,13 +571,13 @@ class PilotPool:
                 return
         elif error is not None and not began:
             self._failures += 1
-            # What a scheduler could not start is not tried again here: it has taken its time for
-            # that.
+            # The scheduler, or the submission, has tried long enough to start this pilot.
             is_hopeless = isinstance(error, (SubmissionException, RemoteNeverStartedException))
             if is_hopeless or self._failures >= _MAX_FAILURES:
                 self._fail_not_begun(error)
                 return
-        if not self._is_starting:  # behind the others that are lost with the same node
+        # Through the inbox: other pilots that the same node has ended are handled first.
+        if not self._is_starting:
             self._is_starting = True
             self._post(Chore(self._start_again))
 
@@ -558,14 +586,15 @@ class PilotPool:
         self.start_missing()
 
     def _take_over(self, run: _PilotRun, error: BaseException | None) -> None:
-        """It has ended: others do what it has not begun, and what it was running fails.
+        """Handles the tasks of a run that has ended.
 
-        Raises: OSError, where that is not known, or not done, yet; it may be called again.
+        Tasks that it has not begun go to other pilots. The task that it was running fails.
+        Raises: OSError, if that could not be completed. Then it may be called again.
         """
         run.is_over = True
         self._read(run)
         its = self._queue.held_by(run.journal.pilot)
-        # Tasks that its journal may not tell of.
+        # The names of its ranges show tasks of which the journal may have no record.
         begun = {held.next - 1 for held in its if held.next > held.begin}
         if run.running is not None:
             begun.add(run.running.task)
@@ -582,7 +611,11 @@ class PilotPool:
         self._runs.pop(run.journal.pilot, None)
 
     def _goes_once_more(self, run: _PilotRun, task: int) -> bool:
-        """A task that had less than a full time limit to run in is given one."""
+        """Offers a task again that the pilot's time limit has ended. Returns: whether it did.
+
+        That is done once for each task, and only if the pilot had run other tasks before: then the
+        task had less than the full time limit.
+        """
         place = self._place(task)
         if place is None or task in self._second_chances or not run.done:
             return False
@@ -598,10 +631,10 @@ class PilotPool:
         return True
 
     def _look_for_lost(self) -> None:
-        """Checks soon that each open task is in a file, as waiting or as being run.
+        """Checks soon that each open task is waiting or running, as the files' names show.
 
-        We know of no way in which a task gets lost with its pilot. But the future of one that no
-        file names would never be done, so it is looked for all the same.
+        No way is known in which a task is lost together with its pilot. But the future of a lost
+        task would never be done, so it is checked.
         """
         self._missing = None
         self._ends.later(self._look_for_missing)
@@ -610,10 +643,10 @@ class PilotPool:
         self._patiently(self._fail_missing)
 
     def _fail_missing(self) -> None:
-        """Fails the tasks that are in no file at two looks, a second apart. Raises: OSError."""
+        """Fails the tasks that no file names at two looks, a second apart. Raises: OSError."""
         there = self._queue.tasks_in_files()
         self.on_journals_grew(own_files.listed(self._journals))
-        if self.watched.unsettled:  # it may tell of an end
+        if self.watched.unsettled:  # such a journal may have the record of a task's end
             self._look_for_lost()
             return
         there.update(run.running.task for run in self._runs.values() if run.running is not None)
@@ -636,14 +669,17 @@ class PilotPool:
                 self._ends.fail(*place, failures.lost_with_pilot(place[0].describe(place[1])))
 
     def _fail_unreadable(self, error: OSError | own_files.NotOurs) -> None:
-        """What has become of a pilot that has ended can't be found out."""
+        """Fails all open tasks: the records of a pilot that has ended can't be read."""
         self._ended.clear()
         for array, position in self._open():
             exception = failures.records_unreadable(array.describe(position), error)
             self._ends.fail(array, position, exception)
 
     def _fail(self, run: _PilotRun, task: int, error: BaseException | None) -> None:
-        """Raises: OSError, where its output may be in the store."""
+        """Fails the task, unless the output store has its output.
+
+        Raises: OSError, if the store can't be asked now.
+        """
         place = self._place(task)
         if place is None or self._ends.take_kept(*place):
             return
@@ -652,13 +688,13 @@ class PilotPool:
         self._ends.fail(array, position, failures.ended_on_pilot(where, error))
 
     def _fail_as_initializer(self, failure: bytes, element: Element) -> None:
-        """Fails all open tasks as the initializer has, unless there is a pilot where it did not."""
+        """Fails all open tasks with the initializer's failure, once no pilot is left."""
         if self._pilots or self._ended:
             return
         self._failures = 0
         for array, position in self._open():
             array.places[position] = _OnPilot(element)
-            # Read anew for each: two futures have no exception in common.
+            # Unpickled for each task, so that no two futures share an exception object.
             self._ends.take(array, position, lambda: stored_outcome(failure, {"stored": None}))
 
     def _fail_not_begun(self, error: BaseException) -> None:
@@ -679,10 +715,9 @@ class PilotPool:
 
 
 def log_section(future: ClusterFuture[Any]) -> LogSection:
-    """Where in the log of its pilot what the call has printed is; empty where it has printed
-    nothing.
+    """The part of the pilot's log that the call has written; empty if it has written nothing.
 
-    In any thread.
+    May be called in any thread.
     """
     task = -1 if future.array is None else future.array.first + future.position
     begin, end = future.log_range or (0, 0)

@@ -1,12 +1,13 @@
-"""Asks schedulers how the elements are whose outputs have not come.
+"""Asks schedulers for the states of elements whose outputs have not been seen.
 
     executors --open jobs--> prober thread --one query a cluster--> scheduler
        ^                          |
        +--- ElementEnded, Seen ---+
 
-One thread for all executors of the process; its commands may take their time. Nothing is concluded
-from silence: only a positive answer decides, or an element that stays unknown while the scheduler
-answers. An element that has ended is looked for on the disk once more before its task is given up.
+One thread does this for all executors of the process; its commands may take long. It gives an
+element up only if the scheduler says that it has ended, or if the scheduler answers and for some
+time does not mention it. A scheduler that does not answer proves nothing. Before an element is
+given up, its output is looked for on the disk once more.
 """
 
 from __future__ import annotations
@@ -34,30 +35,34 @@ from cluster_tools.schedulers.base import (
     State,
 )
 
-# An ending is noticed at most this part of its waiting time late.
+# The interval between two queries, as a part of the time since the last submission. So the end of
+# an element is noticed late by at most this part of its waiting time.
 _INTERVAL_PART = 0.1
-# The part of a processor that asking may take, however many elements there are: never more than the
-# first, and mostly the second.
+# The part of one CPU that queries may use, however many elements there are: the maximum, and what
+# is used in most cases.
 _MAX_LOAD = 0.02
 _LOAD = 0.005
-# Between looks at an element that has ended, until its output is there or given up: at least, and
-# as a part of the time that files may be late.
+# The interval between two looks for the output of an element that has ended: the minimum, and as a
+# part of the time that files may be late.
 _MIN_RECHECK_S = 1.0
 _RECHECK_PART = 0.1
-# An element that the scheduler does not mention in any answer for so long is forgotten.
+# An element that no answer of the scheduler has mentioned for so long is given up.
 _UNKNOWN_PATIENCE_S = 60.0
-# The same where it mentions others of the array: that is no silence.
+# The same if the answers mention other elements of its job.
 _UNMENTIONED_PATIENCE_S = 5.0
-# For so long no call is given up because the run directory can't be read.
+# The same if the run directory can't be read.
 _UNREADABLE_PATIENCE_S = 120.0
-# Between losing a node or being preempted and being requeued, a scheduler may say "ended".
+# After a node failure or a preemption, a scheduler may say "ended" before it requeues the element.
 _REQUEUE_PATIENCE_S = 6.0
 
 _logger = logging.getLogger("cluster_tools")
 
 
 class _Suspicion:
-    """An element that may be dead: since when, and by which word."""
+    """An element that may have ended.
+
+    `report`: what the scheduler has said of it; None if it did not mention the element.
+    """
 
     def __init__(self, report: Report | None):
         self.since = time.monotonic()
@@ -65,10 +70,10 @@ class _Suspicion:
 
 
 class Probe:
-    """What is asked about one executor's jobs, and remembered between two questions.
+    """One executor, as the prober sees it: its jobs, and what is remembered between two queries.
 
     Arguments:
-        late_files_s: How late an output may be seen that a job has written.
+        late_files_s: How many seconds after a job has written a file it may become visible here.
         pending_timeout_s: Seconds after which a pending element is given up; None: never.
         post: Puts an event into the resolver's inbox.
     """
@@ -90,25 +95,26 @@ class Probe:
         self._pending_timeout_s = pending_timeout_s
         self._post = post
         self._suspicions: dict[Element, _Suspicion] = {}
-        # Elements have ended whose outputs are not there.
+        # There are elements that seem to have ended and whose outputs are missing.
         self._awaits_outputs = False
+        # (job id, reason) of the warnings that were logged.
         self._told: set[tuple[str, str]] = set()
-        # Since when an element waits in the queue without a break; kept only where that is limited.
+        # Since when an element is pending without a break. Only filled with a `pending_timeout_s`.
         self._pending_since: dict[Element, float] = {}
-        # At the last look outputs could not be opened, though they may exist.
+        # At the last look outputs could not be opened, although they may exist.
         self._is_unreadable = False
-        # The resolver has been told how they ended; it may be slow to act on it.
+        # Elements whose end was posted. The resolver may not have handled these events yet.
         self._given_up: set[Element] = set()
 
     @property
     def recheck_s(self) -> float | None:
-        """When to look again at elements that have ended; None where there are none."""
+        """In how many seconds to look for outputs of ended elements again; None: not needed."""
         if not self._suspicions or not self._awaits_outputs:
             return None
         return max(_MIN_RECHECK_S, self._late_files_s * _RECHECK_PART)
 
     def take_in(self, jobs: Sequence[Job], reports: Mapping[Element, Report]) -> None:
-        """Takes in one answer of the scheduler; tells the resolver what it proves."""
+        """Handles one answer of the scheduler, and posts the ends of elements."""
         suspects: dict[Element, Job] = {}
         hopeless: dict[Element, tuple[Job, Ending]] = {}
         there: set[Element] = set()
@@ -118,7 +124,7 @@ class Probe:
                 there.add(element)
                 if element in self._given_up:
                     continue
-                # A row without an index stands for all elements that have none of their own.
+                # A report without an index is about all elements that have no report of their own.
                 report = reports.get(element, reports.get(Element(element.job_id)))
                 if report is None or report.state is State.ENDED:
                     suspects[element] = job
@@ -142,7 +148,7 @@ class Probe:
             self._examine(suspects, {element.job_id for element in reports})
 
     def _forget_all_but(self, there: set[Element]) -> None:
-        """What is over is not asked about again."""
+        """Forgets what is stored about elements that are not in `there`."""
         self._given_up &= there
         for element in self._pending_since.keys() - there:
             del self._pending_since[element]
@@ -154,13 +160,13 @@ class Probe:
     ) -> Ending | None:
         """Why an element that has not begun is given up; None while it may still run.
 
-        `own`: the report is on this element alone, not on all the rest of its array.
+        `own`: whether the report is about this element alone, and not about several of its array.
         """
         has_started = job.array.has_started(position)
         if has_started or (own and report.state is not State.PENDING):
             self._pending_since.pop(element, None)
         if report.state is not State.PENDING:
-            # Slurm waits for ever for somebody who reads a FIFO in the place of a log.
+            # If a FIFO is in the place of the log, Slurm waits for ever until it has a reader.
             if not has_started and logs.is_something_else(self.jobs.log_path(element)):
                 return Ending(Cause.NEVER_STARTED, logs.NOT_A_LOG)
             return None
@@ -182,6 +188,10 @@ class Probe:
         return None
 
     def _examine(self, suspects: Mapping[Element, Job], known_jobs: set[str]) -> None:
+        """Looks for the outputs of elements that may have ended, and gives some elements up.
+
+        `known_jobs`: ids of the jobs of which the scheduler's answer has any element.
+        """
         tasks = {job.array.first + job.position(e): e for e, job in suspects.items()}
         found, unknown = self._directory.look_again(tasks)
         self._say_unreadable(unknown)
@@ -196,7 +206,7 @@ class Probe:
                 continue
             suspicion = self._suspicions[element]
             patience = self._late_files_s
-            if task in unknown:  # an error is no answer
+            if task in unknown:  # an error does not prove that there is no output
                 patience = max(patience, _UNREADABLE_PATIENCE_S)
             if suspicion.report is None:
                 is_array_known = element.job_id in known_jobs
@@ -232,20 +242,27 @@ class Probe:
 
 
 class _Round:
-    """When a cluster is to be asked next, and how it answered last."""
+    """When to ask a cluster next, and whether it has answered. Times are of time.monotonic."""
 
     def __init__(self) -> None:
+        # The last submission.
         self.last_news = time.monotonic()
+        # The next query.
         self.due = 0.0
-        # Not asked before this time, even where something new was submitted.
+        # No query before this time, even after a submission.
         self.rests_until = 0.0
         self.unreachable = False
 
 
 class Prober(threading.Thread):
+    """The thread that asks all schedulers of the process.
+
+    Other threads call `add`, `remove`, `expect` and `stop`.
+    """
+
     def __init__(self) -> None:
         super().__init__(name="cluster_tools-prober", daemon=True)
-        # Only whole-dict operations, which need no lock.
+        # An ordered set. Needs no lock: each operation on it is atomic.
         self._probes: dict[Probe, None] = {}
         self._wakes: queue.SimpleQueue[Probe | None] = queue.SimpleQueue()
         self._ended = False
@@ -256,10 +273,11 @@ class Prober(threading.Thread):
 
     def remove(self, probe: Probe) -> None:
         self._probes.pop(probe, None)
-        self._rounds.pop(probe.scheduler.cluster, None)  # others of the cluster begin a new one
+        # Other executors of the same cluster begin a new round.
+        self._rounds.pop(probe.scheduler.cluster, None)
 
     def expect(self, probe: Probe) -> None:
-        """Something was submitted: ask often from now on."""
+        """The executor has submitted a job: ask its scheduler often from now on."""
         self._wakes.put(probe)
 
     def stop(self) -> None:
@@ -278,14 +296,14 @@ class Prober(threading.Thread):
                 continue
             try:
                 self._ask_all()
-            except Exception:  # nobody else would notice a death any more
+            except Exception:  # without this thread, ends of elements would not be noticed
                 _logger.exception("the prober goes on after an unexpected error")
                 time.sleep(_MIN_RECHECK_S)
 
     def _wait(self, timeout: float | None) -> set[Probe]:
-        """Waits so long, or until something is submitted.
+        """Waits for `timeout` seconds, or until a job is submitted; None: without a limit.
 
-        Returns: the probes of those who did that.
+        Returns: the probes of the executors that have submitted jobs.
         """
         woken: set[Probe] = set()
         while not self._ended:
@@ -298,10 +316,11 @@ class Prober(threading.Thread):
         return woken
 
     def _clusters(self) -> set[Hashable]:
-        """Those where jobs are open. Looks at none of them, as it is asked at each wake."""
+        """The clusters that may have open jobs. Cheap, because it is called at each wake."""
         return {probe.scheduler.cluster for probe in list(self._probes) if probe.jobs.any()}
 
     def _ask_soon(self, probe: Probe) -> None:
+        """Moves the next query of the probe's cluster to the earliest allowed time."""
         now = time.monotonic()
         round_ = self._rounds[probe.scheduler.cluster]
         idle = round_.due < now
@@ -310,7 +329,7 @@ class Prober(threading.Thread):
         round_.due = first if idle else min(round_.due, first)
 
     def _asking(self) -> dict[Hashable, list[tuple[Probe, list[Job]]]]:
-        """The executors with jobs whose tasks have not all ended, by cluster."""
+        """Cluster -> the executors with open jobs there, and these jobs."""
         asking: defaultdict[Hashable, list[tuple[Probe, list[Job]]]] = defaultdict(list)
         for probe in list(self._probes):
             jobs = probe.jobs.open()
@@ -319,6 +338,7 @@ class Prober(threading.Thread):
         return asking
 
     def _ask_all(self) -> None:
+        """Asks each cluster whose next query is due."""
         now = time.monotonic()
         for cluster, asking in self._asking().items():
             round_ = self._rounds[cluster]
@@ -347,7 +367,7 @@ class Prober(threading.Thread):
                 for probe, jobs in asking:
                     try:
                         probe.take_in(jobs, reports)
-                    except Exception:  # one executor's disk must not hide what has ended of others
+                    except Exception:  # the ends of other executors' elements must be noticed
                         _logger.exception("the states of one executor's jobs could not be judged")
             part = (time.monotonic() - round_.last_news) * _INTERVAL_PART
             cost = time.thread_time() - began

@@ -1,16 +1,16 @@
-"""What all executors of a process share: the watcher, the prober, signal handlers, the end at exit.
+"""What all executors of a process share: watcher, prober, signal handlers, and the work at exit.
 
-    signal -> handler ----byte--> watcher thread ---> executors end at once
-    exit after an error --byte--> watcher thread ---> executors end at once
-    other exit ----------------> executors are waited for
-    error in `with` -----------> thread of its own -> the executor ends at once
+    signal -> handler ----byte--> watcher thread -----> executors are aborted
+    exit after an error --byte--> watcher thread -----> executors are aborted
+    other exit -----------------> executors are waited for
+    error in `with` ------------> thread of its own --> the executor is aborted
 
-A handler takes no lock and starts no thread: it writes to the watcher's pipe, waits until the
-watcher has seen to it, and goes on to the handler that was there before. In a forked child all of
-this is gone.
+A signal handler takes no lock and starts no thread. It writes a byte to the watcher's pipe, waits
+until the watcher has aborted the executors, and calls the handler that was installed before. A
+forked child has none of this.
 
-Nothing ends at once in the main thread, which a second signal interrupts: the process waits, with a
-limit, until the jobs are being cancelled.
+An abort does not run in the main thread, because a second signal could interrupt it there. The main
+thread waits for a limited time until the cancellation of the jobs has begun.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from cluster_tools.cluster.watching import END, Watched, Watcher
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP"):
     _SIGNALS.append(signal.SIGHUP)
-# A handler waits no longer than this for the watcher, whatever the disk does.
+# A handler waits no longer than this for the watcher, even if the disk does not answer.
 _HANDLER_PATIENCE_S = 10.0
 _HANDLER_INTERVAL_S = 0.002
-# Before a signal ends the process, its run directories get so long to be removed.
+# How long a signal that ends the process waits until its run directories are removed.
 _CLEAN_UP_PATIENCE_S = 1.0
 
 _logger = logging.getLogger("cluster_tools")
 
 
 class Registered(Protocol):
-    """An executor, as its process has to know it."""
+    """What this module needs from `Session`."""
 
     @property
     def lifecycle(self) -> Lifecycle: ...
@@ -54,23 +54,25 @@ class Registered(Protocol):
 
 
 class _Threads:
-    """The two threads, while there are executors."""
+    """The executors of this process, and the two threads that exist while there are executors."""
 
     def __init__(self) -> None:
         self.executors: list[Registered] = []
         self.watcher: Watcher | None = None
         self.prober: Prober | None = None
-        # How often all executors have been ended at once; whether they are to be, and are not yet.
+        # How often the watcher has aborted all executors.
         self.times_ended = 0
+        # The watcher was asked to abort all executors, and has not done so yet.
         self.is_ending = False
-        # A signal's handler waits for that; those of signals that come meanwhile.
+        # A signal handler waits for the abort.
         self.is_handling = False
+        # Signal -> handler: the signals that arrived while a handler waited.
         self.came_meanwhile: dict[int, _Handler] = {}
-        # Never closed: a handler may be about to write to it.
+        # Never closed, because a handler may write to it at any time.
         self._pipe: tuple[int, int] | None = None
 
     def pipe(self) -> tuple[int, int]:
-        """An empty one."""
+        """The pipe of the watcher, emptied; made at the first call."""
         if self._pipe is None:
             self._pipe = _above_standard_streams(os.pipe())
             for end in self._pipe:
@@ -83,7 +85,11 @@ class _Threads:
 
 
 def _above_standard_streams(fds: tuple[int, int]) -> tuple[int, int]:
-    """The same files, where nothing lands that somebody writes to a stream that was closed."""
+    """Moves two file descriptors to numbers above 2, and returns the new numbers.
+
+    If stdin, stdout or stderr is closed, a new descriptor may get its number. Then text for that
+    stream would go into the pipe.
+    """
     if min(fds) > 2:
         return fds
     import fcntl
@@ -99,7 +105,7 @@ _threads_lock = threading.Lock()
 
 
 def register(executor: Registered, watched: Sequence[Watched], probe: Probe) -> None:
-    """From here on it is watched, asked for, and ended by signals and at exit."""
+    """Adds the executor to the watcher and the prober, and to those that signals and exit end."""
     with _threads_lock:
         if not _threads.executors:
             _threads.watcher = Watcher(_threads.pipe(), _end_all)
@@ -114,6 +120,7 @@ def register(executor: Registered, watched: Sequence[Watched], probe: Probe) -> 
 
 
 def unregister(executor: Registered, watched: Sequence[Watched], probe: Probe) -> None:
+    """Undoes `register`. The last executor ends the two threads."""
     with _threads_lock:
         if executor not in _threads.executors:
             return
@@ -127,7 +134,7 @@ def unregister(executor: Registered, watched: Sequence[Watched], probe: Probe) -
             return
         watcher.stop()
         prober.stop()
-        # It waits for nobody. The next one reads from the same pipe, and there must not be two.
+        # Does not take long. The next watcher reads from the same pipe, so this one has to end.
         watcher.join(_HANDLER_PATIENCE_S)
         _threads.watcher = _threads.prober = None
 
@@ -137,12 +144,12 @@ def has_executors() -> bool:
 
 
 def has_open_calls() -> bool:
-    """Whether anybody waits for something."""
+    """Whether an executor of this process has calls that are not done."""
     return any(executor.has_open_calls() for executor in list(_threads.executors))
 
 
 def expect_outputs(watched: Sequence[Watched]) -> None:
-    """Outputs are waited for: look often from now on."""
+    """Makes the watcher look often for outputs from now on."""
     watcher = _threads.watcher
     for each in watched:
         each.expect()
@@ -151,23 +158,23 @@ def expect_outputs(watched: Sequence[Watched]) -> None:
 
 
 def expect_states(probe: Probe) -> None:
-    """There is a new job: ask often from now on."""
+    """Makes the prober ask often for states from now on: there is a new job."""
     prober = _threads.prober
     if prober is not None:
         prober.expect(probe)
 
 
 def end_at_once(executor: Registered) -> None:
-    """Aborts the executor, and waits until its jobs are being cancelled, with a limit."""
+    """Aborts the executor, and waits for a limited time until it has begun to cancel its jobs."""
     try:
         threading.Thread(target=executor.abort, name="cluster_tools-abort", daemon=True).start()
-    except RuntimeError:  # there are too many threads
+    except RuntimeError:  # no more threads can be started
         executor.abort()
     _wait_until(lambda: executor.lifecycle.stop_begun, _HANDLER_PATIENCE_S)
 
 
 def _end_all() -> None:
-    """In the watcher's thread."""
+    """Aborts all executors. Runs in the watcher's thread."""
     for executor in list(_threads.executors):
         try:
             executor.abort()
@@ -178,24 +185,27 @@ def _end_all() -> None:
 
 
 class _Handler:
-    """Ends all executors, then does what would have been done without us."""
+    """A signal handler: aborts all executors, then does what the signal did before.
+
+    `previous`: the handler that was installed before.
+    """
 
     def __init__(self, previous: Any):
         self._previous: Any = previous
         self._pid = os.getpid()
 
     def is_ours(self) -> bool:
-        """Not the one of the process that this one was forked from."""
+        """Whether this process has installed the handler, and not its parent before a fork."""
         return os.getpid() == self._pid
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         threads = _threads
         handlers = {signum: self}
         if threads.watcher is not None and self.is_ours():
-            if threads.is_handling:  # this one came while another is waited for, below
+            if threads.is_handling:  # this signal interrupts the handler of another, in the `try`
                 threads.came_meanwhile[signum] = self
                 return
-            try:  # else an exception of another's handler could leave it set
+            try:  # an exception of another signal's handler must not leave `is_handling` set
                 threads.is_handling = True
                 _have_all_end(threads.watcher)
             finally:
@@ -204,7 +214,7 @@ class _Handler:
             handlers = {**came_meanwhile, **handlers}
         for number, handler in handlers.items():
             handler.end_by_default(number)
-        with ExitStack() as previous:  # calls each, whatever the others raise
+        with ExitStack() as previous:  # calls each handler, even if another one raises
             for number, handler in handlers.items():
                 previous.callback(handler.call_previous, number, frame)
 
@@ -213,16 +223,16 @@ class _Handler:
             self._previous(signum, frame)
 
     def end_by_default(self, signum: int) -> None:
-        """Ends the process, if the signal would have done that."""
+        """Ends the process, if that is what the signal did before."""
         if self._previous == signal.SIG_DFL:
             _wait_until(lambda: not _threads.executors, _CLEAN_UP_PATIENCE_S)
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
-            os._exit(128 + signum)  # the first process of a container is not ended by that
+            os._exit(128 + signum)  # the signal does not end process 1 of a container
 
 
 def _have_all_end(watcher: Watcher) -> None:
-    """Waits until the jobs of all executors are being cancelled, with a limit."""
+    """Makes the watcher abort all executors, and waits for a limited time until it has done so."""
     times = _threads.times_ended
     _threads.is_ending = True
     watcher.write(END)
@@ -231,7 +241,7 @@ def _have_all_end(watcher: Watcher) -> None:
         return _threads.times_ended != times and _stops_have_begun()
 
     _wait_until(lambda: is_over() or not watcher.is_alive(), _HANDLER_PATIENCE_S)
-    if not watcher.is_alive():  # it has stopped before it could see to that
+    if not watcher.is_alive():  # it ended before it read the request
         _threads.is_ending = False
 
 
@@ -241,8 +251,9 @@ def _stops_have_begun() -> bool:
 
 
 def _wait_for_stops() -> None:
-    """As the last thing: whatever exceptions come out of handlers, which may not be ours,
-    meanwhile.
+    """Waits for a limited time until the cancellation of all aborted executors' jobs has begun.
+
+    Signal handlers, also of the user's program, may raise meanwhile: such exceptions are ignored.
     """
     deadline = time.monotonic() + _HANDLER_PATIENCE_S
     while time.monotonic() < deadline:
@@ -250,12 +261,15 @@ def _wait_for_stops() -> None:
             if not _threads.is_ending and _stops_have_begun():
                 return
             time.sleep(_HANDLER_INTERVAL_S)
-        except BaseException:  # the process ends anyway, a little later
+        except BaseException:  # the process is about to exit
             pass
 
 
 def _wait_until(condition: Callable[[], bool], patience_s: float) -> None:
-    """By sleeping: a handler must not wait for a lock that its own thread may hold."""
+    """Waits until `condition` is true, or for `patience_s` seconds.
+
+    It sleeps and takes no lock, because a signal handler's own thread may hold that lock.
+    """
     deadline = time.monotonic() + patience_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(_HANDLER_INTERVAL_S)
@@ -266,15 +280,15 @@ def has_signal_handlers() -> bool:
 
 
 def install_signal_handlers() -> None:
-    """Makes SIGINT, SIGTERM and, unless it is ignored, SIGHUP end all executors first.
+    """Makes SIGINT, SIGTERM and SIGHUP abort all executors first. Ignored signals stay ignored.
 
-    Raises: RuntimeError, outside the main thread.
+    Raises: RuntimeError, if the caller is not in the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("signal handlers can only be installed in the main thread")
     for signum in _SIGNALS:
         previous = signal.getsignal(signum)
-        # None: a handler that Python has not installed and could not go on to.
+        # None: Python has not installed this handler, and so can't call it.
         if previous in (None, signal.SIG_IGN):
             continue
         if isinstance(previous, _Handler) and previous.is_ours():
@@ -283,9 +297,9 @@ def install_signal_handlers() -> None:
 
 
 def _was_unhandled_exception() -> bool:
-    """Whether the interpreter exits because of one.
+    """Whether an unhandled exception makes the interpreter exit.
 
-    An interactive one keeps the last it has shown.
+    An interactive interpreter (with sys.ps1) sets sys.last_type after each exception and goes on.
     """
     return hasattr(sys, "last_type") and not hasattr(sys, "ps1")
 
@@ -299,7 +313,7 @@ def _at_exit() -> None:
             _have_all_end(watcher)
         for executor in list(_threads.executors):
             try:
-                # The watcher hangs in another's disk.
+                # The watcher has not aborted it, because the disk of another executor hangs.
                 if is_after_error and not executor.lifecycle.aborted:
                     end_at_once(executor)
                 executor.close(wait=True)

@@ -1,11 +1,12 @@
-"""Turns what has happened into futures' results: the one thread of an executor that owns its tasks.
+"""The resolver: the thread of an executor that handles events and resolves futures.
 
     events --> inbox --> resolver thread --> Ledger: states of tasks
                               |           '--> observers
                               |--> Outcomes: what there is of a task --> verdicts.decide()
                               '--> futures resolved, tasks submitted again, elements cancelled
 
-Whatever is slow here (a large result, a store, a callback) holds up this executor alone.
+It alone changes the states of the executor's tasks. A slow step (a large result, the output store,
+a callback of a future) delays only this executor.
 """
 
 from __future__ import annotations
@@ -56,40 +57,46 @@ from cluster_tools.own_files import NotOurs
 from cluster_tools.schedulers.base import Cause, Element, Ending
 
 _POLICY = Policy()
-# Cancellations that follow each other within this go to the scheduler together.
+# Cancellations within this time go to the scheduler together.
 _CANCEL_INTERVAL_S = 0.1
-# So do tasks that are submitted again: what is lost with a node is not all lost in the same moment.
+# Tasks that go in again within this time are submitted together: the scheduler does not report all
+# elements of a lost node at the same moment.
 _AGAIN_INTERVAL_S = 0.5
-# Between two counts of calls that have ended, while there are any.
+# The shortest time between two calls of `count_ends`.
 _COUNT_INTERVAL_S = 0.5
-# Tasks that a job is given by their numbers, where those are in no row: they have to fit into an
-# argument of its command (Linux: MAX_ARG_STRLEN, 128 KiB).
+# How many tasks that go in again one job may have: their numbers are one argument of its command,
+# whose length is limited (Linux: MAX_ARG_STRLEN, 128 KiB).
 _MAX_PICKED = 5_000
 
 _logger = logging.getLogger("cluster_tools")
 
 
 class Submitting(Protocol):
-    """What the resolver asks of those who submit."""
+    """What the resolver needs from the `Submitter` of elements."""
 
     def put(self, item: Selection) -> None: ...
     def make_room(self) -> None: ...
 
 
 class Gathering(Protocol):
-    """What it asks of those who gather calls."""
+    """What the resolver needs from the `Submitter` that gathers calls."""
 
     def has_open_calls(self) -> bool: ...
     def cancel_rest(self) -> int: ...
 
 
 class Resolver(JoinableThread):
-    """`open_tasks`: of the watcher: shard of the run directory -> how many outputs are waited for
-    there.
+    """The thread that handles the events of one executor.
 
-    `expect_outputs`: called when more outputs are waited for. `on_done`: called once the executor
-    takes no more calls and has none. `on_last`: called once after everything else. `count_ends`:
-    called from time to time, so that the rate at which calls end is known.
+    Arguments:
+        may_run_again: Whether the scheduler may restart elements by itself.
+        open_tasks: Shard of the run directory -> how many of its tasks have not ended. The
+            watcher's; kept here.
+        expect_outputs: Called when tasks were added to `open_tasks`.
+        on_done: Called when the executor takes no more calls and all calls are done.
+        on_last: Called each time a submitter thread has ended.
+        count_ends: Called repeatedly while events arrive, to measure how many calls end in a
+            second.
     """
 
     def __init__(
@@ -130,16 +137,16 @@ class Resolver(JoinableThread):
         self._outcomes = Outcomes(directory, settings.store)
         self._clearing = Clearing(directory, leave_marks=may_run_again)
         self._patience = Patience(directory.path, lambda: lifecycle.aborted)
-        # Outputs that could not be opened yet: (array, position, name) -> when to give up, what
-        # reads it.
+        # Outputs that could not be opened yet: (array, position, file name) -> (when to give up
+        # by time.monotonic, the function that reads it).
         self._unreadable: dict[tuple[TaskArray, int, str], tuple[float, Callable[[], Outcome]]] = {}
-        # Elements whose futures were cancelled: they are cancelled together.
+        # Elements of cancelled futures, which the scheduler is not yet asked to cancel.
         self._to_cancel: list[Element] = []
-        # Tasks that go in again together: (array, submission) -> position -> why.
+        # Tasks that are about to go in again: (array, submission) -> position -> why.
         self._again: dict[tuple[TaskArray, int], dict[int, str]] = {}
-        # What others want to be called in about a second.
+        # Functions to call in about a second. An ordered set.
         self._later: dict[Callable[[], None], None] = {}
-        # When all these are seen to; None where there is nothing.
+        # When to do all this (time.monotonic); None if there is nothing to do.
         self._chores_at: float | None = None
         self._next_count_at = 0.0
         self._ended = False
@@ -172,7 +179,7 @@ class Resolver(JoinableThread):
         gatherer: Gathering,
         pool: PilotPool | None,
     ) -> None:
-        """Starts the thread, once those whom it tells what to do are there."""
+        """Starts the thread, with the parts that it uses and that are made after it."""
         self._jobs = jobs
         self._logs = kept_logs
         self._cancellation = cancellation
@@ -182,7 +189,7 @@ class Resolver(JoinableThread):
         self.start()
 
     def post(self, event: events.Event) -> None:
-        """Takes no lock; any thread, any time."""
+        """Puts an event into the inbox. Takes no lock. May be called in any thread, at any time."""
         self._inbox.put(event)
 
     def work(self) -> None:
@@ -201,7 +208,8 @@ class Resolver(JoinableThread):
                     self._handlers[type(event)](event)
                     self._observers.tell(event)
                     self._count_ends_at_times()
-            # The handlers deal with what goes wrong with a task. This is for the rest to go on.
+            # The handlers handle the errors of one task. Here the thread is kept alive for all
+            # other tasks.
             except BaseException:
                 _logger.exception("the resolver goes on after an unexpected error")
             del event
@@ -217,7 +225,7 @@ class Resolver(JoinableThread):
             self._count_ends()
 
     def _chores_interval_s(self) -> float | None:
-        """How soon the most urgent chore is to be done; None where there is none."""
+        """In how many seconds the most urgent chore is due; None if there is none."""
         if self._to_cancel:
             return _CANCEL_INTERVAL_S
         if self._again:
@@ -227,15 +235,18 @@ class Resolver(JoinableThread):
         return clearing.INTERVAL_S if self._clearing.is_waiting() or self._later else None
 
     def later(self, act: Callable[[], None]) -> None:
-        """Calls it once, in about a second. In this thread."""
+        """Calls `act` once, in about a second. Called in the resolver's thread only."""
         self._later[act] = None
 
     def patiently(self, act: Callable[[], None], give_up: Callable[[OSError], None]) -> None:
-        """Calls `act`, and again while it raises OSError; see `Patience`. In this thread."""
+        """Calls `act`, and again while it raises OSError; see `Patience`.
+
+        Called in the resolver's thread only.
+        """
         self._patience.try_now(act, give_up)
 
     def _do_chores(self) -> None:
-        """What is better done for many at a time, or a little later."""
+        """Does the work that was put off, so that it is done for many tasks at once."""
         self._chores_at = None
         self.flush_cancellations()
         self._read_again()
@@ -247,16 +258,18 @@ class Resolver(JoinableThread):
         later, self._later = self._later, {}
         for act in later:
             act()
-        if self._again:  # behind all ends that were told by now
+        if self._again:  # through the inbox: after all `ElementEnded` that are there now
             self.post(events.Chore(self._submit_again))
 
     def flush_cancellations(self) -> None:
+        """Asks the scheduler to cancel the elements that were collected."""
         elements, self._to_cancel = list(dict.fromkeys(self._to_cancel)), []
         if elements:
             self._jobs.cancel(elements)
         self._logs.on_cancellations_told()
 
     def end(self) -> None:
+        """Ends the thread after the present event."""
         self._ended = True
 
     # -- arrays --
@@ -267,7 +280,7 @@ class Resolver(JoinableThread):
             self._pool.publish(array)
 
     def expect(self, array: TaskArray) -> None:
-        """The array's outputs may come from now on."""
+        """Adds the array to the ledger: its outputs may appear from now on."""
         self._ledger.add(array)
         if self._pool is not None and isinstance(array, CallArray):
             self._pool.expect(array)
@@ -287,13 +300,13 @@ class Resolver(JoinableThread):
         self._expect_outputs()
 
     def _on_submitted(self, job: Job) -> None:
-        """What was cancelled while it was on its way is cancelled there."""
+        """Notes the job, and cancels elements whose calls were cancelled during the submission."""
         array = job.array
         if array.has_cancelled():
             cancelled = [p for p in job.positions if array.was_cancelled(p)]
             self._to_cancel += [job.element(position) for position in cancelled]
         self._ledger.submitted(array, job.positions)
-        if not array.open:  # so was all of its array
+        if not array.open:  # all of its tasks were
             self.flush_cancellations()
             self._on_job_over(job)
 
@@ -305,7 +318,7 @@ class Resolver(JoinableThread):
         result: Any = None,
         exception: BaseException | None = None,
     ) -> None:
-        """The task has ended, unless it had before: nothing more is expected of it."""
+        """Ends the task in this state, unless it has ended before."""
         where = "" if exception is None else str(self._where(array, position))
         if not self._ledger.change(array, position, state):
             return
@@ -337,21 +350,24 @@ class Resolver(JoinableThread):
             self._on_job_over(job)
         if not self._lifecycle.leaves_jobs:
             self._logs.on_array_ended(array)
-            if own_files.unlink(array.path):  # then nobody begins its tasks
+            if own_files.unlink(array.path):  # without this file no worker begins its tasks
                 self._clearing.on_array_gone(array)
                 if self._pool is not None and isinstance(array, CallArray):
                     self._pool.forget(array)
         self._end_if_done()
 
     def _on_job_over(self, job: Job) -> None:
-        """All its tasks have ended."""
+        """Forgets a job whose tasks have all ended."""
         if self._jobs.remove(job) and not self._lifecycle.leaves_jobs:
             self._logs.on_job_over(job)
 
     # -- the end --
 
     def has_open_calls(self) -> bool:
-        """In any thread; True where something may be on its way here."""
+        """Whether a call may be not done, also while an event is in the inbox.
+
+        May be called in any thread.
+        """
         return not self._inbox.empty() or self._has_calls()
 
     def _has_calls(self) -> bool:
@@ -363,23 +379,23 @@ class Resolver(JoinableThread):
         )
 
     def _end_if_done(self) -> None:
-        """Ends the executor if it takes no more calls and has none."""
-        if self._is_done():  # looked at again behind what the gatherer has handed over
+        """Ends the executor if it takes no more calls and all its calls are done."""
+        if self._is_done():  # checked again after the events that the gatherer has posted
             self.post(events.Chore(self._end_if_still_done))
 
     def _end_if_still_done(self) -> None:
         lifecycle = self._lifecycle
-        # What was aborted ends by itself, once its jobs are being cancelled.
+        # An aborted executor ends by itself, once it has begun to cancel its jobs.
         if lifecycle.aborted or lifecycle.ending or not self._is_done():
             return
         if self._pool is not None:
             self._pool.dismiss()
         self._on_done()
 
-    # -- what was noticed --
+    # -- outputs --
 
     def _on_seen(self, names: Sequence[str]) -> None:
-        """These entries of the run directory's shards have appeared."""
+        """Handles new claims and outputs in the run directory's shards."""
         for name in names:
             task = run_files.task_of(name)
             place = None if task is None else self._ledger.locate(task)
@@ -397,7 +413,7 @@ class Resolver(JoinableThread):
             self._pool.on_journals_grew(event.names)
 
     def _take_file(self, array: TaskArray, position: int, name: str) -> None:
-        """Reads an output and resolves its future; one that can't be opened yet is tried again."""
+        """Reads an output file and resolves the future. If it can't be opened, tries again."""
         task = array.first + position
         self.take(array, position, lambda: self._directory.outcome(task, name), name)
 
@@ -407,9 +423,9 @@ class Resolver(JoinableThread):
     def take(
         self, array: TaskArray, position: int, read: Callable[[], Outcome], name: str = ""
     ) -> None:
-        """Resolves the future by an output.
+        """Resolves the future with the output that `read` returns.
 
-        `name`: its file in the run directory, where it has one.
+        `name`: the output's file name in the run directory; "" if it has no file.
         """
         result: Any = None
         exception: BaseException | None = None
@@ -429,7 +445,7 @@ class Resolver(JoinableThread):
             unusable = (f"{exc}: not unpickled", exc)
         except (OutputCutShort, StoreError) as exc:
             unusable = (str(exc), exc.__cause__)
-        except BaseException as exc:  # whatever the classes of the call do when they are unpickled
+        except BaseException as exc:  # unpickling runs code of the call's classes
             unusable = (f"Its result can't be unpickled here: {exception_text(exc)}", exc)
         if unusable is not None:
             exception = failures.output_unusable(self._where(array, position), *unusable)
@@ -440,7 +456,7 @@ class Resolver(JoinableThread):
     def _result(
         self, array: TaskArray, position: int, outcome: Outcome
     ) -> tuple[Any, BaseException | None]:
-        """The result, or what the future raises."""
+        """(the result, None) or (None, the exception that the future raises)."""
         if outcome.success:
             return outcome.value, None
         where = self._where(array, position)
@@ -454,11 +470,11 @@ class Resolver(JoinableThread):
         self._end(array, position, state, result, exception)
 
     def fail(self, array: TaskArray, position: int, exception: BaseException) -> None:
-        """The task has no output, and will have none."""
+        """Fails a task that has no output and will have none."""
         self._resolve(array, position, None, exception)
 
     def _fail_all(self, error: BaseException) -> None:
-        """No output can be had any more; what has a job is cancelled."""
+        """Fails all open tasks and cancels their elements: no output can be read any more."""
         for array in self._ledger.arrays():
             for position in array.open_positions():
                 place = array.place_of(position)
@@ -468,7 +484,7 @@ class Resolver(JoinableThread):
                 self.fail(array, position, failures.output_unusable(where, str(error), error))
 
     def is_reading(self, array: TaskArray, position: int) -> bool:
-        """Whether there is an output that could not be read yet."""
+        """Whether the task has an output that could not be opened yet."""
         return any(key[:2] == (array, position) for key in self._unreadable)
 
     def _read_again(self) -> None:
@@ -479,7 +495,7 @@ class Resolver(JoinableThread):
                 del self._unreadable[array, position, name]
 
     def _discard(self, array: TaskArray, position: int, name: str) -> None:
-        """Outputs that nobody has asked to keep vanish once read."""
+        """Deletes an output that was read, unless the user has asked to keep it."""
         try:
             if name:
                 self._directory.delete_outcome(
@@ -490,7 +506,7 @@ class Resolver(JoinableThread):
             key = array.key(position)
             if key is not None and isinstance(array, CallArray) and not array.kept:
                 self._settings.store.delete(key)
-        except Exception as exc:  # litter, no loss: the run directory is removed as a whole
+        except Exception as exc:  # does no harm: the run directory is removed at the end
             _logger.warning("The output of %s stays: %s", array.describe(position), exc)
 
     def _where(self, array: TaskArray, position: int) -> Where:
@@ -506,7 +522,7 @@ class Resolver(JoinableThread):
         job, ending = event.job, event.ending
         position = job.position(event.element)
 
-        def give_up(error: BaseException) -> None:  # it is not told of this element again
+        def give_up(error: BaseException) -> None:  # there is only one event for an element
             where = self._where(job.array, position)
             self.fail(job.array, position, failures.ending_unknown(where, ending.message, error))
 
@@ -521,7 +537,10 @@ class Resolver(JoinableThread):
         self.patiently(settle, give_up)
 
     def _settle(self, job: Job, position: int, ending: Ending) -> None:
-        """Raises: OSError, where the disk or the store does not tell."""
+        """Decides what to do about a task whose element has ended, and does it.
+
+        Raises: OSError, if the disk or the store can't be read now.
+        """
         array = job.array
         if not array.is_open(position) or array.place_of(position) is not job:
             return
@@ -541,14 +560,14 @@ class Resolver(JoinableThread):
             self._fail_ended(job, position, evidence, verdict.cause)
 
     def _goes_in_again(self, job: Job, position: int, verdict: GoesInAgain) -> bool:
-        """False where it has begun meanwhile."""
+        """Prepares another submission of the task. Returns: False if the task has begun."""
         array = job.array
         if verdict.after_silence:
-            self._directory.beat()  # else the next would leave, too
+            self._directory.beat()  # without a heartbeat, the next element would leave, too
         if not self._directory.close_submission(array.first + position, job.submission):
             return False
         self._ledger.change(array, position, State.WRITTEN)
-        # With others that are lost at the same time.
+        # Submitted together with other tasks; see `_AGAIN_INTERVAL_S`.
         self._again.setdefault((array, job.submission + 1), {})[position] = verdict.why
         return True
 
@@ -564,14 +583,14 @@ class Resolver(JoinableThread):
         )
         exception = failures.element_ended(where, cause, evidence, log, self._directory.path)
         if array.open > 1 and self._may_run_again and not array.on_pilots:
-            # The array's last needs none: its file goes.
+            # For the last open task the array's file is removed, which has the same effect.
             self._cancellation.revoke(array, position)
         self.fail(array, position, exception)
 
     def take_kept(self, array: TaskArray, position: int) -> bool:
-        """Whether the output is in the store all the same: its job died before it could say so.
+        """Resolves the future if the output store has the output, though no record says so.
 
-        Raises: OSError, where there is no telling.
+        Returns: whether it has. Raises: OSError, if the store can't be asked now.
         """
         key = array.key(position)
         if key is None:
@@ -602,7 +621,7 @@ class Resolver(JoinableThread):
                 self._submitter.put(Selection(array, some, submission))
 
     def _follow(self, job: Job, position: int, element: str) -> None:
-        """A first submission, thought lost, runs this task: its job is the one to watch."""
+        """Watches the job of an earlier submission, taken to be lost, that runs the task."""
         _logger.warning("%s is run by job %s after all", job.array.describe(position), element)
         self._jobs.add_earlier(job, position, element.partition("_")[0])
 
@@ -611,7 +630,7 @@ class Resolver(JoinableThread):
         for position in event.positions:
             if not array.is_open(position):
                 continue
-            if self._lifecycle.aborted:  # which took away what the submission needed
+            if self._lifecycle.aborted:  # the abort has removed files that the submission needed
                 self._end_at_once(array)
                 return
             self.fail(array, position, failures.refused(array.describe(position), event.error))
@@ -620,13 +639,13 @@ class Resolver(JoinableThread):
 
     def _on_cancelled(self, future: ClusterFuture[Any]) -> None:
         if not future.was_cancelled():
-            return  # its thread was interrupted before that
+            return  # an exception has interrupted `cancel`
         array, position = future.array, future.position
-        if array is None:  # `expect` will see to it, if it comes to that
+        if array is None:  # the call is not in an array yet: `expect` handles its cancellation
             self._end_if_done()
             return
         if not self._ledger.has(array) or not array.is_open(position):
-            return  # as above, or it has ended
+            return  # the array is not in the ledger yet (see above), or the task has ended
         place = array.place_of(position)
         if place is not None and place.job_id is not None and not array.on_pilots:
             self._to_cancel.append(place.element(position))
@@ -647,9 +666,9 @@ class Resolver(JoinableThread):
         self.patiently(revoke, give_up)
 
     def end_cancelled(self, array: TaskArray, position: int) -> None:
-        """Nobody begins it any more, and nobody wants it.
+        """Ends a task that was revoked, and that no pilot begins.
 
-        A call's `cancel` may have returned False.
+        The future's `cancel` may have returned False, because it was not known then.
         """
         self._end(array, position, State.CANCELLED)
 
@@ -665,11 +684,12 @@ class Resolver(JoinableThread):
                 )
 
     def _end_at_once(self, array: TaskArray) -> None:
-        """The executor ends at once."""
+        """Abandons all open tasks of the array: the executor was aborted."""
         for position in array.open_positions():
             self._end(array, position, State.ABANDONED)
 
     def end_all_at_once(self) -> None:
+        """Abandons all open tasks, and cancels all calls that wait for their submission."""
         without_job = self._gatherer.cancel_rest()
         for array in self._ledger.arrays():
             if isinstance(array, CallArray) and not array.on_pilots:

@@ -1,18 +1,21 @@
-"""The on-disk format, on the client's side: its one writer and one reader.
+"""The run directory of one executor, as the client writes and reads it.
 
-    <cfut_dir>/run.<token>/          one executor's, mode 0700
+    <cfut_dir>/run.<token>/          of one executor, mode 0700
         array.<n>                    functions, calls and output keys of an array's tasks, packed
-        <shard>/<task>.claim.*       made by the worker when it begins
-        <shard>/<task>.output        made by the worker when it is done
+        initializer                  the executor's pickled initializer, if it has one
+        <shard>/<task>.claim.*       made by the worker before it begins an attempt
+        <shard>/<task>.output        made by the worker when the call has ended
         <shard>/<task>.interrupted   a failure after a signal: counts only if it does not run again
-        <shard>/over                 made here: tasks that must not begin, since they are over
-        <shard>/<task>.closed.*      made here: not in that submission
-        <shard>/<task>.left.*        made by a worker that found nobody waiting, and did not begin
+        <shard>/over                 made by the client: tasks that are over and must not begin
+        <shard>/<task>.closed.*      made by the client: the task must not begin in that submission
+        <shard>/<task>.left.*        made by a worker that found the client silent and did not begin
         client                       the client's heartbeat: workers look at its modification time
-        stopped                      made here: what runs was cancelled, nobody wants its output
+        stopped                      made by the client before it cancels all jobs
+        pilots.*                     the queue and the journals of pilots: see `job.pilot`
 
-The names and layouts stand in `cluster_tools.format`; the other side is `cluster_tools.job.worker`.
-Knows bytes and files, no futures and no jobs.
+A scheduler may put files of its own there. `cluster_tools.format` has the names and layouts, and
+`cluster_tools.job.worker` is the jobs' side. This module knows bytes and files, no futures and no
+jobs.
 """
 
 from __future__ import annotations
@@ -40,8 +43,8 @@ from cluster_tools.format import FORMAT, PICKLE_PROTOCOL, arrays, outputs, run_f
 from cluster_tools.packed_exceptions import rows_of
 
 _WRITE_BUFFER_BYTES = 1 << 20
-# How often removing is tried: a job that is being cancelled may still write, and this process may
-# have too many files open.
+# How often to try to remove the directory. It may fail while a cancelled job still writes, or while
+# this process has too many open files.
 _REMOVALS = 8
 _REMOVAL_INTERVAL_S = 0.2  # before the second try; each next pause is longer by that
 
@@ -49,20 +52,23 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class OutputNotReadable(Exception):
-    """An output is not to be had, at least not yet."""
+    """An output can't be read now. It may be readable later."""
 
 
 class OutputCutShort(Exception):
-    """An output file does not end as its writer ended it."""
+    """An output file is incomplete or damaged."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call came to.
+    """The result or the failure of a call, as its output has it.
 
-    `value`: the result, or where `success` is False the traceback's text; then `exception` is what
-    `cluster_tools.packed_exceptions` makes the call's exception of. `record`: what the worker noted
-    of the run: an `OutputRecord` as a dict, in which all but `stored` may be missing.
+    Attributes:
+        success: Whether the call has returned.
+        value: The result of the call; if it failed, the text of its traceback.
+        exception: If it failed, its exception as rows (see `cluster_tools.packed_exceptions`).
+        record: What the worker has noted about the run: an `OutputRecord` as a dict. All keys but
+            `stored` may be missing.
     """
 
     success: bool
@@ -81,7 +87,17 @@ def manifest(
     linger_s: float = 10.0,
     initializer: bool = False,
 ) -> dict[str, Any]:
-    """What a worker has to know: to import what the client imports, and of its scheduler."""
+    """Makes the manifest of an array: what its workers have to know.
+
+    Arguments:
+        cwd: The working directory of the calls.
+        logging: (arguments of basicConfig, function to call instead); None: not set up.
+        store: The output store; None if outputs go into the run directory.
+        notice_s: How many seconds before an element its child processes may get SIGTERM.
+        own_cgroup: Whether an element may have a cgroup of its own.
+        linger_s: How many seconds a job may stay for what its call has left behind.
+        initializer: Whether the worker runs the executor's initializer before the call.
+    """
     main = pickling.main_module()
     return {
         "format": FORMAT,
@@ -90,7 +106,7 @@ def manifest(
         "argv": list(getattr(sys, "argv", [])),
         "prefix": sys.prefix,
         "base_prefix": sys.base_prefix,
-        # Paths are bytes: where a job's locale is another than ours, they name the same files.
+        # Paths are bytes, so that they name the same files if a job has another locale.
         "sys_path": list(_module_path(cwd)),
         "main": None if main is None else tuple(main._replace(path=os.fsencode(main.path))),
         "logging": None if logging is None else pickling.dumps(logging),
@@ -104,19 +120,25 @@ def manifest(
 
 
 def _module_path(cwd: str) -> Iterator[bytes]:
+    """The entries of sys.path as absolute paths."""
     for entry in sys.path:
         try:
             yield os.fsencode(os.path.abspath(os.path.join(cwd, entry)))
-        except UnicodeEncodeError:  # no directory can be called so in our locale
+        except UnicodeEncodeError:  # no directory can have this name in the client's locale
             continue
 
 
 class RunDirectory:
-    """`cfut_dir`: absolute; made if it is missing.
+    """The run directory of one executor, which is created here.
 
-    `client_timeout_s`: workers that start so long after the last `beat` don't begin; None: they
-    always do. `trust_group`: the group of `cfut_dir` may write to it.
-    Raises: OSError, where it can't be written; UnsafeDirectory, where others could replace files.
+    Arguments:
+        cfut_dir: An absolute path. Created if it is missing.
+        client_timeout_s: Workers that start more than so many seconds after the last `beat` do not
+            begin their task; None: there is no such limit.
+        trust_group: Whether the group of `cfut_dir` may write to it.
+
+    Raises: OSError, if the directory can't be written; UnsafeDirectory, if other users could
+    replace files in `cfut_dir`.
     """
 
     def __init__(
@@ -127,7 +149,8 @@ class RunDirectory:
         self.path = os.path.join(cfut_dir, f"run.{self.token}")
         os.mkdir(self.path, 0o700)
         os.chmod(self.path, 0o700)
-        # The uid that all files in it have to have.
+        # The uid that all files in it must have. A file server may map users, so getuid() may
+        # differ.
         self.owner = os.lstat(self.path).st_uid
         self._identity = own_files.identity(self.path)
         try:
@@ -149,10 +172,11 @@ class RunDirectory:
         self._next_task = 0
 
     def is_replaced(self) -> bool:
-        """Whether it is known that something else is in its place."""
+        """Whether something else is certainly in the place of this directory."""
         return own_files.identity(self.path) not in (self._identity, None)
 
     def replaced(self) -> own_files.NotOurs:
+        """The exception for a directory that `is_replaced`."""
         return own_files.NotOurs(
             f"somebody has put something else in the place of the run directory {self.path}: "
             "nothing in it is read. Whoever may write to cfut_dir can do that: see who may, with "
@@ -160,10 +184,11 @@ class RunDirectory:
         )
 
     def beat(self) -> None:
-        """Tells workers that somebody waits: by writing, as then it is the file server's clock that
-        counts.
+        """Writes the heartbeat, which shows workers that the client still waits.
 
-        Raises: OSError.
+        It writes the file instead of setting its modification time, so that the time is by the file
+        server's clock.
+        Raises: OSError; NotOurs.
         """
         path = os.path.join(self.path, run_files.HEARTBEAT)
         fd = own_files.open_own(path, os.O_WRONLY | os.O_CREAT, owner=self.owner)
@@ -173,15 +198,19 @@ class RunDirectory:
             os.close(fd)
 
     def write_initializer(self, pickled: bytes) -> None:
-        """What each process runs before its first call. Raises: OSError."""
+        """Writes the initializer, which each worker runs before its first call.
+
+        Raises: OSError; NotOurs.
+        """
         path = os.path.join(self.path, run_files.INITIALIZER)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with open(own_files.open_own(path, flags, owner=self.owner), "wb") as file:
             file.write(pickled)
 
     def has_left(self, task: int, submission: int, job_id: str) -> bool:
-        """Whether this job has not begun the task in this submission, as it found nobody waiting.
+        """Whether the element `job_id` has left without beginning the task in this submission.
 
+        A worker leaves if it finds that its client is silent.
         Raises: OSError; NotOurs.
         """
         path = os.path.join(self.shard(task), run_files.left_name(task, submission))
@@ -191,12 +220,12 @@ class RunDirectory:
             return False
 
     def _first_line(self, path: str) -> str:
-        """Raises: OSError; NotOurs."""
+        """The first line of a file, without its end. Raises: OSError; NotOurs."""
         with open(own_files.open_own(path, owner=self.owner)) as file:
             return file.readline().strip()
 
     def begin_array(self) -> ArrayWriter:
-        """Raises: OSError; NotOurs."""
+        """Creates the file of a new array. Raises: OSError; NotOurs."""
         if self.is_replaced():
             raise self.replaced()
         with self._numbers_lock:
@@ -205,19 +234,20 @@ class RunDirectory:
         return ArrayWriter(self, number)
 
     def take_tasks(self, count: int) -> int:
-        """The first of `count` task numbers that nobody else has."""
+        """Reserves `count` task numbers. Returns: the first of them."""
         with self._numbers_lock:
             first = self._next_task
             self._next_task += count
             return first
 
     def shard(self, task: int) -> str:
+        """The path of the task's shard."""
         return run_files.shard_path(self.path, task)
 
     def outcome(self, task: int, name: str) -> Outcome:
-        """Reads an output file and what is pickled in it.
+        """Reads and unpickles the output file `name` of a task.
 
-        Raises: OutputNotReadable; OutputCutShort; NotOurs; whatever unpickling raises.
+        Raises: OutputNotReadable; OutputCutShort; NotOurs; any exception that unpickling raises.
         """
         with ExitStack() as stack:
             try:
@@ -232,9 +262,10 @@ class RunDirectory:
             return _outcome(file, length, record)
 
     def delete_outcome(self, task: int, name: str, *, leave_mark: bool) -> None:
-        """`leave_mark`: until the task is cleared a run of it that begins later sees that there was
-        one.
+        """Deletes the output file `name` of a task.
 
+        `leave_mark`: whether to leave a note that there was an output, until the task is cleared. A
+        worker that begins later must not run the task again.
         Raises: OSError; NotOurs.
         """
         shard = self.shard(task)
@@ -243,7 +274,7 @@ class RunDirectory:
                 os.unlink(name, dir_fd=fd)
         elif name == run_files.output_name(task):
             path = os.path.join(shard, name)
-            fd = own_files.open_own(path, os.O_WRONLY, owner=self.owner)  # a link is not followed
+            fd = own_files.open_own(path, os.O_WRONLY, owner=self.owner)  # follows no links
             try:
                 os.ftruncate(fd, 0)
             finally:
@@ -252,9 +283,11 @@ class RunDirectory:
             self._note_over([task], "already had its output")
 
     def clear(self, tasks: Collection[int], *, leave_marks: bool) -> None:
-        """Removes what is left of tasks that are over; all are of one shard.
+        """Removes the files of tasks that are over. All tasks are of one shard.
 
-        `leave_marks`: a run of them that begins later sees that they are over. Raises: OSError.
+        `leave_marks`: whether to leave a note that they are over. A worker that begins later must
+        not run them again.
+        Raises: OSError; NotOurs.
         """
         shard = self.shard(next(iter(tasks)))
         if leave_marks:
@@ -267,14 +300,15 @@ class RunDirectory:
                         os.unlink(name, dir_fd=fd)
 
     def remove_shard(self, number: int) -> None:
-        """After the end of all its tasks' arrays."""
+        """Removes a shard, once the arrays of all its tasks have ended."""
         shutil.rmtree(self.shard(number * run_files.TASKS_PER_SHARD), ignore_errors=True)
 
     def claims(self, task: int) -> list[str]:
-        """The job ids of those who have begun this task, the latest last; "" where one is not
-        written yet.
+        """The elements that have claimed this task, the latest last.
 
-        Whoever has come after the closing of his submission has begun nothing.
+        An element is `<jobid>` or `<jobid>_<index>`; "" if it is not yet written into its claim.
+        Leaves out claims in closed submissions: such a worker does not begin the task.
+        Raises: OSError; NotOurs.
         """
         names = self._names_of(task)
         owners: list[str] = []
@@ -294,10 +328,11 @@ class RunDirectory:
         return sorted((number, name) for number, name in numbered if number is not None)
 
     def revoke(self, task: int) -> None:
-        """Whoever has not begun this task must not begin it."""
+        """Forbids workers to begin this task. Raises: OSError; NotOurs."""
         self._note_over([task], "was cancelled before it started")
 
     def _note_over(self, tasks: Collection[int], why: str) -> None:
+        """Adds tasks of one shard to its file `over`. Raises: OSError; NotOurs."""
         shard = self.shard(next(iter(tasks)))
         self._make_shard(shard)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
@@ -306,17 +341,21 @@ class RunDirectory:
             file.write(run_files.over_lines(tasks, why))
 
     def stop(self) -> None:
-        """Whoever is interrupted from here on was cancelled. Takes no lock."""
+        """Tells workers that a signal from now on means that they are cancelled. Takes no lock."""
         path = os.path.join(self.path, run_files.STOPPED)
         try:
             self.make(path)
-        except (OSError, own_files.NotOurs):  # they see that the directory is gone
+        except (OSError, own_files.NotOurs):  # workers also notice that the directory is removed
             pass
 
     def close_submission(self, task: int, submission: int) -> bool:
-        """The same of this submission of it alone; False where it has begun."""
+        """Forbids workers to begin the task in this submission.
+
+        Returns: False if a worker has claimed it before. Raises: OSError; NotOurs.
+        """
         self._mark(task, run_files.closed_name(task, submission))
-        # A worker claims first and looks for the mark then.
+        # A worker claims first, then looks for the mark. So at least one side sees the other's
+        # file.
         claims = self._claims_among(task, self._names_of(task))
         return all(number[0] != submission for number, _ in claims)
 
@@ -326,7 +365,7 @@ class RunDirectory:
         self.make(os.path.join(shard, name))
 
     def make(self, path: str) -> None:
-        """An empty file of this directory. Raises: OSError; NotOurs."""
+        """Creates an empty file, unless it exists. Raises: OSError; NotOurs."""
         os.close(own_files.open_own(path, os.O_WRONLY | os.O_CREAT, owner=self.owner))
 
     @staticmethod
@@ -337,9 +376,9 @@ class RunDirectory:
             pass
 
     def look_again(self, tasks: Iterable[int]) -> tuple[dict[int, list[str]], dict[int, OSError]]:
-        """Names of these tasks' outputs, from the file server and not from an NFS client's cache.
+        """Looks for outputs of these tasks on the file server, not in an NFS client's cache.
 
-        Second: tasks whose outputs could not be looked for, and why.
+        Returns: task -> the names of its outputs; task -> the error, if it could not be looked for.
         """
         found: dict[int, list[str]] = {}
         unknown: dict[int, OSError] = {}
@@ -348,7 +387,7 @@ class RunDirectory:
             shard = self.shard(task)
             if shard not in probed:
                 probed.add(shard)
-                if not os.path.isdir(shard):  # made by a worker, it may be late itself
+                if not os.path.isdir(shard):  # made by a worker, so it may not be visible yet
                     self.probe(self.path)
                 self.probe(shard)
             for name in (run_files.output_name(task), run_files.interrupted_name(task)):
@@ -359,23 +398,23 @@ class RunDirectory:
                 except OSError as exc:
                     unknown[task] = exc
                     continue
-                except own_files.NotOurs:  # who reads it will say so
+                except own_files.NotOurs:  # the reader of the output reports it
                     pass
                 found.setdefault(task, []).append(name)
         return found, unknown
 
     @staticmethod
     def probe(directory: str) -> None:
-        """A change of the directory makes an NFS client drop what it knew of its entries."""
+        """Changes the directory, so that an NFS client drops its cache of the entries."""
         try:
             path = os.path.join(directory, f"probe.{os.urandom(4).hex()}")
             os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
             os.unlink(path)
         except OSError:
-            pass  # nothing there yet, or full: opening the outputs still asks
+            pass  # no such directory yet, or a full disk; to open a file asks the server, too
 
     def remove(self) -> None:
-        """What fails is tried again: jobs that are being cancelled may write meanwhile."""
+        """Removes the directory. Tries several times, because cancelled jobs may still write."""
         for attempt in range(_REMOVALS):
             if self.is_replaced():
                 return
@@ -387,6 +426,7 @@ class RunDirectory:
 
 
 def _boot_id() -> str:
+    """A name of the present boot of this machine; "" if there is none."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return file.read().strip()
@@ -398,16 +438,16 @@ _open_writers: weakref.WeakSet[ArrayWriter] = weakref.WeakSet()
 
 
 def _leave_files_to_the_parent() -> None:
-    """Keeps a forked child from writing its copies of buffers into the files of its parent."""
+    """Keeps a forked child from writing its copies of file buffers into its parent's files."""
     for writer in list(_open_writers):
         writer.leave_to_parent()
 
 
 @contextmanager
 def _opened_directory(path: str) -> Generator[int]:
-    """A descriptor of it, for names in it. Raises: OSError, also where it is a link.
+    """Opens a directory, for functions with `dir_fd`. Raises: OSError, also if it is a link.
 
-    So nothing is removed where a link in its place leads to.
+    So no file is removed in another directory to which a link leads.
     """
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
@@ -421,14 +461,17 @@ if hasattr(os, "register_at_fork"):
 
 
 class ArrayWriter:
-    """Writes an array file, task by task. Not thread-safe."""
+    """Writes the file of one array, task by task. Not thread-safe.
+
+    The file has a temporary name until `finish`.
+    """
 
     def __init__(self, directory: RunDirectory, number: int):
         self._directory = directory
         self.number = number
         self.path = os.path.join(directory.path, f"array.{number}")
         self._temporary = f"{self.path}.tmp"
-        # In one step: Ctrl-C between two would lose the descriptor.
+        # One call of `open`: Ctrl-C between os.open and open would lose the descriptor.
         self._file = open(  # noqa: SIM115
             self._temporary,
             "xb",
@@ -443,14 +486,17 @@ class ArrayWriter:
         self._function_place = (0, 0)
 
     def _blob(self, data: bytes) -> tuple[int, int]:
+        """Writes `data`. Returns: its offset and its length, in bytes."""
         place = (self._offset, len(data))
         self._file.write(data)
         self._offset += len(data)
         return place
 
     def add(self, function: bytes, call: Iterable[bytes], key: str | None) -> None:
-        """Adds a task: its pickled function, its pickled (args, kwargs) in pieces, its key in the
-        output store.
+        """Adds a task. Raises: OSError.
+
+        `function`: pickled. `call`: the pickled (args, kwargs), in fragments. `key`: the key in the
+        output store; None if the output goes into the run directory.
         """
         if function != self._function:
             self._function, self._function_place = function, self._blob(function)
@@ -462,7 +508,7 @@ class ArrayWriter:
         self._rows.extend(row + ((0, 0) if key is None else self._blob(arrays.encode_key(key))))
 
     def finish(self, manifest: dict[str, Any]) -> int:
-        """Puts the file in its place and returns the number of its first task.
+        """Completes the file and gives it its final name. Returns: the number of its first task.
 
         Raises: OSError; RuntimeError, in a forked child.
         """
@@ -481,7 +527,7 @@ class ArrayWriter:
         return first
 
     def leave_to_parent(self) -> None:
-        """In a forked child, whose writes go nowhere from here on."""
+        """Called in a forked child: makes further writes go to /dev/null, not the parent's file."""
         self._is_parents = True
         if not self._file.closed:
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -489,10 +535,11 @@ class ArrayWriter:
             os.close(nowhere)
 
     def discard(self) -> None:
+        """Deletes the unfinished file."""
         try:
             self._file.close()
         except OSError:
-            pass  # what could not be flushed is not wanted
+            pass  # the data is not needed any more
         _open_writers.discard(self)
         if self._is_parents:
             return
@@ -503,7 +550,10 @@ class ArrayWriter:
 
 
 def _ending(file: BinaryIO, path: str) -> tuple[int, dict[str, Any]]:
-    """The length of an output file's first part, and its record. Leaves the file at its start."""
+    """The length of an output file before its record, in bytes, and the record.
+
+    Leaves the file's position at 0. Raises: OutputCutShort; OSError.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - outputs.FOOTER_BYTES))
     try:
@@ -523,5 +573,8 @@ def _outcome(file: BinaryIO, length: int, record: dict[str, Any]) -> Outcome:
 
 
 def stored_outcome(data: bytes, record: dict[str, Any]) -> Outcome:
-    """The outcome that an output store's `data` holds."""
+    """Unpickles `data` of an output store or of a journal.
+
+    Raises: any exception that unpickling raises.
+    """
     return _outcome(io.BytesIO(data), len(data), record)

@@ -1,4 +1,4 @@
-"""The life of one executor: makes its parts, and ends them.
+"""The session: makes the parts of one executor, and ends them.
 
     executor --calls--> Submitter --jobs--> scheduler --> worker
                            |                                |
@@ -6,10 +6,9 @@
        futures <------- Resolver <--Seen--- watcher <-- run directory
                            ^-ElementEnded-- prober
 
-Only the executor knows this class. The parts know each other by what they are given when they are
-made. `_state_lock` guards whether calls are taken; nothing that takes time happens under it. Open
-calls are not counted: each is in the gatherer's queue or in an array of the ledger, and these two
-are asked.
+Only the executor knows this class. A part gets the other parts that it needs as arguments when it
+is made. `_state_lock` guards whether the executor takes calls; it is held only for a short time.
+There is no counter of open calls: each is in the gatherer's queue or in an array of the ledger.
 """
 
 from __future__ import annotations
@@ -57,19 +56,23 @@ from cluster_tools.file_system import shows_files_at_once
 from cluster_tools.schedulers.base import Scheduler
 from cluster_tools.tally import Tally
 
-# How late a file of another machine may be seen: an NFS client may show an old listing for 60 s.
+# How late a file that another machine has written may become visible. An NFS client may show an old
+# listing for 60 s.
 _LATE_FILES_LOCALLY_S = 1.0
 _LATE_FILES_REMOTELY_S = 120.0
-# The last lines of a log are not worth the two minutes that a result is.
+# The same for the last lines of a log: they are less important than a result.
 _LATE_LOG_S = 3.0
-# From an abort on nobody waits longer than this, in all, for threads that may hang in a command.
+# How long to wait, in all, after an abort for threads that may hang in a command.
 _ABORT_PATIENCE_S = 10.0
-# How soon `shutdown`, which waits for all calls, notices an abort.
+# The interval at which `shutdown`, while it waits for all calls, checks for an abort.
 _ABORT_INTERVAL_S = 1.0
 
 
 class Session:
-    """Raises: OSError, PermissionError, where `cfut_dir` can't be used."""
+    """The inside of one executor of a cluster.
+
+    Raises: OSError, if `cfut_dir` can't be used. UnsafeDirectory is one.
+    """
 
     def __init__(
         self, scheduler: Scheduler, settings: Settings, observers: Sequence[Observer] = ()
@@ -86,9 +89,9 @@ class Session:
             # Captured now: `__main__.__file__` may be gone at the end of a script.
             pickling.main_module()
             self._pid = os.getpid()
-            # Until when threads are waited for, once it is aborted.
+            # After an abort: until when to wait for the threads (time.monotonic).
             self._patient_until = 0.0
-            # Reentrant: the end of an executor that is garbage may come in the middle of anything.
+            # Reentrant: the garbage collector may end an executor while its thread holds the lock.
             self._state_lock = threading.RLock()
             self._tally = Tally()
             self._failed_before = 0
@@ -113,10 +116,7 @@ class Session:
             self._heartbeat.start()
 
     def _make_parts(self, observers: Sequence[Observer]) -> None:
-        """Each part is given those that it asks, or tells what to do. None does anything yet.
-
-        Raises: OSError.
-        """
+        """Makes the parts of the executor, but starts no thread. Raises: OSError."""
         scheduler, settings, directory = self.scheduler, self.settings, self.directory
         self._observers = Observers(observers)
         self._ledger = Ledger(self._observers.on_change)
@@ -152,14 +152,14 @@ class Session:
         self.owner = Owner(self.jobs, self._cancellation)
 
     def _make_submitters(self) -> None:
-        """And the pool of pilots, where there are any. Raises: OSError."""
+        """Makes the submitters and, if the user wants pilots, their pool. Raises: OSError."""
         scheduler, settings, directory = self.scheduler, self.settings, self.directory
         self._submitter = self._new_submitter(
             on_pilots=False, max_gathering_s=lambda: scheduler.max_gathering_s
         )
         self._pool = None
-        # Gathers calls. Of its own for pilots: while some wait for room in the queue, calls reach
-        # the others.
+        # The submitter that gathers calls. With pilots it is another one than `_submitter`: while a
+        # pilot waits for room in the scheduler's queue, calls still reach the running pilots.
         self._gatherer = self._submitter
         if self._queue is not None and settings.pilot_jobs is not None:
             self._pool = PilotPool(
@@ -185,7 +185,7 @@ class Session:
         self._ended_submitters = 0
 
     def _make_probe(self) -> None:
-        """And the heartbeat."""
+        """Makes the probe and the heartbeat."""
         settings, directory = self.settings, self.directory
         self._late_files_s = (
             0.0
@@ -238,18 +238,18 @@ class Session:
         process_wide.expect_states(self._probe)
 
     def _on_replaced(self) -> None:
-        """Another directory lies where the run directory was."""
+        """Something else is in the place of the run directory."""
         self._post(Replaced(self.directory.replaced()))
 
     # -- calls --
 
     @property
     def is_of_parent(self) -> bool:
-        """In a forked child, whose copy of an executor has nothing to do."""
+        """Whether this process is a forked child: then the executor belongs to its parent."""
         return self._pid != os.getpid()
 
     def check_open(self) -> None:
-        """Raises: RuntimeError, where it takes no more calls."""
+        """Raises: RuntimeError, if the executor takes no more calls."""
         if self.is_of_parent:
             raise RuntimeError(
                 "this executor belongs to the process that this one was forked from; make another"
@@ -258,24 +258,24 @@ class Session:
             raise RuntimeError("cannot schedule new futures after shutdown")
 
     def take(self, item: Call | CallArray) -> None:
-        """Takes over these calls, in one step: after an interrupt they are taken, or they are not.
+        """Takes over these calls. If an exception interrupts it, all are taken or none.
 
-        Raises: RuntimeError, where it takes no more calls.
+        Raises: RuntimeError, if the executor takes no more calls.
         """
-        self.check_open()  # in a forked child the lock may never be free
+        self.check_open()  # before the lock, which in a forked child may never be released
         with self._state_lock:
             self.check_open()
             self._tally.note_submitted(item.count if isinstance(item, CallArray) else 1)
             self._gatherer.put(item)
 
     def count_failed(self, count: int) -> None:
-        """So many calls were submitted and have failed before they could be taken."""
+        """Counts calls that failed before they could be given to `take`."""
         self._tally.note_submitted(count)
         with self._state_lock:
             self._failed_before += count
 
     def stats(self) -> ExecutorStats:
-        """Counts by state, rate, time left."""
+        """What has become of the executor's calls until now."""
         self._count_ends()
         return self._tally.stats(self._ledger.counts[State.RUNNING])
 
@@ -290,13 +290,13 @@ class Session:
         )
 
     def has_open_calls(self) -> bool:
-        """Takes no lock."""
+        """Whether a call is not done. Takes no lock."""
         return self._gatherer.has_open_calls() or self._resolver.has_open_calls()
 
     # -- logs --
 
     def follow_log(self, future: ClusterFuture[Any]) -> None:
-        """Writes the call's log to stdout until it is done; nothing where it gets no job."""
+        """Writes the call's log to stdout until the call is done. Does nothing if it has no job."""
         try:
             job_id = future.cluster_jobid
         except Exception:
@@ -316,9 +316,10 @@ class Session:
     # -- the end --
 
     def refuse_calls(self) -> None:
+        """Takes no more calls from now on."""
         with self._state_lock:
             self.lifecycle.closed = True
-        self._gatherer.wake()  # a thread that was interrupted may not have told it of a call
+        self._gatherer.wake()  # an exception may have interrupted `put` before it woke the thread
         self._post(LessToDo())
 
     def cancel_pending(self) -> None:
@@ -327,7 +328,10 @@ class Session:
         self._post(CancelPending())
 
     def close(self, *, wait: bool) -> None:
-        """Takes no more calls; ends when those that were taken are done."""
+        """Takes no more calls, and ends the executor once all its calls are done.
+
+        `wait`: whether to wait until it has ended.
+        """
         if self.is_of_parent:
             return
         self.refuse_calls()
@@ -339,14 +343,15 @@ class Session:
             self.join()
 
     def _is_in_own_thread(self) -> bool:
-        """A callback can't wait for the thread that runs it."""
+        """Whether the caller is a callback in a thread of this executor: it can't wait for it."""
         return threading.current_thread() in (self._resolver, *self._submitters)
 
     def abort(self) -> None:
-        """Cancels all that is queued or running, if it is not to be kept.
+        """Ends the executor without waiting for its calls, and cancels its jobs.
 
-        Takes no lock: may be called after a signal. Not in the main thread, where an exception of a
-        signal's handler would end it in the middle: see `process_wide`.
+        With `keep_jobs_on_exit` the jobs go on. Takes no lock, so it may be called after a signal.
+        Must not be called in the main thread, where an exception of a signal handler could
+        interrupt it: see `process_wide`.
         """
         lifecycle = self.lifecycle
         if lifecycle.aborted:
@@ -355,7 +360,7 @@ class Session:
         lifecycle.leaves_jobs = self.settings.keep_jobs_on_exit and self.has_open_calls()
         self._patient_until = time.monotonic() + _ABORT_PATIENCE_S
         lifecycle.aborted = True
-        # Before the resolver forgets them; whatever job comes later is stopped where it is told.
+        # Read before the resolver removes the jobs. `Jobs.add` stops jobs that are added later.
         job_ids: Collection[str] = self.jobs.ids()
         self._post(Aborted())
         try:
@@ -367,12 +372,13 @@ class Session:
             self._begin_end()
 
     def join(self) -> None:
-        """After `abort`: waits for the threads, but not for a command that hangs."""
+        """After `abort`: waits for the resolver's thread, for ten seconds after the abort."""
         if self._is_in_own_thread():
             return
         self._resolver.join(max(0.0, self._patient_until - time.monotonic()))
 
     def _begin_end(self) -> None:
+        """Ends the submitters. The last one that ends has `_finish` called."""
         if not self.lifecycle.ending:
             self.lifecycle.ending = True
             for submitter in self._submitters:
@@ -384,7 +390,7 @@ class Session:
             self._finish()
 
     def _finish(self) -> None:
-        """In the resolver's thread, after everything else."""
+        """Ends the other parts. Runs in the resolver's thread, as its last work."""
         try:
             self._resolver.flush_cancellations()
             self._resolver.end_all_at_once()
@@ -392,9 +398,9 @@ class Session:
                 self._heartbeat.stop()
             self._logs.remove()
             if not self.lifecycle.leaves_jobs:
-                self.directory.remove()  # what lingers ends by this
+                self.directory.remove()  # pilots and lingering jobs notice it and end
             self.scheduler.close()
-        finally:  # whatever could not be tidied, nobody waits for this thread for ever
-            # Last: a signal's handler waits for it before it lets the process die.
+        finally:  # the thread has to end even if some of this fails
+            # Last: a signal handler waits for it before it ends the process.
             process_wide.unregister(self, self._watched, self._probe)
             self._resolver.end()

@@ -1,10 +1,9 @@
-"""Hands tasks to the scheduler, cut to its limits and to `max_workers`.
+"""Submits tasks to the scheduler, in pieces that obey its limits and `max_workers`.
 
     Selection --> pieces, each as large as the limits allow --> Scheduler.submit --> Jobs
 
-One submission is in flight at a time. No limit is asked for up front: the scheduler is asked to
-take the whole, and when it refuses for size or count the limit is looked up. What goes wrong is
-tried again, or raised.
+There is one submission at a time. Limits are looked up only after the scheduler has refused the
+whole for its size or its count. A submission that fails is tried again, or its error is raised.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from cluster_tools.schedulers.base import (
 
 _T = TypeVar("_T")
 
-# A scheduler that can't be reached is tried again for so long: restarts and failovers take minutes.
+# How long to try to reach a scheduler that does not answer: restarts and failovers take minutes.
 _UNREACHABLE_PATIENCE_S = 900.0
 _FIRST_RETRY_S = 1.0
 _MAX_RETRY_S = 30.0
-# Between two counts of the elements that hold slots, at least.
+# The shortest time between two counts of the elements that hold slots.
 _MIN_RECOUNT_S = 0.02
-# After a submission whose answer was lost, the job may show up in the queue a little later.
+# How often to look for a job whose submission had no answer: it may appear a little later.
 _FIND_TRIES = 3
 _MAX_UNCERTAIN = 5
 
@@ -49,13 +48,13 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class Aborted(Exception):
-    """The executor ends at once; what is not submitted will not be."""
+    """The executor ends, so the rest of the tasks is not submitted."""
 
 
 class Submission:
-    """One thread's way to the scheduler.
+    """Submits tasks of one executor. Belongs to one submitter thread.
 
-    `max_workers`: at most so many calls run at a time; None: no limit of ours.
+    `max_workers`: how many calls may run at a time; None: as many as the scheduler allows.
     """
 
     def __init__(
@@ -76,32 +75,32 @@ class Submission:
         self._cancellation = cancellation
         self._lifecycle = lifecycle
         self._max_workers = max_workers
-        # Wakes the thread when there may be room in the scheduler's queue, or the executor ends. No
-        # Event: those who wake may do so in the middle of anything.
+        # Wakes the thread when there may be room in the scheduler's queue, or when the executor
+        # ends. Not an Event: `wake` may interrupt any code, and must not wait for an Event's lock.
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._waiting = False
         self._room_interval_s = _FIRST_RETRY_S
 
     def wake(self) -> None:
-        """In any thread."""
+        """Wakes the thread if it waits. May be called in any thread."""
         self._wakes.put(None)
 
     def make_room(self) -> None:
-        """An element has ended. In any thread."""
+        """An element has ended, so there may be room for others. May be called in any thread."""
         if self._waiting:
             self.wake()
 
     def submit(self, selection: Selection) -> None:
-        """Submits these tasks in pieces; `selection` keeps what is left.
+        """Submits these tasks in pieces, and removes each submitted piece from `selection`.
 
-        Raises: Aborted; whatever the scheduler raises for good, or the disk.
+        Raises: Aborted; SchedulerError, if trying again does not help; OSError; NotOurs.
         """
         self._check()
         cutter = Cutter(self._scheduler, self._jobs.elements_in_queue)
         array = selection.array
         while selection.positions:
             count = cutter.size(len(selection.positions))
-            if self._all_over(array, selection.positions[:count]):  # cancelled meanwhile
+            if self._all_over(array, selection.positions[:count]):  # all were cancelled
                 selection.positions = selection.positions[count:]
                 continue
             at_a_time = None
@@ -134,11 +133,10 @@ class Submission:
             selection.positions = selection.positions[count:]
 
     def _free_slots(self, limit: int, count: int) -> int:
-        """How many of `count` elements may run now, where no more than `limit` run at a time.
+        """How many of `count` elements may run now, if no more than `limit` may run at a time.
 
-        An array holds as many slots as its open elements can fill, so the next one is not throttled
-        for itself alone. A long one waits until all are free: else it would go in by many small
-        submissions.
+        Each job holds as many slots as its open elements can fill, within its own `at_a_time`. A
+        large array waits until all slots are free; otherwise it would need many small submissions.
         """
         held = self._jobs.slots_held()
         if held and count > 2 * limit:
@@ -146,9 +144,9 @@ class Submission:
         return max(0, limit - held)
 
     def _wait_for_slots(self) -> None:
-        """Until an element has ended, or for a while.
+        """Waits until an element has ended, or for a second.
 
-        Counting costs something: so not for each of many.
+        Elements that end closely after each other wake it once, because counting slots takes time.
         """
         self._sleep(_FIRST_RETRY_S)
         time.sleep(_MIN_RECOUNT_S)
@@ -157,18 +155,20 @@ class Submission:
         self._check()
 
     def _revoke_cancelled(self, job: Job) -> None:
-        """What was cancelled does not begin even if its element does."""
+        """Revokes the cancelled tasks of the job: their elements will be submitted, too."""
         for position in job.positions:
             if job.array.is_over(position):
                 self._cancellation.revoke(job.array, position)
 
     @staticmethod
     def _all_over(array: TaskArray, positions: Sequence[int]) -> bool:
+        """Whether all these tasks are over."""
         return all(array.is_over(position) for position in positions)
 
     def _wait_for_room(self, job: Job, leaving: int, refusal: SchedulerError) -> None:
-        """Until so many of our own elements have left the queue, or for a while: others' may be in
-        the way.
+        """Waits until `leaving` elements of this executor have left the queue, or for a time.
+
+        The time has a limit because jobs of other programs may be what fills the queue.
         """
         if self._room_interval_s == _FIRST_RETRY_S:  # the first time
             _logger.warning(
@@ -187,11 +187,14 @@ class Submission:
             if self._all_over(job.array, job.positions):
                 return
             self._sleep(_FIRST_RETRY_S)
-        # What has just ended is counted by the scheduler for a moment longer.
+        # The scheduler counts elements for a moment after they have ended.
         self._pause(_FIRST_RETRY_S / 2)
 
     def _submit(self, job: Job) -> str:
-        """Submits until the scheduler has taken it or refuses for good. Returns: the job's id."""
+        """Submits one job, and tries again if that may help. Returns: the job's id.
+
+        Raises: Aborted; SchedulerError; OSError; NotOurs.
+        """
         runs_pilots = job.array.runs_pilots
         request = ArrayRequest(
             name=job.array.name,
@@ -201,14 +204,14 @@ class Submission:
             command=self._arrays.worker_command(job),
             working_directory=job.array.working_directory,
             run_directory=self._directory.path,
-            # What a pilot has not begun goes to the others.
+            # A pilot that ends is replaced by the pool, so the scheduler need not restart it.
             may_run_again=not runs_pilots,
             warning_s=WARNING_S if runs_pilots else None,
             at_a_time=job.at_a_time,
         )
 
         def submit() -> str:
-            if self._directory.is_replaced():  # what the scheduler would read there is not ours
+            if self._directory.is_replaced():  # its files may be another user's
                 raise self._directory.replaced()
             return self._scheduler.submit(request)
 
@@ -229,7 +232,10 @@ class Submission:
                     raise
 
     def _reach(self, ask: Callable[[], _T]) -> _T:
-        """Asks until the scheduler can be reached. Raises: Unreachable, after minutes."""
+        """Calls `ask` until the scheduler can be reached. Returns: what `ask` returns.
+
+        Raises: Unreachable, after 15 minutes; Aborted; other exceptions of `ask`.
+        """
         began = time.monotonic()
         retry_s = _FIRST_RETRY_S
         while True:
@@ -244,7 +250,7 @@ class Submission:
             retry_s = min(_MAX_RETRY_S, retry_s * 2)
 
     def _pause(self, seconds: float) -> None:
-        """Sleeps, but not beyond the end of an executor that ends at once."""
+        """Sleeps for `seconds`. Raises: Aborted, as soon as the executor ends."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             self._check()
@@ -252,7 +258,7 @@ class Submission:
         self._check()
 
     def _sleep(self, seconds: float) -> None:
-        """Until somebody wakes the thread, at the longest so long."""
+        """Sleeps until `wake` is called, but at most for `seconds`."""
         self._waiting = True
         try:
             self._wakes.get(timeout=seconds)
@@ -262,5 +268,6 @@ class Submission:
             self._waiting = False
 
     def _check(self) -> None:
+        """Raises: Aborted, if the executor ends."""
         if self._lifecycle.aborted or self._lifecycle.ending:
             raise Aborted

@@ -1,10 +1,10 @@
-"""What to do about a task whose element has ended, while its output has not been seen.
+"""Decides what to do about a task whose element has ended and whose output was not seen.
 
     Evidence: what the scheduler and the run directory say --+
     Policy: how often a task goes in again ------------------+--> decide() --> a verdict
 
-Looks at nothing and does nothing: whoever asks has looked, and acts on what he is told. So the
-rules are one table, which `tests/unit/test_verdicts.py` shows.
+The functions only decide: the caller collects the evidence before, and acts on the verdict. So the
+rules can be tested as one table, which is in `tests/unit/test_verdicts.py`.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from dataclasses import dataclass
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY, EXIT_REFUSED
 from cluster_tools.schedulers.base import Cause, Ending
 
-# The element did not end by what its call did: one that never began may go in again.
+# Causes that are not the call's fault: a task that has not begun may go in again.
 _NOT_THE_CALLS_FAULT = (Cause.NODE_FAILURE, Cause.PREEMPTED)
-# These may have been by the signal after which a call's failure counts only if its element does not
-# run again.
+# Causes that a signal may have. A call that fails after a signal writes a failure that counts only
+# if its element does not run again.
 _BY_A_SIGNAL = (Cause.EXIT, Cause.LOST)
-# The worker has claimed the task and not begun the call.
+# Exit codes of a worker that may have claimed the task, but has not begun the call.
 _NEVER_BEGAN = (EXIT_REFUSED, EXIT_NO_ARRAY)
-# A shell's exit code is this plus the signal's number, where a signal has ended the command.
+# If a signal ends a command, the shell's exit code is this plus the number of the signal.
 _SIGNALLED = 128
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of a task when its element has ended.
+    """What is known about a task when its element has ended.
 
     Attributes:
-        ending: What the scheduler says of the element.
+        ending: What the scheduler says about the element.
         element: The element, `<jobid>` or `<jobid>_<index>`.
         submission: How often the task has gone in again.
-        claim: Who has claimed the task last, as `element`; "" where that is not written yet; None:
-            nobody has.
+        claim: The last element that has claimed the task, in the form of `element`; "" if it is not
+            written into the claim yet; None if there is no claim.
         has_left: The element found that its client was silent, and left without a claim.
-        is_interrupted: A failure was written after a signal. Looked for where
+        is_interrupted: The call has written a failure after a signal. Only looked for if
             `may_be_by_a_signal(ending)`.
-        directory_is_gone: Somebody has deleted the run directory: nothing tells what has begun.
+        directory_is_gone: Somebody has deleted the run directory, so it is not known what has
+            begun.
         is_pilot: The task is a pilot.
     """
 
@@ -60,10 +61,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Policy:
-    """At most so many submissions of a task that has not begun.
+    """How many submissions a task that has not begun may have.
 
-    `max_after_silence`: where its elements found the client silent. They do so as often as somebody
-    stops the client, so this is only for clocks that are wrong.
+    Attributes:
+        max_submissions: After causes that are not the call's fault.
+        max_after_silence: After elements that found the client silent. That may happen often, as
+            whenever the client is suspended, so this limit is only for clocks that are wrong.
     """
 
     max_submissions: int = 4
@@ -75,14 +78,14 @@ NEVER_AGAIN = Policy(max_submissions=0, max_after_silence=0)
 
 @dataclass(frozen=True)
 class TakeInterrupted:
-    """The failure that was written after a signal is the call's: it does not run again."""
+    """The failure that the call has written after a signal counts: it does not run again."""
 
 
 @dataclass(frozen=True)
 class GoesInAgain:
     """The task is submitted again.
 
-    `why`: for the log. `after_silence`: since its client was silent.
+    `why`: the reason, for the log. `after_silence`: whether the element found its client silent.
     """
 
     why: str
@@ -91,15 +94,17 @@ class GoesInAgain:
 
 @dataclass(frozen=True)
 class Follow:
-    """The task is run by this element of an earlier submission, which was thought lost."""
+    """Another element, of a submission that was taken to be lost, runs the task."""
 
     element: str
 
 
 @dataclass(frozen=True)
 class Fail:
-    """The future fails, unless its output is in the output store: then its job died before it could
-    say so.
+    """The future fails, unless the output store has the output.
+
+    The store has it if the job has died after it wrote to the store, and before it wrote the record
+    into the run directory.
     """
 
     cause: Cause
@@ -109,14 +114,15 @@ Verdict = TakeInterrupted | GoesInAgain | Follow | Fail
 
 
 def may_be_by_a_signal(ending: Ending) -> bool:
-    """Whether a failure that was written after a signal may be the reason."""
+    """Whether the reason of this ending may be a failure that was written after a signal."""
     return ending.cause in _BY_A_SIGNAL
 
 
 def decide(evidence: Evidence, policy: Policy) -> Verdict:
+    """Returns what to do about the task."""
     ending, submissions = evidence.ending, evidence.submission + 1
     if evidence.directory_is_gone:
-        pass  # what has begun is not known: nothing goes in again
+        pass  # it is not known whether the task has begun, so it must not go in again
     elif evidence.claim is None and evidence.has_left:
         if submissions < policy.max_after_silence:
             return GoesInAgain("this client was silent for too long", after_silence=True)
@@ -133,7 +139,8 @@ def decide(evidence: Evidence, policy: Policy) -> Verdict:
 
 def _cause(evidence: Evidence) -> Cause:
     ending = evidence.ending
-    # Another pilot may do better than one that was killed.
+    # A pilot that was killed says nothing about others, so its cause is not NEVER_STARTED, after
+    # which no other pilots are started.
     is_killed_pilot = evidence.is_pilot and _was_killed(ending)
     if ending.cause is Cause.EXIT and not evidence.has_begun and not is_killed_pilot:
         return Cause.NEVER_STARTED
@@ -141,5 +148,5 @@ def _cause(evidence: Evidence) -> Cause:
 
 
 def _was_killed(ending: Ending) -> bool:
-    """Whether a signal has ended it, as far as is known. Slurm has exit code 0 beside a signal."""
+    """Whether a signal may have ended the element. After a signal, Slurm reports exit code 0."""
     return ending.exit_code in (None, 0) or ending.exit_code > _SIGNALLED

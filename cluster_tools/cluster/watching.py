@@ -1,12 +1,13 @@
-"""Notices what workers leave in the run directories, and that all executors are to end at once.
+"""The watcher: notices new files of workers, and the request to abort all executors.
 
-    signal handler --byte--> pipe --+
-                                    +--> watcher thread: lists directories --names--> resolvers
-    submissions ------byte--> pipe -+
+    signal handler --byte--+
+                           +--> pipe --> watcher thread: lists directories --names--> resolvers
+    submissions -----byte--+
 
-One thread for all executors of the process. It only notices: it opens no output, waits for no lock
-that the main thread may hold, and runs no command, so that nothing can hold it up. The interval of
-looking is a small part of the time since something was last found, between 20 ms and 1 s.
+One thread does this for all executors of the process. It reads no output, runs no command, and
+waits for no lock that the main thread may hold, so that nothing can delay it. The interval between
+two listings is a small part of the time since something new was found, from 20 ms to 1 s; for
+journals of pilots, from 5 ms.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from cluster_tools.cluster.joinable_thread import JoinableThread
 
 _MIN_INTERVAL_S = 0.02
 _MAX_INTERVAL_S = 1.0
-# A result is noticed at most this part of its waiting time late.
+# The interval between two listings, as a part of the time since something new was found. So a
+# result is noticed late by at most this part of its waiting time.
 _INTERVAL_PART = 0.05
-# Looking takes at most this part of the time, however many directories there are.
+# The largest part of the time that the listings of one run directory may take.
 _MAX_LOAD = 0.1
 
 _WAKE = b"w"
@@ -34,11 +36,14 @@ _logger = logging.getLogger("cluster_tools")
 
 
 class Watched:
-    """A run directory to be looked at.
+    """A run directory that the watcher lists.
 
-    `open_tasks`: shard -> number of its tasks that are waited for; kept by the resolver.
-    `post`: takes the names that were not there at the last look. `on_replaced`: called once, when
-    another directory has taken its place.
+    Arguments:
+        post: Called with the names that were not there at the last look.
+        on_replaced: Called once, if something else is in the place of the directory.
+
+    Attributes:
+        open_tasks: Shard -> how many of its tasks have not ended. The resolver updates it.
     """
 
     min_interval_s = _MIN_INTERVAL_S
@@ -58,11 +63,12 @@ class Watched:
         self.next_look = 0.0
 
     def expect(self) -> None:
-        """Something was submitted: look often from now on."""
+        """Look often from now on: tasks were submitted."""
         self._last_news = time.monotonic()
         self.next_look = 0.0
 
     def look(self) -> None:
+        """Lists the directory once, posts the new names, and sets the time of the next look."""
         began = time.monotonic()
         if self._is_replaced or own_files.identity(self.path) not in (self._identity, None):
             if not self._is_replaced:
@@ -87,14 +93,18 @@ class Watched:
         self.next_look = now + max(self.min_interval_s, interval, (now - began) / _MAX_LOAD)
 
     def _news(self) -> list[str]:
-        """What is new. Raises: OSError, where it can't be listed; then the next look finds it."""
+        """The names that are new since the last look.
+
+        Raises: OSError, if a shard can't be listed and nothing new is in the others. The next look
+        finds what was missed.
+        """
         news: list[str] = []
         error: OSError | None = None
         shards = list(self.open_tasks)
         for shard in [shard for shard in self._listed if shard not in self.open_tasks]:
             del self._listed[shard]
         for shard in shards:
-            try:  # a shard is made by its first worker
+            try:  # a missing shard has no names: its first worker makes it
                 names = set(own_files.listed(os.path.join(self.path, str(shard))))
             except OSError as exc:
                 error = exc
@@ -107,13 +117,17 @@ class Watched:
 
 
 class Watcher(JoinableThread):
-    """`pipe`: non-blocking. `on_end`: called in this thread after END was written to it."""
+    """The thread that lists all watched directories of the process.
+
+    `pipe`: its read end and its write end, both non-blocking. `on_end`: called in this thread after
+    END was written to the pipe.
+    """
 
     def __init__(self, pipe: tuple[int, int], on_end: Callable[[], None]):
         super().__init__("cluster_tools-watcher")
         self._on_end = on_end
         self._read_end, self._write_end = pipe
-        # Only whole-dict operations, which need no lock.
+        # Path -> what to look at. Needs no lock: each operation on it is atomic.
         self._watched: dict[str, Watched] = {}
         self._ended = False
 
@@ -128,10 +142,11 @@ class Watcher(JoinableThread):
         self.write(_WAKE)
 
     def write(self, byte: bytes) -> None:
+        """Writes _WAKE or END to the pipe. Takes no lock."""
         try:
             os.write(self._write_end, byte)
         except BlockingIOError:
-            pass  # full of wakes: it will wake
+            pass  # the pipe is full, so the thread will wake anyway
 
     def stop(self) -> None:
         self._ended = True
@@ -141,7 +156,7 @@ class Watcher(JoinableThread):
         while not self._ended:
             try:
                 self._wait_and_look()
-            except Exception:  # nobody else would notice anything any more
+            except Exception:  # without this thread, no output would be noticed any more
                 _logger.exception("the watcher goes on after an unexpected error")
                 time.sleep(_MAX_INTERVAL_S)
 
@@ -150,7 +165,7 @@ class Watcher(JoinableThread):
         timeout = None
         if waiting:
             timeout = max(0.0, min(w.next_look for w in waiting) - time.monotonic())
-        # Not select(), which fails where the process has many files open.
+        # Not select.select, which fails for descriptors above 1023.
         poll = select.poll()
         poll.register(self._read_end, select.POLLIN)
         woken = poll.poll(None if timeout is None else timeout * 1000)
