@@ -1,10 +1,10 @@
-"""What is known about a call (`future.cluster_stats`) and about all of an executor (`stats()`).
+"""Records of what is known about a call (`future.cluster_stats`) and an executor (`stats()`).
 
     measured in the job or worker --Measured--> call_stats() --> CallStats
     known to the client (submission, job, log) ------^
 
-Records only, made when somebody asks. They are public: fields may be added, none changes its
-meaning.
+A record is made when it is asked for, and does not change afterwards. Records are public: fields
+may be added, but no field changes its meaning.
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CallStats:
-    """What is known about a call by now: of its last attempt, where there were several.
+    """What is known about a call now. If it had several attempts, this is about the last.
 
-    What is not known, or not yet, is None. Times are seconds since the epoch, as of `time.time()`.
-    They are of two clocks, which may differ: times of the same clock can be subtracted from each
-    other, the time that a call has waited is as good as the clocks agree.
+    An attribute that is not known, or not yet, is None. Times are seconds since the epoch, as from
+    `time.time()`. The client and the node have different clocks. So the difference of `started_at`
+    and `submitted_at` is only as exact as these two clocks agree.
 
     Attributes:
         submitted_at: When the call was submitted, by the client's clock.
-        started_at: When a worker began with it, by the clock of the node: before it loads the
-            function and its arguments.
-        ended_at: When its output was there, by the clock of the node: after the result was pickled.
-            `ended_at - started_at` is the duration, even if the clock was set meanwhile.
-        node: The name of the node, as the node itself has it.
-        job_id: The scheduler's id of the job or of the array's element; None where there is no
-            scheduler. On a pilot, the pilot's.
-        attempt: Which attempt this is, from 1.
-        peak_memory_bytes: The most memory that the call's process has had resident until the end of
-            the call. In a process that has run other calls before (a pilot, a pool's worker,
-            `sequential`) it may have been for one of those.
-        cpu_s: User and system time, in seconds, that the call's process has used during the call,
-            with that of child processes which it has waited for. Right to ten milliseconds.
-        log: The path of the file with what the call has printed; None where calls have no logs.
+        started_at: When a worker began with the call, by the node's clock. This is before it loads
+            the function and its arguments.
+        ended_at: When the call's output was complete, by the node's clock. This is after the result
+            was pickled. `ended_at - started_at` is the duration, even if the clock was set
+            meanwhile.
+        node: The name of the node, as the node itself reports it.
+        job_id: The scheduler's id of the job, or of the array's element; of the pilot, if a pilot
+            runs the call. None if there is no scheduler.
+        attempt: The number of this attempt, from 1.
+        peak_memory_bytes: The largest resident memory of the call's process until the end of the
+            call. If the process has run other calls before (a pilot, a pool's worker,
+            `sequential`), one of those may have needed it.
+        cpu_s: User and system CPU time, in seconds, of the call's process during the call. Includes
+            child processes that have ended and were waited for. Exact to ten milliseconds.
+        log: The path of the file with what the call has printed; None if calls have no logs.
     """
 
     submitted_at: float | None = None
@@ -66,8 +67,8 @@ def call_stats(
     """Makes the record of a call from its parts.
 
     Arguments:
-        measured: What the job has measured, once the call has ended.
-        started_at, node: Used where there is no `measured` yet: of a call that runs.
+        measured: What the job has measured; None until the call has ended.
+        started_at, node: Used if `measured` is None, so of a call that runs.
         others: As in `CallStats`.
     """
     if measured is None:
@@ -87,21 +88,22 @@ def call_stats(
 
 @dataclass(frozen=True, slots=True)
 class ExecutorStats:
-    """What has become of the calls of an executor, at one time.
+    """How many calls of an executor are in each state, at one time.
 
-    Each call is counted in one of the first five; of a `map`, each item is a call.
+    Each call is counted in exactly one of the first five attributes. Each item of a `map` is a
+    call.
 
     Attributes:
-        waiting: Calls that are submitted and are not known to run.
+        waiting: Calls that were submitted and are not known to run.
         running: Calls that run.
         done: Calls that have returned.
-        failed: Calls that have raised, or were ended from outside.
+        failed: Calls that have raised an exception, or were ended from outside.
         cancelled: Calls that were cancelled before they ran.
-        rate: How many calls end in a second, lately: over about ten seconds, and where fewer end,
-            over the time in which the last twenty ended. Time in which there were none is not
-            counted. 0.0 where none has.
-        time_left_s: How long what waits and runs will take at that rate, in seconds; None where the
-            rate is not known.
+        rate: How many calls end in a second. Measured over about the last ten seconds; if calls end
+            rarely, over the time since about the last twenty. Time in which the executor had no
+            open calls does not count. 0.0 if no call has ended.
+        time_left_s: How many seconds the waiting and running calls will take at this rate; None if
+            the rate is not known.
     """
 
     waiting: int

@@ -1,6 +1,6 @@
-"""Logs each call that failed once, but not thousands of them.
+"""Logs failed calls, one line for each, but at most ten lines for an array.
 
-Knows futures and exceptions. Where a call ran is only a text here.
+This module knows futures and exceptions. It gets the place where a call ran as a text.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from typing import Any
 
 from cluster_tools.function_name import exception_text, type_name
 
-_MAX_LINES_PER_ARRAY = 10  # more would say nothing new, and make the rest of the log hard to read
+_MAX_LINES_PER_ARRAY = 10  # more lines would seldom say more, and would hide the rest of the log
 
 _logger = logging.getLogger("cluster_tools")
 
 
 def _handle_safely(record: logging.LogRecord) -> None:
-    """Replaces our logger's `handle`, so that exceptions of handlers end none of our threads.
+    """Replaces `handle` of the logger "cluster_tools".
 
-    Handlers of `logging` itself raise if stderr was closed.
+    So an exception of a logging handler can't end a thread of an executor. The handlers of the
+    standard library raise if stderr was closed.
     """
     try:
         type(_logger).handle(_logger, record)
@@ -38,8 +39,8 @@ vars(_logger)["handle"] = _handle_safely
 class FailureLog:
     """Logs the failures of the calls of one array.
 
-    The first ten get a line each, at level error. If there are more, one more line has their number
-    when all calls are done.
+    Each of the first ten failures is logged in one line, at level ERROR. If there are more, one
+    more line says how many when all calls are done.
 
     Arguments:
         count: How many calls the array has.
@@ -52,18 +53,18 @@ class FailureLog:
         self._counts_lock = threading.Lock()
 
     def note(self, exception: BaseException | None, where: str) -> None:
-        """To be called once for each call of the array, from any thread.
+        """Notes that a call has ended. Called once for each call, in any thread.
 
         Arguments:
-            exception: What the call raised. None and `CancelledError` are no failures.
-            where: The call and its job, as the beginning of a sentence.
+            exception: What the call has raised. None and `CancelledError` are no failures.
+            where: Names the call and its job, as the beginning of a sentence.
         """
         if exception is not None and not issubclass(type(exception), CancelledError):
             self.note_failure(exception, where)
         self.note_ends(1)
 
     def note_ends(self, count: int) -> None:
-        """So many calls have ended; those that failed were noted before."""
+        """Notes that `count` calls have ended. Their failures were noted before."""
         with self._counts_lock:
             self._ended += count
             is_last = count > 0 and self._ended == self._count
@@ -71,6 +72,7 @@ class FailureLog:
             self.say_count()
 
     def note_failure(self, exception: BaseException, where: str) -> None:
+        """Notes that a call has failed, without noting its end."""
         with self._counts_lock:
             self._failed += 1
             failed = self._failed
@@ -78,7 +80,7 @@ class FailureLog:
             _logger.error("%s failed: %s", where, first_line(exception))
 
     def say_count(self) -> None:
-        """All calls have ended."""
+        """Logs how many calls have failed, if not all were listed. Called when all have ended."""
         if self._failed > _MAX_LINES_PER_ARRAY:
             _logger.error(
                 "%d of %d calls failed; the first %d are listed above",
@@ -99,7 +101,7 @@ class FailureLog:
 def first_line(exception: BaseException) -> str:
     """The exception's class and the first line of its message.
 
-    If the message is a traceback, its line with the exception.
+    If the message is a traceback, then the first line of it that names the exception.
     """
     name = type_name(exception)
     text = exception_text(exception).removeprefix(name).removeprefix(": ")

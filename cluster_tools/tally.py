@@ -1,4 +1,4 @@
-"""Counts the calls of an executor by how they end, and how many end in a second."""
+"""Counts the calls of an executor by how they end, and measures how many end in a second."""
 
 from __future__ import annotations
 
@@ -8,34 +8,37 @@ from time import monotonic
 
 from cluster_tools.call_stats import ExecutorStats
 
-# The rate is that of the time between now and the oldest sample.
+# The rate is measured from the oldest sample until now.
 _SAMPLE_COUNT = 20
 _SAMPLE_INTERVAL_S = 0.5
 
 
 class Tally:
-    """Has to be told of each call when it is submitted, and when it has ended; in any thread.
+    """The counts of one executor's calls, and the rate at which they end.
 
-    Its clock stands still while all calls have ended: that is no time in which few have.
+    Its methods have to be called when calls are submitted and when they have ended. They may be
+    called in any thread. Time in which there are no open calls does not count for the rate.
     """
 
     def __init__(self) -> None:
-        # Reentrant: what is collected as garbage may cancel calls at any time.
+        # Reentrant: the garbage collector may run in the thread that holds it, and cancel calls.
         self._counts_lock = threading.RLock()
         self._open = self._done = self._failed = self._cancelled = 0
         self._idle_since = monotonic()
         self._idle_s = 0.0
-        # (time by our clock, how many had ended by then).
+        # (monotonic time less the idle time, how many calls had ended by then)
         self._samples = deque([(self._idle_since, 0)], maxlen=_SAMPLE_COUNT)
         self._next_sample_at = self._idle_since + _SAMPLE_INTERVAL_S
 
     def note_submitted(self, count: int = 1) -> None:
+        """Counts calls that were submitted."""
         with self._counts_lock:
             if not self._open:
                 self._idle_s += monotonic() - self._idle_since
             self._open += count
 
     def note_ended(self, done: int = 0, failed: int = 0, cancelled: int = 0) -> None:
+        """Counts more calls that have ended."""
         with self._counts_lock:
             self._done += done
             self._failed += failed
@@ -50,7 +53,7 @@ class Tally:
                 self._samples.append((now, self._ended))
 
     def set_ended(self, *, done: int, failed: int, cancelled: int) -> None:
-        """How many calls have ended by now, as whoever tells this has counted."""
+        """Sets how many calls have ended until now. For a caller that counts them itself."""
         with self._counts_lock:
             if done + failed + cancelled != self._ended:
                 self.note_ended(
@@ -60,7 +63,11 @@ class Tally:
                 )
 
     def stats(self, running: int | None) -> ExecutorStats:
-        """`running`: at most so many of those that have not ended run; None: all of them."""
+        """The counts and the rate now.
+
+        `running`: how many of the open calls run; a number above that of the open calls is reduced
+        to it. None: all of them.
+        """
         with self._counts_lock:
             rate = self._rate()
             running = self._open if running is None else min(running, self._open)
@@ -79,6 +86,7 @@ class Tally:
         return self._done + self._failed + self._cancelled
 
     def _rate(self) -> float:
+        """How many calls end in a second; 0.0 if none has ended."""
         now = monotonic() if self._open else self._idle_since
         since, ended = self._samples[0]
         seconds = now - self._idle_s - since

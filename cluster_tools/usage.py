@@ -1,13 +1,13 @@
-"""Measures calls in the process that runs them: their times, CPU time and memory.
+"""Measures calls in the process that runs them: start, end, CPU time and memory.
 
     meter = Meter()            once in a process
     began = meter.begin()      before each call
-    used = meter.end(began)    after it
+    used = meter.end(began)    after the call
 
-The kernel needs two microseconds to tell what a process has used, which is much beside a call that
-does nothing. So after calls of less than a millisecond it is asked once in ten: CPU times are right
-to these ten milliseconds, and those of shorter calls in their sum. Workers import this when they
-start: it imports next to nothing itself.
+getrusage(2) takes two microseconds, which is much for a call that does nothing. So after a call of
+less than one millisecond, it is used only if its last result is more than ten milliseconds old. The
+CPU time of a short call is therefore exact to ten milliseconds, and the sum for many is exact.
+Workers import this module when they start, so it imports very little itself.
 """
 
 from __future__ import annotations
@@ -18,32 +18,35 @@ from time import monotonic_ns, process_time_ns, time_ns
 
 TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
-    # When a call began, by the clocks that tell the date and durations, and the CPU time of its
-    # process until then. All in nanoseconds.
+    # When a call began, by time_ns and by monotonic_ns, and the CPU time of its process until then.
+    # All in nanoseconds.
     Beginning = tuple[int, int, int]
-    # Start and end of a call since the epoch and its CPU time, in nanoseconds; the greatest
-    # resident set of its process so far, in bytes: 0 where the system does not tell (Windows).
+    # The start and the end of a call since the epoch, and its CPU time, all in nanoseconds; the
+    # largest resident set of its process so far, in bytes (0 on Windows, where it is not known).
     Used = tuple[int, int, int, int]
 
-# A call that took longer is measured by itself.
+# The usage is always read after a call that took longer.
 _BRIEF_NS = 1_000_000
-# What was read before is good for so long.
+# For how long the usage that was read last is used again.
 _FRESH_NS = 10_000_000
 _NS_PER_S = 1_000_000_000
-# getrusage(2): Linux counts resident sets in kibibytes, macOS in bytes.
+# The unit of `ru_maxrss` in getrusage(2): kibibytes on Linux, bytes on macOS.
 _MEMORY_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
 
 
 class Meter:
-    """Measures the calls of this process. Calls that overlap each get what all of them used."""
+    """Measures the calls of this process.
+
+    If calls overlap in time, each gets the CPU time that all of them have used.
+    """
 
     def __init__(self) -> None:
         self._read_at_ns = 0
         self._cpu_ns = 0
         self._peak_bytes = 0
-        # Up to this size, getrusage tells of the program that ran in this process before an `exec`:
-        # on Linux a worker that a large client has started seems to be as large. Then /proc is
-        # asked.
+        # On Linux, `ru_maxrss` includes the program that ran in this process before an exec: the
+        # worker of a large client seems to be as large as the client. A value up to this one may
+        # come from there, so the value from /proc is used instead.
         self._inherited_bytes = 0
         try:
             import resource
@@ -57,14 +60,17 @@ class Meter:
             self._inherited_bytes, self._peak_bytes = self._peak_bytes, high_water_bytes
 
     def begin(self) -> Beginning:
-        """What `end` is to be given."""
+        """Returns the argument for `end`. Called immediately before the call."""
         now = monotonic_ns()
         if now - self._read_at_ns > _FRESH_NS:
             self._read(now)
         return time_ns(), now, self._cpu_ns
 
     def end(self, beginning: Beginning) -> Used:
-        """What the call has used. It never ends before it began, even if the clock was set back."""
+        """Returns what the call has used. Called immediately after the call.
+
+        The end is the start plus the duration, even if the system's clock was set meanwhile.
+        """
         started_ns, began_ns, cpu_ns = beginning
         now = monotonic_ns()
         took_ns = now - began_ns
@@ -87,9 +93,9 @@ class Meter:
 
 
 def _high_water_bytes() -> int:
-    """The greatest resident set of the program that runs here, where Linux tells it; else 0.
+    """The largest resident set of the program in this process, in bytes; 0 if it is not known.
 
-    VmHWM in https://docs.kernel.org/filesystems/proc.html
+    Only Linux tells it: VmHWM in https://docs.kernel.org/filesystems/proc.html
     """
     try:
         fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)

@@ -1,1 +1,1 @@
-"""Observers: they are told what happens to calls, and ask nobody."""
+"""Observers: objects that get the events of an executor's calls."""

@@ -1,4 +1,4 @@
-"""Says in the log which calls of a cluster's executor failed."""
+"""Logs which calls of an executor on a cluster have failed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from cluster_tools.failure_log import FailureLog
 
 
 class FailureObserver:
-    """A `FailureLog` for each array of an executor that has failures."""
+    """An observer with one `FailureLog` for each array that has failed tasks."""
 
     observes_tasks = False
 
