@@ -1,7 +1,6 @@
-"""What queueing systems' commands have in common: each has a time limit, and ends in its words or
-in an exception.
+"""Runs the commands of schedulers, each with a time limit.
 
-Knows processes and text, and no queueing system.
+This module knows processes and text, and no scheduler.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from cluster_tools.schedulers.script import encoded
 
 
 class CommandFailed(SchedulerError):
-    """A command answered with an error. `exit_code`: None where it could not be started."""
+    """A command has answered with an error. `exit_code`: None if it could not be started."""
 
     def __init__(self, words: str, exit_code: int | None = None):
         super().__init__(words)
@@ -33,8 +32,13 @@ def run(
 ) -> str:
     """Runs a command and returns what it prints to stdout.
 
-    `where_missing`: what to look at where there is no such command. `umask`: -1: ours.
-    Raises: Unreachable, where it is ended before it answers; CommandFailed with its own words.
+    Arguments:
+        timeout_s: After so many seconds the command is killed.
+        where_missing: The end of the message if there is no such command: what to check.
+        umask: The umask of the command; -1: that of this process.
+
+    Raises: Unreachable, if the command can't run or is ended before it answers; CommandFailed, with
+    the command's own message, if it ends with an exit code above 0 or does not exist.
     """
     try:
         done = exit_status.run(
@@ -44,7 +48,7 @@ def run(
             timeout=timeout_s,
             env=environment,
             umask=umask,
-            start_new_session=True,  # a Ctrl-C at the terminal is for the client
+            start_new_session=True,  # Ctrl-C at the terminal must not end the command
         )
     except subprocess.TimeoutExpired as exc:
         raise Unreachable(f"{command[0]} did not answer within {timeout_s} s") from exc
@@ -62,7 +66,7 @@ def run(
 
 
 def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
-    """(first, last) of each run: (0, 3), (7, 7) for 0, 1, 2, 3, 7."""
+    """Groups consecutive numbers as (first, last): 0, 1, 2, 3, 7 becomes (0, 3), (7, 7)."""
     found: list[tuple[int, int]] = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:

@@ -1,15 +1,16 @@
-"""The sentences about how a job's process has ended that queueing systems have in common."""
+"""Endings of a job's process that several schedulers have in common, as sentences for users."""
 
 from __future__ import annotations
 
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY
 from cluster_tools.schedulers.base import Cause, Ending
 
-# What shells say of a command that can't be run, or is not there.
+# Exit codes of a shell if the command can't be executed (126) or is not found (127).
 _NO_COMMAND = (126, 127)
 
 
 def log_not_written(on_node: str, look: str) -> Ending:
+    """The job could not open its log. Arguments as in `process_ended`."""
     return Ending(
         Cause.NEVER_STARTED,
         f"The log could not be written{on_node}: its directory has to be on a disk that the nodes "
@@ -21,9 +22,14 @@ def log_not_written(on_node: str, look: str) -> Ending:
 def process_ended(
     exit_code: int | None, signal: int, on_node: str, look: str, word: str = ""
 ) -> Ending:
-    """`signal`: which has ended it, else 0.
+    """The job's process has ended.
 
-    `look`: what shows more. `word`: the queueing system's own.
+    Arguments:
+        exit_code: None if it is not known.
+        signal: The number of the signal that has ended the process; 0 if none has.
+        on_node: " on node NAME"; "" if the node is not known.
+        look: A sentence that says where the user finds more.
+        word: The scheduler's own word for the ending; "" if it has none.
     """
     if exit_code in _NO_COMMAND:
         return Ending(
@@ -36,7 +42,7 @@ def process_ended(
         return Ending(Cause.EXIT, f"The process was killed (signal 9){on_node}.", look)
     if signal:
         return Ending(Cause.EXIT, f"The process was ended by signal {signal}{on_node}.", look)
-    if exit_code == EXIT_NO_ARRAY:  # its log says more, where there is one
+    if exit_code == EXIT_NO_ARRAY:  # the log, if there is one, says more
         return Ending(
             Cause.EXIT,
             f"The process ended with exit code {exit_code}{on_node}, as a worker does that has no "

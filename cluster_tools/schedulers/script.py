@@ -1,6 +1,7 @@
-"""The shell script that starts the worker of an element, for schedulers that run scripts.
+"""Makes the shell script that starts the worker of an element, for schedulers that run scripts.
 
-It enters the client's working directory, runs the user's set-up lines and becomes the worker.
+The script enters the working directory of the calls, runs the user's set-up lines, and then becomes
+the worker (exec).
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from contextlib import suppress
 from cluster_tools.format.exit_codes import EXIT_NO_WORKING_DIRECTORY, EXIT_REFUSED
 from cluster_tools.schedulers.base import Unreachable
 
-# Logs may hold secrets.
+# Only the user may read logs, as they may have secrets.
 LOG_UMASK = 0o077
-# Ends the job where a link lies in the log's place, which leads to a file that may be anybody's, or
-# what is no file. It needs the log's name in $cluster_tools_log.
+# Ends the job if the log's path is a link, which may lead to a file of another user, or is no
+# regular file. The path has to be in $cluster_tools_log.
 CHECK_LOG = f"""\
 if [ -L "$cluster_tools_log" ] ||
     {{ [ -e "$cluster_tools_log" ] && [ ! -f "$cluster_tools_log" ]; }}; then
@@ -24,13 +25,13 @@ if [ -L "$cluster_tools_log" ] ||
 fi
 """
 
-# Written to the log where set-up lines end the job.
-# `cluster_tools.cluster.logs` looks for the first word.
+# Written to the log if the set-up lines end the job. `cluster_tools.cluster.logs` looks for the
+# first word.
 _SETUP_FAILED = "cluster_tools: a set-up line failed with exit code"
 _SETUP_ENDED = "cluster_tools: the set-up lines ended the job with exit code"
 
-# SIGUSR1 is a warning before the time limit, which users may ask the scheduler for. By default it
-# would end the shell; the worker sets a handler of its own.
+# SIGUSR1 is a warning before the time limit, which users may ask the scheduler to send. By default
+# it would end the shell, so the shell ignores it. The worker sets a handler of its own.
 _ENTER = """\
 trap '' USR1
 cd -- {directory} || {{
@@ -39,12 +40,14 @@ cd -- {directory} || {{
 }}
 """
 
-# A failing command ends the job only if it stands in the set-up lines themselves. Functions and
-# files that these lines call go on after one, as they do elsewhere.  The shell becomes the worker
-# (exec), so that signals reach the worker once and are not passed on by the shell as well. If the
-# lines have set traps or started background processes, the shell stays, since these need it. Shells
-# let background processes ignore SIGINT, but the worker sets a handler. `wait` returns at each
-# trapped signal, so it is called until the worker has ended.
+# A command that fails ends the job only if it is in the set-up lines themselves. In functions and
+# files that these lines call, the next command runs, as usual in a shell.
+#
+# In most cases the shell becomes the worker (exec): then signals reach the worker once, and the
+# shell does not pass them on a second time. But if the set-up lines have set traps or started
+# background processes, these need the shell, so the worker is a child process. A shell makes such a
+# child ignore SIGINT, but the worker sets a handler. `wait` returns at each trapped signal, so it
+# is called until the worker has ended.
 _WITH_SETUP = """\
 cluster_tools_depth=${{#BASH_SOURCE[@]}}
 trap 'code=$?
@@ -81,7 +84,7 @@ exit $code
 
 
 def encoded(text: str) -> bytes:
-    """A script or a word of a command as bytes: in the encoding of paths, else in UTF-8."""
+    """Encodes a script or a word of a command as paths are encoded; if that fails, as UTF-8."""
     try:
         return os.fsencode(text)
     except UnicodeEncodeError:  # the C locale, in which paths are ASCII or undecoded bytes
@@ -91,10 +94,13 @@ def encoded(text: str) -> bytes:
 def job_script(
     command: Sequence[str], arguments: str, directory: str, setup_lines: Sequence[str]
 ) -> str:
-    """The script that runs `command` in `directory` after the set-up lines.
+    """The text of the script that runs `command` in `directory` after the set-up lines.
 
-    `command`: the words of the worker's command, which are quoted here. `arguments`: shell text
-    that follows them. `setup_lines`: shell text; with any, the script needs bash.
+    Arguments:
+        command: The words of the worker's command. They are quoted here.
+        arguments: Shell text that follows the command, not quoted here.
+        directory: The working directory.
+        setup_lines: Shell text, not quoted here. If there is any, the script needs bash.
     """
     words = f"{shlex.join(command)} {arguments}"
     enter = _ENTER.format(directory=shlex.quote(directory), code=EXIT_NO_WORKING_DIRECTORY)
@@ -107,7 +113,10 @@ def job_script(
 
 
 def own_umask() -> int | None:
-    """This process's umask; None where only setting it tells, which other threads would notice."""
+    """The umask of this process; None if it can't be read.
+
+    os.umask can only read it by setting it, which would affect other threads for a moment.
+    """
     try:
         with open("/proc/self/status") as file:
             return next(int(line.split()[1], 8) for line in file if line.startswith("Umask:"))
@@ -116,9 +125,12 @@ def own_umask() -> int | None:
 
 
 def write_script(path: str, script: str) -> None:
-    """Raises: Unreachable, as a disk that is full may have room later."""
+    """Writes a script with mode 0600; replaces an existing file.
+
+    Raises: Unreachable, so that the submission is tried again: a full disk may have room later.
+    """
     try:
-        with suppress(FileNotFoundError):  # of a try that was cut short
+        with suppress(FileNotFoundError):  # an interrupted submission may have left the file
             os.unlink(path)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(encoded(script))

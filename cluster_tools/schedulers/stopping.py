@@ -1,11 +1,13 @@
-"""Cancels jobs of an executor, as a helper (`detached`): nobody waits for it, and it goes on
-without the client.
+"""Cancels jobs of an executor in a helper process (`detached`), which goes on without the client.
 
     main([elements|all, TOKEN], begun) < ids, one a line
 
-`elements`: those of the ids. `all`: all jobs of the executor, of which the ids are those that it
-knows; and what shows up a little later, for a submission may have been on its way. For queueing
-systems that warn a job before they kill it, and delete an element by `<jobid><something else>`.
+`elements`: cancels the elements with these ids. `all`: cancels all jobs of the executor. Then the
+ids are those that the executor knows. Jobs that appear a little later are cancelled, too, as they
+may come from a submission that was in flight.
+
+This is for schedulers that send a signal to a job before they kill it, and in which the id of an
+element is the job id, a character that is no digit, and an index.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from collections.abc import Callable, Collection, Sequence
 
 from cluster_tools.schedulers.base import SchedulerError
 
-# How long to wait in all for a queueing system that does not answer.
+# How long to wait, in all, for a scheduler that does not answer.
 _PATIENCE_S = 600.0
 _RETRY_INTERVAL_S = 5.0
-# A submission that was on its way has arrived by then.
+# After this time, a submission that was in flight has reached the scheduler.
 _LATE_ARRIVAL_S = 10.0
 # The kernel limits the length of a command line.
 _MAX_IDS_PER_COMMAND = 500
@@ -32,14 +34,20 @@ def stop(
     jobs_of: Callable[[str, Collection[str]], Collection[str]],
     delete: Callable[[Sequence[str]], object],
 ) -> None:
-    """The work of `main`.
+    """Does the work of `main`.
 
-    `jobs_of(token, known)`: the ids of the executor's jobs in the queue; `known`: those that the
-    executor knows. `delete(ids)`: one command; says nothing where some have ended. Both raise
-    SchedulerError while nobody answers.
+    Arguments:
+        arguments: "elements" or "all", and the executor's token.
+        begun: Called after the first deletion.
+        jobs_of: `jobs_of(token, known)` returns the ids of the executor's jobs in the queue;
+            `known` are the job ids that the executor knows. Raises SchedulerError while the
+            scheduler does not answer.
+        delete: `delete(ids)` deletes these, in one command. Raises as `jobs_of`, but not for ids
+            that have ended.
     """
     what, token = arguments
-    # A client that is killed while it writes leaves the beginning of an id, which may be another's.
+    # If the client is killed while it writes, the last line may be a part of an id, and so another
+    # job's id. It has no newline, so it is left out.
     lines = sys.stdin.read().splitlines(keepends=True)
     ids = [line.rstrip("\n") for line in lines if line.endswith("\n")]
     known = {_job_id(one) for one in ids}
@@ -59,10 +67,12 @@ def stop(
 
 
 def _job_id(element: str) -> str:
+    """The digits at the beginning of an element's id."""
     return re.split(r"\D", element, maxsplit=1)[0]
 
 
 def _patiently(action: Callable[[], None], deadline: float) -> None:
+    """Calls `action` until it raises no SchedulerError, or until `deadline` (time.monotonic)."""
     while True:
         try:
             action()

@@ -1,10 +1,10 @@
-"""Scripts for a queueing system that leaves logs, signals or exit codes to the job.
+"""Job scripts for schedulers that leave the log, signals or exit codes to the job itself.
 
-    queueing system --> the job's script: opens the log, makes SIGTERM of a warning
-                           '--> <run directory>/<token>.sh: environment, set-up lines, worker
+    scheduler --> the job's script: opens the log, sends SIGTERM to the element after a warning
+                     '--> <run directory>/<token>.sh: environment, set-up lines, worker
 
-Many systems show the first to everybody, so it says no more than where things are. The second may
-hold secrets: environments and set-up lines do.
+Many schedulers show the job's script to all users, so it has only paths. The second script may have
+secrets, in the environment and in the set-up lines, so only its owner can read it.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from collections.abc import Collection, Iterator, Sequence
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY
 from cluster_tools.schedulers.script import CHECK_LOG, LOG_UMASK, job_script, write_script
 
-# What the job's script ends with where it can't write the log: EX_CANTCREAT of sysexits.h.
+# The exit code of the job's script if it can't write the log: EX_CANTCREAT of sysexits.h.
 EXIT_NO_LOG = 73
-# Shells keep these for themselves.
+# Variables that shells set themselves, so they are not exported to the job.
 _OF_SHELLS = {"_", "BASHOPTS", "BASH_VERSINFO", "EUID", "OLDPWD", "PPID", "PWD"} | {
     "SHELLOPTS",
     "SHLVL",
     "UID",
 }
 
-# `wait` ends at each trapped signal, so it is called until the element has gone. What is opened is
-# what is checked, whatever takes its place meanwhile.
+# `wait` returns at each trapped signal, so it is called until the element has ended. The script is
+# opened as descriptor 3 and then checked, so that nobody can replace it between check and use.
 _JOB_SCRIPT = """\
 {names}umask {log_umask:04o}
 {check_log}( : >>"$cluster_tools_log" ) 2>/dev/null || exit {no_log}
@@ -65,9 +65,11 @@ exit $cluster_tools_code
 
 
 def exports(jobs_own: Collection[str]) -> Iterator[str]:
-    """Shell lines for this process's environment, but for names that shells do not take.
+    """Yields shell lines that export this process's environment.
 
-    `jobs_own`: names that a job has a value of its own for; those that end in "_" are beginnings.
+    Leaves out names that a shell can't have as variables.
+    `jobs_own`: names to leave out because the scheduler sets them for a job. A name that ends in
+    "_" stands for all names that begin with it.
     """
     beginnings = tuple(name for name in jobs_own if name.endswith("_"))
     for name, value in sorted(os.environ.items()):
@@ -85,15 +87,16 @@ def write_element_script(
     directory: str,
     setup_lines: Sequence[str],
 ) -> str:
-    """Writes what an element runs, as `job_script` has it; returns the shell that has to run it.
+    """Writes the script of an element to `path`. Returns: the shell that has to run it.
 
-    `names`: lines that set variables, `environment`: lines from `exports`; both come first.
-    Raises: Unreachable.
+    `names`: shell lines that set variables. `environment`: lines from `exports`. Both come first in
+    the script. The other arguments are those of `job_script`.
+    Raises: Unreachable; OSError.
     """
     script = job_script(command, arguments, directory, setup_lines)
     first_line, _, rest = script.partition("\n")
     write_script(f"{path}.new", f"exec 3<&-\n{names}{''.join(environment)}{rest}")
-    os.replace(f"{path}.new", path)  # an earlier try of the array may have begun
+    os.replace(f"{path}.new", path)  # an earlier try to submit the array may run the old file
     return first_line.removeprefix("#!")
 
 
@@ -109,12 +112,18 @@ def supervising_script(
     grace_s: float,
     not_to_end_with: Collection[int],
 ) -> str:
-    """The job's script, which runs `path` with `shell`.
+    """The text of the job's script, which runs `path` with `shell`.
 
-    `names`: lines that set $cluster_tools_log. `owner`: the uid that `path` has to have. `umask`:
-    of the calls. `warning`: the signal that comes before the job is killed; the element hears
-    SIGTERM then, and the whole job is killed `grace_s` seconds later at the latest.
-    `not_to_end_with`: exit codes that mean something else to the queueing system.
+    Arguments:
+        path: The script of the element.
+        names: Shell lines that set $cluster_tools_log.
+        owner: The uid that `path` has to have.
+        umask: The umask of the calls.
+        trusts_group: Whether logs get the calls' umask; if not, they get mode 0600.
+        warning: The name of the signal that the scheduler sends before it kills the job. The script
+            then sends SIGTERM to the element.
+        grace_s: At most so many seconds later the script kills the whole job.
+        not_to_end_with: Exit codes that mean something else to the scheduler. They become 1.
     """
     return _JOB_SCRIPT.format(
         names=names,

@@ -1,1 +1,1 @@
-"""Grid Engine: Sun's, Son of Grid Engine, Open or Altair's."""
+"""The scheduler Grid Engine: Sun's, Son of Grid Engine, Open or Altair's."""

@@ -1,8 +1,7 @@
-"""Why elements have ended: what `qacct -j` prints, and what it means.
+"""Reads from accounting (`qacct -j`) why elements have ended.
 
-See accounting(5), and sge_status(5) for `failed`.
-
-Knows text, and starts nothing.
+The manual pages accounting(5) and, for the field `failed`, sge_status(5) describe the fields. This
+module knows text and runs no commands.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from cluster_tools.schedulers.endings import log_not_written, process_ended
 from cluster_tools.schedulers.gridengine.options import seconds
 from cluster_tools.schedulers.supervision import EXIT_NO_LOG
 
-# The field `failed`.
+# Values of the field `failed`, see sge_status(5).
 _FAILED_BY_LIMIT = 37
 _FAILED_LATER = 100
 _FAILED_WITH_NODE = (19, 21)
-# The exit code of a shell whose command was ended by a signal is 128 and the signal's number, of
-# which there are 64.
+# If a signal ends a command, the shell's exit code is 128 plus the number of the signal, which is
+# at most 64.
 _MAX_SIGNALLED = 192
 
 
 def accounted(text: str) -> Iterator[Mapping[str, str]]:
-    """The records that `qacct -j` prints, each a field -> value, in the order of their ends."""
+    """Yields the records that `qacct -j` prints, as field -> value, in the order of their ends."""
     for record in re.split(r"^=+$", text, flags=re.MULTILINE)[1:]:
         yield {
             name: value.strip()
@@ -34,7 +33,7 @@ def accounted(text: str) -> Iterator[Mapping[str, str]]:
 
 
 def ending(element: Element, record: Mapping[str, str] | None) -> Ending:
-    """Why it has ended, by its last record in accounting; None: it has none."""
+    """Why the element has ended. `record`: its last record in accounting; None if it has none."""
     task = "" if element.index is None else f" -t {element.index + 1}"
     look = f"`qacct -j {element.job_id}{task}` shows more."
     if record is None:
@@ -62,7 +61,7 @@ def ending(element: Element, record: Mapping[str, str] | None) -> Ending:
             f"Grid Engine could not run the job{on_node} ({record['failed']}).",
             look,
         )
-    if code == 0 and record.get("ru_minflt") == "0":  # nothing has run, as far as accounting knows
+    if code == 0 and record.get("ru_minflt") == "0":  # accounting has no sign that anything ran
         return Ending(Cause.CANCELLED, f"The job was deleted by force{on_node} (qdel -f).", look)
     if code == EXIT_NO_LOG:
         return log_not_written(on_node, look)
@@ -70,7 +69,7 @@ def ending(element: Element, record: Mapping[str, str] | None) -> Ending:
 
 
 def _limit_ending(record: Mapping[str, str], on_node: str, look: str) -> Ending:
-    """Grid Engine does not say which of its limits it was."""
+    """The element has reached a limit. Finds out which one, because Grid Engine does not say it."""
     limits = dict(re.findall(r"([hs]_\w+)=([^,\s]+)", record.get("category", "")))
     ran_s = _leading_number(record, "ru_wallclock")
     limit_s = seconds(limits.get("h_rt"))
@@ -90,6 +89,6 @@ def _limit_ending(record: Mapping[str, str], on_node: str, look: str) -> Ending:
 
 
 def _leading_number(record: Mapping[str, str], name: str) -> int:
-    """0 where there is none."""
+    """The number at the beginning of a field; 0 if there is none."""
     number = re.match(r"\d+", record.get(name, ""))
     return int(number.group()) if number else 0

@@ -1,7 +1,7 @@
-"""Grid Engine's commands: running them, and reading what they print of the queue.
+"""Runs Grid Engine's commands, and reads what they print about the queue.
 
-Knows text and processes, nothing of arrays, tasks or executors. See the manual pages qsub(1),
-qstat(1), qdel(1).
+This module knows text and processes, but no arrays, tasks or executors. See the manual pages
+qsub(1), qstat(1) and qdel(1).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cluster_tools.schedulers.base import (
 )
 from cluster_tools.schedulers.commands import CommandFailed
 
-# qsub gives up a master that hangs after two minutes, by itself.
+# Longer than two minutes, after which qsub itself gives up a qmaster that hangs.
 QSUB_TIMEOUT_S = 180.0
 _QUERY_TIMEOUT_S = 60.0
 
@@ -36,12 +36,15 @@ _UNREACHABLE_WORDS = re.compile(
     re.IGNORECASE,
 )
 _CERTAIN_WORDS = re.compile(r"connection refused|can't resolve", re.IGNORECASE)
-# The exit code of qsub where max_u_jobs or max_jobs is reached.
+# The exit code of qsub if max_u_jobs or max_jobs is reached.
 _EXIT_COUNT = 25
 
 
 def run(*command: str, stdin: str = "", timeout_s: float | None = None) -> str:
-    """Raises: Unreachable, CommandFailed."""
+    """Runs a command and returns what it prints to stdout.
+
+    `timeout_s`: default: 60 seconds. Raises: Unreachable; CommandFailed.
+    """
     try:
         return commands.run(
             command,
@@ -57,7 +60,7 @@ def run(*command: str, stdin: str = "", timeout_s: float | None = None) -> str:
 
 
 def refusal(error: SchedulerError, command: Sequence[str]) -> SchedulerError:
-    """What it means for the array that qsub has failed."""
+    """Returns the exception that `submit` raises after qsub has failed with `error`."""
     words = str(error)
     if isinstance(error, Unreachable):
         return error if _CERTAIN_WORDS.search(words) else Uncertain(words)
@@ -70,15 +73,16 @@ def refusal(error: SchedulerError, command: Sequence[str]) -> SchedulerError:
 
 @dataclass(frozen=True)
 class QueueRow:
-    """A row of `qstat -xml`: a running element, or all of a job that wait in the same state."""
+    """A row of `qstat -xml`: one element that runs, or several elements of a job that wait."""
 
     job_id: str
     name: str
     state: str
-    # "9-12:1,15"; None where the job is no array.
+    # Task ids as "9-12:1,15"; None if the job is no array.
     tasks: str | None
 
     def elements(self) -> Iterator[Element]:
+        """Yields the elements of this row. Their index is the task id less one."""
         if self.tasks is None:
             yield Element(self.job_id)
             return
@@ -88,7 +92,7 @@ class QueueRow:
 
 
 def queue_rows(xml: str) -> list[QueueRow]:
-    """Raises: Unreachable, where it is no list of jobs."""
+    """The rows in the output of `qstat -xml`. Raises: Unreachable, if it is no list of jobs."""
     try:
         jobs = ET.fromstring(xml).iter("job_list")
     except ET.ParseError as exc:
@@ -105,7 +109,7 @@ def queue_rows(xml: str) -> list[QueueRow]:
 
 
 def queue() -> list[QueueRow]:
-    """Our user's jobs that have not ended. Raises: Unreachable."""
+    """The rows of this user's jobs that have not ended. Raises: Unreachable."""
     try:
         return queue_rows(run("qstat", "-u", pwd.getpwuid(os.geteuid()).pw_name, "-xml"))
     except CommandFailed as exc:
@@ -113,31 +117,34 @@ def queue() -> list[QueueRow]:
 
 
 def script_name(token: str) -> str:
-    """The name of the file that qsub is given as the script of an array of this token."""
+    """The file name of the job's script of the array with this token."""
     return f"{token}.job"
 
 
 def is_of(name: str, token: str) -> bool:
-    """Whether this is the name of a job, or of its script, of this token: an array's, or an
-    executor's.
+    """Whether a job has this token, by its name or by the name of its script.
+
+    `token`: of an array, or of an executor, with which the tokens of its arrays begin.
     """
     return f".{token}." in f".{name}."
 
 
 def is_of_script(job_id: str, token: str) -> bool:
-    """The same of a job whose name was changed: nobody can change the path of its script.
+    """Whether a job has this token, by the path of its script.
 
+    A job's name can be changed with qalter, the path of its script can't.
     Raises: Unreachable.
     """
     try:
         described = run("qstat", "-j", job_id)
-    except CommandFailed:  # it has ended
+    except CommandFailed:  # the job has ended
         return False
     path = re.search(r"^script_file:\s*(.*)", described, re.MULTILINE)
     return path is not None and is_of(os.path.basename(path.group(1).strip()), token)
 
 
 def error_reason(job_id: str) -> str:
+    """Why the job is in the error state (E); "" if that can't be found out."""
     try:
         described = run("qstat", "-j", job_id)
     except SchedulerError:
@@ -147,8 +154,10 @@ def error_reason(job_id: str) -> str:
 
 
 def jobs_of(token: str, known: Collection[str]) -> Collection[str]:
-    """The ids of an executor's jobs in the queue; `known`: those that it knows.
+    """The ids of an executor's jobs in the queue.
 
+    `token`: the executor's. `known`: the job ids that it knows; of these, a job whose name was
+    changed is found, too.
     Raises: Unreachable.
     """
     names = {row.job_id: row.name for row in queue()}
@@ -158,8 +167,8 @@ def jobs_of(token: str, known: Collection[str]) -> Collection[str]:
 
 
 def delete(ids: Sequence[str]) -> None:
-    """Raises: Unreachable."""
+    """Deletes jobs or elements; ignores those that have ended. Raises: Unreachable."""
     try:
         run("qdel", *ids)
-    except CommandFailed:  # also said where some of them have ended
+    except CommandFailed:  # qdel also fails if some of them have ended
         pass

@@ -1,4 +1,4 @@
-"""What users ask qsub for in `job_resources`: checked, and made into words for qsub.
+"""Checks `job_resources`, and turns them into arguments of qsub.
 
 See the manual page qsub(1).
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Options of qsub that users may give; whatever is neither here nor below is a resource.
+# Options of qsub: those that users may give, and those that belong to the executor. Any other name
+# is the name of a resource.
 _OPTION_NAMES = "a A ac ar binding c ckpt dl h hold_jid jc js jsv l m M masterq p P pe q R w"
 _OWNED_NAMES = """
 @ adds b clear clearp clears C cwd dc display e hard help hold_jid_ad i inherit j
@@ -20,9 +21,10 @@ _MAKES_NO_JOB = ("v", "p")  # values of -w
 
 
 def read_resources(resources: Mapping[str, Any]) -> list[str]:
-    """`{"h_vmem": "4G", "pe": "smp 4"}` as `-l h_vmem=4G -pe smp 4`.
+    """Turns `{"h_vmem": "4G", "pe": "smp 4"}` into `-l h_vmem=4G -pe smp 4`.
 
-    Raises: ValueError, for an option that belongs to the executor, and for what is not one line.
+    Raises: ValueError, for an option that belongs to the executor, for a value of `-w` with which
+    qsub makes no job, and for text that is not exactly one line.
     """
     words: list[str] = []
     for key, value in resources.items():
@@ -48,7 +50,7 @@ def read_resources(resources: Mapping[str, Any]) -> list[str]:
 
 
 def seconds(time_limit: object) -> float | None:
-    """Of `3600` or `1:00:00`; None for anything else, "INFINITY" among it."""
+    """The seconds of a time limit such as `3600` or `1:00:00`; else None, as for "INFINITY"."""
     parts = str(time_limit).split(":")
     if len(parts) not in (1, 3) or not all(part.isdigit() or not part for part in parts):
         return None

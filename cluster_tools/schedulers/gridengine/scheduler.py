@@ -1,19 +1,23 @@
-"""Grid Engine: arrays submitted with qsub, seen by qstat, explained by qacct.
+"""Grid Engine: submits arrays with qsub, asks qstat for states, and asks qacct why elements ended.
 
-    qsub <job's script>, see `supervision` --starts--> <run directory>/<token>.sh, then the worker
+    qsub --> the job's script (see `supervision`) --> <run directory>/<token>.sh --> worker
 
-Knows jobs and elements; `commands` reads text, `stop` cancels in a process of its own. The index of
-an element is its task id less one.
+This module knows jobs and elements. `commands` runs commands and reads their output; `stop` cancels
+jobs in a process of its own. The index of an element is Grid Engine's task id less one.
 
-- A job is ours by its name, which ends in the token and is in the queue and in accounting alike.
-  Where somebody has changed the name, the path of its script tells, `<run directory>/<token>.job`.
-- What .sge_request files say counts, the user's as the site's, but for what the executor itself
-  asks for.
-- Grid Engine kills with SIGKILL. With -notify SIGUSR2 comes before, `notify` seconds of the queue;
-  the job's script makes SIGTERM of it, and the end comes `grace_s` later, where that is sooner.
-- Exit code 99 would run a job again, and 100 keep it for ever in the queue. Nothing runs again by
-  itself (-r n): RESTARTED is 1 for the second run and for the third.
-- What has ended is gone from the queue at once. Only a record in accounting says that it has.
+- A job belongs to an array if its name ends in the array's token. The name is in the queue and in
+  accounting. If a user has changed the name, the job is known by the path of its script,
+  `<run directory>/<token>.job`, which can't be changed.
+- The defaults in .sge_request files, of the user and of the site, apply, except for options that
+  the executor sets itself.
+- Grid Engine kills jobs with SIGKILL. With -notify it sends SIGUSR2 before; the queue's parameter
+  `notify` says how many seconds before. The job's script then sends SIGTERM to the element, and
+  kills the job `grace_s` seconds later, if Grid Engine has not done so before.
+- The exit code 99 would make Grid Engine run a job again, and 100 would keep the job in the queue
+  in the error state. Therefore the job's script does not end with them.
+- Elements are not restarted (-r n), because RESTARTED is 1 both for the second and for the third
+  run.
+- An element that has ended leaves the queue at once. Only a record in accounting proves its end.
 """
 
 from __future__ import annotations
@@ -60,17 +64,17 @@ from cluster_tools.schedulers.supervision import (
     write_element_script,
 )
 
-# Accounting lags behind by 15 seconds where nothing else is said (sge_conf(5),
+# How long to wait for a record. By default, accounting is up to 15 seconds late (sge_conf(5),
 # accounting_flush_time).
 _ACCOUNTING_PATIENCE_S = 18.0
 _ACCOUNTING_INTERVAL_S = 1.0
-# So many jobs are looked for in accounting at a time: each is a look through the whole file.
+# How many jobs one query looks for in accounting: for each, qacct reads the whole file.
 _MAX_ACCOUNTED_JOBS = 10
-# A name may have 512 characters, the token among them.
+# How many characters of a request's name a job's name has. With the token, 512 are allowed.
 _MAX_NAME = 200
 _USUAL_UMASK = 0o022
 _NOT_TO_END_WITH = (99, 100)
-# A job has values of its own for these.
+# Environment variables that Grid Engine sets for a job, so they are not exported to it.
 _JOBS_OWN_NAMES = """
 ARC ENVIRONMENT HOSTNAME JOB_ID JOB_NAME JOB_SCRIPT NHOSTS NQUEUES NSLOTS PE
 PE_HOSTFILE QUEUE REQNAME REQUEST RESTARTED SGE_ TMP TMPDIR
@@ -82,6 +86,11 @@ _ELEMENT_ARGUMENTS = (  # as cluster_tools.job.worker takes them
 
 
 class GridEngineScheduler(Scheduler):
+    """One executor's connection to Grid Engine.
+
+    Raises: ValueError, for `job_resources` that can't be used.
+    """
+
     prefix = "sge"
 
     def __init__(self, options: Options):
@@ -91,7 +100,7 @@ class GridEngineScheduler(Scheduler):
         umask = own_umask()
         self._umask = _USUAL_UMASK if umask is None else umask
         self._has_submitted = False
-        # (job id, token) of jobs that only the paths of their scripts tell to be ours.
+        # (job id, token) of jobs whose names were changed, and that are known by their scripts.
         self._known_by_script: set[tuple[str, str]] = set()
 
     @property
@@ -140,6 +149,7 @@ class GridEngineScheduler(Scheduler):
         return job_id.group(1)
 
     def _qsub_command(self, request: ArrayRequest) -> list[str]:
+        """The command that submits the array, without the path of the job's script."""
         name = re.sub(r"[^\w+=-]", "_", request.name, flags=re.ASCII)[:_MAX_NAME]
         name = f"_{name}" if name[:1].isdigit() else name
         command = ["qsub", "-terse", "-N", f"{name}.{request.token}"]
@@ -150,6 +160,7 @@ class GridEngineScheduler(Scheduler):
         return [*command, *self._resources]
 
     def _names(self, request: ArrayRequest) -> str:
+        """Shell lines that set an element's index, its job id and the path of its log."""
         job, index = ("$JOB_ID", "0")
         if request.is_array:
             job, index = '"${JOB_ID}_$cluster_tools_index"', "$((SGE_TASK_ID - 1))"
@@ -166,7 +177,7 @@ class GridEngineScheduler(Scheduler):
         return int(limit.group(1)) or None if limit else None
 
     def max_submitted(self) -> int | None:
-        return None  # max_u_jobs counts jobs, of which an array is one
+        return None  # max_u_jobs counts jobs, and a whole array counts as one job
 
     # -- states --
 
@@ -181,14 +192,14 @@ class GridEngineScheduler(Scheduler):
             there.add(row.job_id)
             report = _report(row)
             reports.update(dict.fromkeys(row.elements(), report))
-        # Whoever has ended is gone from the queue at once: only accounting says that it has.
+        # Elements that have ended leave the queue at once: their ends are only in accounting.
         for job_id in [job_id for job_id in jobs if job_id not in there][:_MAX_ACCOUNTED_JOBS]:
             for element, record in self._accounted(job_id, jobs[job_id]).items():
                 reports[element] = Report(State.ENDED, record["failed"])
         return reports
 
     def _is_ours(self, job_id: str, name: str, token: str) -> bool:
-        """Raises: Unreachable."""
+        """Whether the job has this token, by its name or by its script. Raises: Unreachable."""
         if is_of(name, token) or (job_id, token) in self._known_by_script:
             return True
         if not is_of_script(job_id, token):
@@ -197,10 +208,10 @@ class GridEngineScheduler(Scheduler):
         return True
 
     def _accounted(self, job_id: str, token: str) -> Mapping[Element, Mapping[str, str]]:
-        """The last records of the job's elements; none where accounting says nothing."""
+        """The last record of each element of the job; empty if accounting has no record."""
         try:
             text = run("qacct", "-j", job_id)
-        except SchedulerError:  # it has no record yet; or its file can't be read here
+        except SchedulerError:  # no record yet, or the accounting file can't be read on this host
             return {}
         found: dict[Element, Mapping[str, str]] = {}
         is_known = (job_id, token) in self._known_by_script
@@ -246,6 +257,7 @@ class GridEngineScheduler(Scheduler):
             self._start_stop("all", token, job_ids)
 
     def _start_stop(self, what: str, token: str, ids: Iterable[str]) -> None:
+        """Starts the helper that cancels jobs; see `stopping`. Raises: OSError."""
         start_helper(
             "cluster_tools.schedulers.gridengine.stop",
             [what, token],
@@ -254,6 +266,7 @@ class GridEngineScheduler(Scheduler):
 
 
 def _report(row: QueueRow) -> Report:
+    """The report about all elements of a row."""
     if "E" in row.state:
         return Report(
             State.PENDING,

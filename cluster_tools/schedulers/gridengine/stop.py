@@ -1,4 +1,4 @@
-"""Cancels jobs of Grid Engine: see `cluster_tools.schedulers.stopping`."""
+"""Cancels jobs of Grid Engine in a helper process: see `cluster_tools.schedulers.stopping`."""
 
 from __future__ import annotations
 
