@@ -12,11 +12,13 @@ from cluster_tools.schedulers.gridengine.scheduler import GridEngineScheduler
 
 
 class GridEngineExecutor(ClusterExecutor):
-    """Runs calls as jobs of a Grid Engine: Sun's, Son of Grid Engine, Open or Altair's.
+    """Runs calls as jobs of Grid Engine: Sun's, Son of Grid Engine, Open or Altair's.
 
-    `job_resources`: options of qsub by their names, all else resources: `{"q": "long.q", "pe": "smp
-    4", "h_vmem": "4G", "h_rt": "1:00:00"}` is `-q long.q -pe smp 4 -l h_vmem=4G -l h_rt=1:00:00`;
-    False and None are left out. The other arguments are those of `ClusterExecutor`.
+    `job_resources`: options and resources of qsub, by their names. Names that are no options of
+    qsub are resources: `{"q": "long.q", "pe": "smp 4", "h_vmem": "4G", "h_rt": "1:00:00"}` becomes
+    `-q long.q -pe smp 4 -l h_vmem=4G -l h_rt=1:00:00`. Values of False and None are left out.
+
+    The other arguments are those of `ClusterExecutor`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
