@@ -60,7 +60,7 @@ class NotSubmitted(Event):
 
 
 @dataclass(frozen=True)
-class Seen(Event):
+class FilesAppeared(Event):
     """These entries of the run directory's shards have appeared: claims, outputs."""
 
     names: Sequence[str]
@@ -109,7 +109,7 @@ class Replaced(Event):
 
 
 @dataclass(frozen=True)
-class LessToDo(Event):
+class PerhapsDone(Event):
     """The executor takes no more calls, and perhaps all of its calls are done."""
 
 
@@ -129,7 +129,7 @@ class SubmitterEnded(Event):
 
 
 @dataclass(frozen=True)
-class Chore(Event):
+class RunLater(Event):
     """A function that the resolver calls after all events that are in its inbox now."""
 
     act: Callable[[], None]

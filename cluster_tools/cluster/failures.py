@@ -50,7 +50,7 @@ _NOT_WRITTEN = (EXIT_OUTPUT_NOT_WRITTEN, 120)
 
 
 @dataclass(frozen=True)
-class Where:
+class TaskLocation:
     """The place of a failure: a task, its element, and the path of the element's log.
 
     `task`: for example "Task 3 of 10 of f". `element`, `log`: "" if the task has no job.
@@ -85,7 +85,7 @@ class Log:
 
 
 def call_failed(
-    where: Where, node: str | None, packed: list[dict[str, Any]] | None, traceback: str
+    where: TaskLocation, node: str | None, packed: list[dict[str, Any]] | None, traceback: str
 ) -> RemoteException:
     """The call has raised an exception.
 
@@ -98,7 +98,7 @@ def call_failed(
     return remote_exception(packed, traceback, where.element, line)
 
 
-def output_unusable(where: Where, text: str, cause: BaseException | None) -> RemoteException:
+def output_unusable(where: TaskLocation, text: str, cause: BaseException | None) -> RemoteException:
     """There is an output, but the future can't get it. `text`: the reason, as a sentence."""
     exception = RemoteException(f"{where}: {text}\n{where.log_sentence}", where.element)
     exception.__cause__ = cause
@@ -109,7 +109,7 @@ def output_unusable(where: Where, text: str, cause: BaseException | None) -> Rem
 
 
 def element_ended(
-    where: Where, cause: Cause, evidence: Evidence, log: Log, run_directory: str
+    where: TaskLocation, cause: Cause, evidence: Evidence, log: Log, run_directory: str
 ) -> RemoteException:
     """The element has ended without a result, and the task does not go in again."""
     ending = evidence.ending
@@ -143,7 +143,7 @@ def _what_happened(evidence: Evidence, log: Log, run_directory: str) -> str:
     return evidence.ending.message
 
 
-def ending_unknown(where: Where, ending: str, error: BaseException) -> RemoteException:
+def ending_unknown(where: TaskLocation, ending: str, error: BaseException) -> RemoteException:
     """The element has ended, and it can't be found out how its call has ended."""
     text = f"{ending} How the call has ended can't be told: {exception_text(error)}"
     return output_unusable(where, text, error)
@@ -192,7 +192,7 @@ def record_lost() -> RemoteException:
     return RemoteException("The record of its output was lost.", "")
 
 
-def ended_on_pilot(where: Where, error: BaseException | None) -> RemoteException:
+def ended_on_pilot(where: TaskLocation, error: BaseException | None) -> RemoteException:
     """The pilot has ended while it ran the task. `error`: why the pilot has ended."""
     text = _text(error) or "Its pilot has left without a word on it."
     exception = _kind(error)(f"{where} ended without a result: {text}", where.element)

@@ -26,8 +26,8 @@ from cluster_tools.cluster.arrays import Arrays
 from cluster_tools.cluster.calls import Call, CallArray
 from cluster_tools.cluster.events import (
     Event,
-    LessToDo,
     NotSubmitted,
+    PerhapsDone,
     Refused,
     SubmitterEnded,
     Written,
@@ -139,7 +139,7 @@ class Submitter(threading.Thread):
         for _ in items:
             self._items.popleft()
         if self._lifecycle.closed:
-            self._post(LessToDo())
+            self._post(PerhapsDone())
         return None not in items
 
     def _let_others_join(self) -> None:

@@ -24,8 +24,8 @@ from cluster_tools import own_files, pickling
 from cluster_tools.cluster import failures
 from cluster_tools.cluster.arrays import Arrays
 from cluster_tools.cluster.calls import CallArray
-from cluster_tools.cluster.events import Chore, Event, JournalsGrew, Refused
-from cluster_tools.cluster.failures import Where
+from cluster_tools.cluster.events import Event, JournalsGrew, Refused, RunLater
+from cluster_tools.cluster.failures import TaskLocation
 from cluster_tools.cluster.future import ClusterFuture
 from cluster_tools.cluster.jobs import Jobs
 from cluster_tools.cluster.journals import JournalReader, WatchedJournals
@@ -113,7 +113,7 @@ class PilotArray(TaskArray):
         self.on_pilot_abandoned(self.pilots[position])
 
 
-class _OnPilot:
+class _PilotPlace:
     """The `Place` of all tasks that one pilot has begun: the pilot's element."""
 
     def __init__(self, element: Element):
@@ -147,7 +147,7 @@ class _PilotRun:
 
     def __post_init__(self) -> None:
         job_id, _, index = self.journal.job_id.rpartition("_")
-        self.place = _OnPilot(Element(job_id, int(index)))
+        self.place = _PilotPlace(Element(job_id, int(index)))
 
 
 class TaskEnds(Protocol):
@@ -163,7 +163,9 @@ class TaskEnds(Protocol):
     def is_reading(self, array: TaskArray, position: int) -> bool: ...
     def expect(self, array: TaskArray) -> None: ...
     def later(self, act: Callable[[], None]) -> None: ...
-    def patiently(self, act: Callable[[], None], give_up: Callable[[OSError], None]) -> None: ...
+    def retry_on_oserror(
+        self, act: Callable[[], None], give_up: Callable[[OSError], None]
+    ) -> None: ...
 
 
 class PilotPool:
@@ -225,7 +227,7 @@ class PilotPool:
         self._ended: dict[Pilot, None] = {}
         # Runs of pilots that have not ended, by the pilot's name.
         self._runs: dict[str, _PilotRun] = {}
-        # A `Chore` that starts missing pilots is in the resolver's inbox.
+        # A `RunLater` that starts missing pilots is in the resolver's inbox.
         self._is_starting = False
         # How many pilots have failed since the last task ended.
         self._failures = 0
@@ -249,7 +251,7 @@ class PilotPool:
         except NotOffered as exc:
             self._post(Refused(array, exc.positions, exc.error))
             # After `Refused`, so that no pilot is started for a refused task.
-            self._post(Chore(self.start_missing))
+            self._post(RunLater(self.start_missing))
         else:
             self.start_missing()
 
@@ -358,7 +360,7 @@ class PilotPool:
             return False
         self._ended[pilot] = None
         del self._pilots[pilot]
-        self._post(Chore(partial(self._patiently, partial(self._settle_ended, pilot))))
+        self._post(RunLater(partial(self._retry_on_oserror, partial(self._settle_ended, pilot))))
         return True
 
     def _on_pilot_abandoned(self, pilot: Pilot) -> None:
@@ -425,7 +427,7 @@ class PilotPool:
         for other in others:
             earlier = min(other, run, key=lambda known: known.journal.restart)
             error = failures.pilot_requeued(journal.job_id)
-            self._patiently(partial(self._take_over, earlier, error))
+            self._retry_on_oserror(partial(self._take_over, earlier, error))
         self._tell_count()
         return self._runs.get(journal.pilot)
 
@@ -488,7 +490,7 @@ class PilotPool:
         run.began = True
         if lost is not None and lost.task != record.task:
             error = failures.record_lost()
-            self._patiently(partial(self._fail, run, lost.task, error))
+            self._retry_on_oserror(partial(self._fail, run, lost.task, error))
         place = self._place(record.task)
         if place is None:
             return
@@ -535,7 +537,7 @@ class PilotPool:
 
     # -- pilots that have ended --
 
-    def _patiently(self, act: Callable[[], None]) -> None:
+    def _retry_on_oserror(self, act: Callable[[], None]) -> None:
         """Calls `act`, and again while it raises OSError. At last fails all open tasks."""
 
         def read() -> None:
@@ -544,7 +546,7 @@ class PilotPool:
             except own_files.NotOurs as exc:
                 self._fail_unreadable(exc)
 
-        self._ends.patiently(read, self._fail_unreadable)
+        self._ends.retry_on_oserror(read, self._fail_unreadable)
 
     def _settle_ended(self, pilot: Pilot) -> None:
         """Handles the tasks of a pilot that has ended, or never started. Raises: OSError."""
@@ -579,7 +581,7 @@ class PilotPool:
         # Through the inbox: other pilots that the same node has ended are handled first.
         if not self._is_starting:
             self._is_starting = True
-            self._post(Chore(self._start_again))
+            self._post(RunLater(self._start_again))
 
     def _start_again(self) -> None:
         self._is_starting = False
@@ -640,7 +642,7 @@ class PilotPool:
         self._ends.later(self._look_for_missing)
 
     def _look_for_missing(self) -> None:
-        self._patiently(self._fail_missing)
+        self._retry_on_oserror(self._fail_missing)
 
     def _fail_missing(self) -> None:
         """Fails the tasks that no file names at two looks, a second apart. Raises: OSError."""
@@ -684,7 +686,7 @@ class PilotPool:
         if place is None or self._ends.take_kept(*place):
             return
         array, position = place
-        where = Where(array.describe(position), run.journal.job_id)
+        where = TaskLocation(array.describe(position), run.journal.job_id)
         self._ends.fail(array, position, failures.ended_on_pilot(where, error))
 
     def _fail_as_initializer(self, failure: bytes, element: Element) -> None:
@@ -693,7 +695,7 @@ class PilotPool:
             return
         self._failures = 0
         for array, position in self._open():
-            array.places[position] = _OnPilot(element)
+            array.places[position] = _PilotPlace(element)
             # Unpickled for each task, so that no two futures share an exception object.
             self._ends.take(array, position, lambda: stored_outcome(failure, {"stored": None}))
 

@@ -1,8 +1,8 @@
 """Asks schedulers for the states of elements whose outputs have not been seen.
 
     executors --open jobs--> prober thread --one query a cluster--> scheduler
-       ^                          |
-       +--- ElementEnded, Seen ---+
+       ^                                   |
+       +--- ElementEnded, FilesAppeared ---+
 
 One thread does this for all executors of the process; its commands may take long. It gives an
 element up only if the scheduler says that it has ended, or if the scheduler answers and for some
@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
 from cluster_tools.cluster import logs
-from cluster_tools.cluster.events import ElementEnded, Event, Seen
+from cluster_tools.cluster.events import ElementEnded, Event, FilesAppeared
 from cluster_tools.cluster.jobs import Jobs
 from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.cluster.tasks import Job
@@ -197,7 +197,7 @@ class Probe:
         self._say_unreadable(unknown)
         names = [name for names in found.values() for name in names]
         if names:
-            self._post(Seen(names))
+            self._post(FilesAppeared(names))
         now = time.monotonic()
         given_up: dict[Element, Report | None] = {}
         for task, element in tasks.items():

@@ -67,7 +67,7 @@ class _Threads:
         # A signal handler waits for the abort.
         self.is_handling = False
         # Signal -> handler: the signals that arrived while a handler waited.
-        self.came_meanwhile: dict[int, _Handler] = {}
+        self.pending_handlers: dict[int, _Handler] = {}
         # Never closed, because a handler may write to it at any time.
         self._pipe: tuple[int, int] | None = None
 
@@ -203,15 +203,15 @@ class _Handler:
         handlers = {signum: self}
         if threads.watcher is not None and self.is_ours():
             if threads.is_handling:  # this signal interrupts the handler of another, in the `try`
-                threads.came_meanwhile[signum] = self
+                threads.pending_handlers[signum] = self
                 return
             try:  # an exception of another signal's handler must not leave `is_handling` set
                 threads.is_handling = True
                 _have_all_end(threads.watcher)
             finally:
                 threads.is_handling = False
-            came_meanwhile, threads.came_meanwhile = threads.came_meanwhile, {}
-            handlers = {**came_meanwhile, **handlers}
+            pending_handlers, threads.pending_handlers = threads.pending_handlers, {}
+            handlers = {**pending_handlers, **handlers}
         for number, handler in handlers.items():
             handler.end_by_default(number)
         with ExitStack() as previous:  # calls each handler, even if another one raises

@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from cluster_tools import own_files
-from cluster_tools.cluster import clearing, events, failures, logs, patience
+from cluster_tools.cluster import clearing, disk_retries, events, failures, logs
 from cluster_tools.cluster.calls import CallArray
 from cluster_tools.cluster.cancellation import Cancellation
 from cluster_tools.cluster.clearing import Clearing
-from cluster_tools.cluster.failures import Where
+from cluster_tools.cluster.disk_retries import DiskRetries
+from cluster_tools.cluster.failures import TaskLocation
 from cluster_tools.cluster.future import ClusterFuture, end_quietly
 from cluster_tools.cluster.jobs import Jobs
 from cluster_tools.cluster.joinable_thread import JoinableThread
@@ -30,7 +31,6 @@ from cluster_tools.cluster.kept_logs import KeptLogs
 from cluster_tools.cluster.ledger import Ledger
 from cluster_tools.cluster.lifecycle import Lifecycle
 from cluster_tools.cluster.outcomes import Outcomes, StoreError
-from cluster_tools.cluster.patience import Patience
 from cluster_tools.cluster.pilots import PilotPool
 from cluster_tools.cluster.run_directory import (
     Outcome,
@@ -45,8 +45,8 @@ from cluster_tools.cluster.verdicts import (
     Evidence,
     Fail,
     Follow,
-    GoesInAgain,
     Policy,
+    Resubmit,
     TakeInterrupted,
     decide,
 )
@@ -136,7 +136,7 @@ class Resolver(JoinableThread):
         self._handlers = self._make_handlers()
         self._outcomes = Outcomes(directory, settings.store)
         self._clearing = Clearing(directory, leave_marks=may_run_again)
-        self._patience = Patience(directory.path, lambda: lifecycle.aborted)
+        self._disk_retries = DiskRetries(directory.path, lambda: lifecycle.aborted)
         # Outputs that could not be opened yet: (array, position, file name) -> (when to give up
         # by time.monotonic, the function that reads it).
         self._unreadable: dict[tuple[TaskArray, int, str], tuple[float, Callable[[], Outcome]]] = {}
@@ -157,17 +157,17 @@ class Resolver(JoinableThread):
             events.Submitted: lambda event: self._on_submitted(event.job),
             events.Refused: self._on_refused,
             events.NotSubmitted: lambda event: self._end_at_once(event.array),
-            events.Seen: lambda event: self._on_seen(event.names),
+            events.FilesAppeared: lambda event: self._on_seen(event.names),
             events.JournalsGrew: self._on_journals_grew,
             events.ElementEnded: self._on_element_ended,
             events.Cancelled: lambda event: self._on_cancelled(event.future),
             events.NotRevoked: self._on_not_revoked,
             events.Replaced: lambda event: self._fail_all(event.error),
-            events.LessToDo: lambda event: self._end_if_done(),
+            events.PerhapsDone: lambda event: self._end_if_done(),
             events.CancelPending: lambda event: self._cancel_pending(),
             events.Aborted: lambda event: self.end_all_at_once(),
             events.SubmitterEnded: lambda event: self._on_last(),
-            events.Chore: lambda event: event.act(),
+            events.RunLater: lambda event: event.act(),
         }
 
     def begin(
@@ -230,27 +230,27 @@ class Resolver(JoinableThread):
             return _CANCEL_INTERVAL_S
         if self._again:
             return _AGAIN_INTERVAL_S
-        if self._unreadable or self._patience.is_waiting():
-            return patience.INTERVAL_S
+        if self._unreadable or self._disk_retries.is_waiting():
+            return disk_retries.INTERVAL_S
         return clearing.INTERVAL_S if self._clearing.is_waiting() or self._later else None
 
     def later(self, act: Callable[[], None]) -> None:
         """Calls `act` once, in about a second. Called in the resolver's thread only."""
         self._later[act] = None
 
-    def patiently(self, act: Callable[[], None], give_up: Callable[[OSError], None]) -> None:
-        """Calls `act`, and again while it raises OSError; see `Patience`.
+    def retry_on_oserror(self, act: Callable[[], None], give_up: Callable[[OSError], None]) -> None:
+        """Calls `act`, and again while it raises OSError; see `DiskRetries`.
 
         Called in the resolver's thread only.
         """
-        self._patience.try_now(act, give_up)
+        self._disk_retries.try_now(act, give_up)
 
     def _do_chores(self) -> None:
         """Does the work that was put off, so that it is done for many tasks at once."""
         self._chores_at = None
         self.flush_cancellations()
         self._read_again()
-        self._patience.try_again()
+        self._disk_retries.try_again()
         if self._lifecycle.aborted or self._lifecycle.ending:
             self._clearing.forget()
         else:
@@ -259,7 +259,7 @@ class Resolver(JoinableThread):
         for act in later:
             act()
         if self._again:  # through the inbox: after all `ElementEnded` that are there now
-            self.post(events.Chore(self._submit_again))
+            self.post(events.RunLater(self._submit_again))
 
     def flush_cancellations(self) -> None:
         """Asks the scheduler to cancel the elements that were collected."""
@@ -381,7 +381,7 @@ class Resolver(JoinableThread):
     def _end_if_done(self) -> None:
         """Ends the executor if it takes no more calls and all its calls are done."""
         if self._is_done():  # checked again after the events that the gatherer has posted
-            self.post(events.Chore(self._end_if_still_done))
+            self.post(events.RunLater(self._end_if_still_done))
 
     def _end_if_still_done(self) -> None:
         lifecycle = self._lifecycle
@@ -436,7 +436,7 @@ class Resolver(JoinableThread):
             result, exception = self._result(array, position, outcome)
             del outcome
         except OutputNotReadable as exc:
-            first = (time.monotonic() + patience.PATIENCE_S, read)
+            first = (time.monotonic() + disk_retries.RETRY_FOR_S, read)
             give_up_at, _ = self._unreadable.setdefault((array, position, name), first)
             if time.monotonic() < give_up_at:
                 return
@@ -509,12 +509,12 @@ class Resolver(JoinableThread):
         except Exception as exc:  # does no harm: the run directory is removed at the end
             _logger.warning("The output of %s stays: %s", array.describe(position), exc)
 
-    def _where(self, array: TaskArray, position: int) -> Where:
+    def _where(self, array: TaskArray, position: int) -> TaskLocation:
         place = array.place_of(position)
         if place is None or place.job_id is None:
-            return Where(array.describe(position))
+            return TaskLocation(array.describe(position))
         element = place.element(position)
-        return Where(array.describe(position), str(element), self._jobs.log_path(element))
+        return TaskLocation(array.describe(position), str(element), self._jobs.log_path(element))
 
     # -- elements that have ended --
 
@@ -534,7 +534,7 @@ class Resolver(JoinableThread):
             except Exception as exc:
                 give_up(exc)
 
-        self.patiently(settle, give_up)
+        self.retry_on_oserror(settle, give_up)
 
     def _settle(self, job: Job, position: int, ending: Ending) -> None:
         """Decides what to do about a task whose element has ended, and does it.
@@ -546,7 +546,7 @@ class Resolver(JoinableThread):
             return
         evidence = self._outcomes.evidence(job, position, ending)
         verdict = decide(evidence, _POLICY)
-        if isinstance(verdict, GoesInAgain):
+        if isinstance(verdict, Resubmit):
             if self._goes_in_again(job, position, verdict):
                 return
             evidence = self._outcomes.evidence(job, position, ending)
@@ -559,7 +559,7 @@ class Resolver(JoinableThread):
             assert isinstance(verdict, Fail)
             self._fail_ended(job, position, evidence, verdict.cause)
 
-    def _goes_in_again(self, job: Job, position: int, verdict: GoesInAgain) -> bool:
+    def _goes_in_again(self, job: Job, position: int, verdict: Resubmit) -> bool:
         """Prepares another submission of the task. Returns: False if the task has begun."""
         array = job.array
         if verdict.after_silence:
@@ -663,7 +663,7 @@ class Resolver(JoinableThread):
         def give_up(error: Exception) -> None:
             self._cancellation.say_not_revoked(array, position, error)
 
-        self.patiently(revoke, give_up)
+        self.retry_on_oserror(revoke, give_up)
 
     def end_cancelled(self, array: TaskArray, position: int) -> None:
         """Ends a task that was revoked, and that no pilot begins.

@@ -3,7 +3,7 @@
     executor --calls--> Submitter --jobs--> scheduler --> worker
                            |                                |
                            v Written, Submitted             v outputs
-       futures <------- Resolver <--Seen--- watcher <-- run directory
+       futures <------- Resolver <--FilesAppeared--- watcher <-- run directory
                            ^-ElementEnded-- prober
 
 Only the executor knows this class. A part gets the other parts that it needs as arguments when it
@@ -30,11 +30,11 @@ from cluster_tools.cluster.events import (
     Aborted,
     CancelPending,
     Event,
-    LessToDo,
+    FilesAppeared,
     Observer,
     Observers,
+    PerhapsDone,
     Replaced,
-    Seen,
 )
 from cluster_tools.cluster.future import ClusterFuture, Owner
 from cluster_tools.cluster.gathering import Submitter
@@ -120,7 +120,9 @@ class Session:
         scheduler, settings, directory = self.scheduler, self.settings, self.directory
         self._observers = Observers(observers)
         self._ledger = Ledger(self._observers.on_change)
-        outputs = Watched(directory.path, lambda names: self._post(Seen(names)), self._on_replaced)
+        outputs = Watched(
+            directory.path, lambda names: self._post(FilesAppeared(names)), self._on_replaced
+        )
         self._watched = [outputs]
         self._resolver = Resolver(
             directory,
@@ -320,7 +322,7 @@ class Session:
         with self._state_lock:
             self.lifecycle.closed = True
         self._gatherer.wake()  # an exception may have interrupted `put` before it woke the thread
-        self._post(LessToDo())
+        self._post(PerhapsDone())
 
     def cancel_pending(self) -> None:
         """Cancels all futures that are not known to run."""

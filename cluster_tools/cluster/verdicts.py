@@ -82,7 +82,7 @@ class TakeInterrupted:
 
 
 @dataclass(frozen=True)
-class GoesInAgain:
+class Resubmit:
     """The task is submitted again.
 
     `why`: the reason, for the log. `after_silence`: whether the element found its client silent.
@@ -110,7 +110,7 @@ class Fail:
     cause: Cause
 
 
-Verdict = TakeInterrupted | GoesInAgain | Follow | Fail
+Verdict = TakeInterrupted | Resubmit | Follow | Fail
 
 
 def may_be_by_a_signal(ending: Ending) -> bool:
@@ -125,11 +125,11 @@ def decide(evidence: Evidence, policy: Policy) -> Verdict:
         pass  # it is not known whether the task has begun, so it must not go in again
     elif evidence.claim is None and evidence.has_left:
         if submissions < policy.max_after_silence:
-            return GoesInAgain("this client was silent for too long", after_silence=True)
+            return Resubmit("this client was silent for too long", after_silence=True)
     elif evidence.claim is None:
         was_not_its_doing = ending.cause in _NOT_THE_CALLS_FAULT or ending.may_go_in_again
         if was_not_its_doing and submissions < policy.max_submissions:
-            return GoesInAgain(ending.message)
+            return Resubmit(ending.message)
     elif evidence.claim and evidence.claim != evidence.element:
         return Follow(evidence.claim)
     if evidence.is_interrupted and may_be_by_a_signal(ending):

@@ -59,11 +59,11 @@ def stop(
             delete(chosen[start : start + _MAX_IDS_PER_COMMAND])
 
     deadline = time.monotonic() + _PATIENCE_S
-    _patiently(delete_all, deadline)
+    _retry_on_oserror(delete_all, deadline)
     begun()
     if what == "all":
         time.sleep(_LATE_ARRIVAL_S)
-        _patiently(delete_all, deadline)
+        _retry_on_oserror(delete_all, deadline)
 
 
 def _job_id(element: str) -> str:
@@ -71,7 +71,7 @@ def _job_id(element: str) -> str:
     return re.split(r"\D", element, maxsplit=1)[0]
 
 
-def _patiently(action: Callable[[], None], deadline: float) -> None:
+def _retry_on_oserror(action: Callable[[], None], deadline: float) -> None:
     """Calls `action` until it raises no SchedulerError, or until `deadline` (time.monotonic)."""
     while True:
         try:

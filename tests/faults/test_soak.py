@@ -4,6 +4,7 @@
 
     four threads --calls--> executors --futures--> ledger: what each has to come to
     this thread  --faults, one after the other, each undone before the next
+    each call    --where and when it began--> a file, which says whether one began twice
 
 FAULTS_MINUTES makes it longer or shorter.
 """
@@ -11,6 +12,7 @@ FAULTS_MINUTES makes it longer or shorter.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import random
@@ -19,7 +21,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -73,12 +75,41 @@ pytestmark = [
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
+class _Call:
+    """A call and what it has to come to.
+
+    Attributes:
+        bad: The name of its bad call, or "".
+        value: What it returns, if it is not bad.
+    """
+
+    step: Callable[[], Any]
+    bad: str
+    value: Any
+    name: str
+    future: Any = None
+
+    def is_wrong(self) -> bool:
+        error = self.future.exception()
+        if error is None:
+            return bool(self.bad) or self.future.result() != self.value
+        if isinstance(error, _BY_A_FAULT):
+            return not error.job_id or "log" not in str(error)
+        return not self.bad or not isinstance(error, BAD_CALLS[self.bad].error)
+
+
 @dataclass
 class _Ledger:
-    """What was submitted, and what it came to. Only list operations that need no lock."""
+    """What was submitted, and what it came to. Only list operations that need no lock.
 
-    # (future, the name of its bad call or "", what it returns)
-    expected: list[tuple[Any, str, Any]] = field(default_factory=list[tuple[Any, str, Any]])
+    Attributes:
+        runs: A file with a line for each time that a call has begun: see `jobs.run_and_note`. The
+            nodes are containers of one machine, whose kernel appends each line as a whole.
+    """
+
+    runs: Path
+    calls: list[_Call] = field(default_factory=list[_Call])
     called_back: Counter[int] = field(default_factory=Counter[int])
     faults: Counter[str] = field(default_factory=Counter[str])
     troubles: list[str] = field(default_factory=list[str])
@@ -86,62 +117,82 @@ class _Ledger:
     def note_callback(self, future: Any) -> None:
         self.called_back.update([id(future)])
 
-    def lost(self) -> list[Any]:
-        return [future for future, _, _ in self.expected if not future.done()]
+    def lost(self) -> list[_Call]:
+        return [call for call in self.calls if not call.future.done()]
 
     def wrong(self) -> list[str]:
         found: list[str] = []
-        for future, bad, value in self.expected:
-            if not future.done():
+        for call in self.calls:
+            if not call.future.done():
                 continue
-            error = future.exception()
-            if error is None:
-                is_right = not bad and future.result() == value
-            elif isinstance(error, _BY_A_FAULT):
-                is_right = bool(error.job_id) and "log" in str(error)
-            else:
-                is_right = bool(bad) and isinstance(error, BAD_CALLS[bad].error)
-            if not is_right:
-                found.append(f"{bad or value}: {error!r}")
-            if self.called_back[id(future)] != 1:
-                found.append(f"{bad or value}: called back {self.called_back[id(future)]} times")
+            what = f"{call.name}, {call.bad or call.value}"
+            if call.is_wrong():
+                found.append(f"{what}: {call.future.exception()!r}")
+            if self.called_back[id(call.future)] != 1:
+                found.append(f"{what}: called back {self.called_back[id(call.future)]} times")
         return found
 
+    def run_twice(self) -> list[str]:
+        """The lines of calls that began more than once, those of other clients among them."""
+        return [line for lines in self._runs().values() if len(lines) > 1 for line in lines]
 
-def _random_call(dice: random.Random) -> tuple[Callable[[], Any], str, Any]:
+    def not_noted(self) -> list[str]:
+        """The calls that have returned and left no line: if there are any, `run_twice` is blind."""
+        runs = self._runs()
+        return [
+            call.name
+            for call in self.calls
+            if call.future.done() and not call.future.exception() and call.name not in runs
+        ]
+
+    def _runs(self) -> dict[str, list[str]]:
+        """Call's name -> its lines."""
+        runs: defaultdict[str, list[str]] = defaultdict(list)
+        for line in self.runs.read_text().splitlines():
+            runs[line.split()[0]].append(line)
+        return runs
+
+
+def _random_call(dice: random.Random, name: str) -> _Call:
     kind = dice.random()
     number = dice.randrange(1000)
     if kind < 0.1:
-        name = dice.choice(sorted(BAD_CALLS))
-        return BAD_CALLS[name].step, name, None
+        bad = dice.choice(sorted(BAD_CALLS))
+        return _Call(BAD_CALLS[bad].step, bad, None, name)
     if kind < 0.5:
-        return partial(jobs.square_after, number, dice.uniform(0, 8)), "", number * number
-    return partial(jobs.square, number), "", number * number
+        step = partial(jobs.square_after, number, dice.uniform(0, 8))
+        return _Call(step, "", number * number, name)
+    return _Call(partial(jobs.square, number), "", number * number, name)
 
 
-def _work(dice: random.Random, directory: Path, ledger: _Ledger, deadline: float) -> None:
+def _work(
+    thread: int, dice: random.Random, directory: Path, ledger: _Ledger, deadline: float
+) -> None:
     """Executor after executor, array after array, until the deadline."""
+    names = (f"call-{thread}-{number}" for number in itertools.count())
     while time.monotonic() < deadline:
         pilots = {"pilot_jobs": 2} if dice.random() < 0.3 else {}
         with SLURM.new_executor(directory, **pilots) as executor:
             for _ in range(dice.randrange(1, 4)):
                 if time.monotonic() > deadline:
                     break
-                calls = [_random_call(dice) for _ in range(dice.randrange(1, 25))]
-                steps = [step for step, _, _ in calls]
+                calls = [_random_call(dice, next(names)) for _ in range(dice.randrange(1, 25))]
+                steps = [
+                    partial(jobs.run_and_note, call.step, ledger.runs, call.name) for call in calls
+                ]
                 if dice.random() < 0.5:
                     futures = executor.map_to_futures(jobs.run, steps)
                 else:
                     futures = [executor.submit(step) for step in steps]
-                for future, (_, bad, value) in zip(futures, calls):
-                    ledger.expected.append((future, bad, value))
+                for future, call in zip(futures, calls, strict=True):
+                    call.future = future
+                    ledger.calls.append(call)
                     future.add_done_callback(ledger.note_callback)
                 for future in futures:
                     future.exception(_LAST_FUTURE_LIMIT_S)
 
 
-def _guarded_work(*arguments: Any) -> None:
-    ledger = arguments[2]
+def _guarded_work(ledger: _Ledger, *arguments: Any) -> None:
     try:
         _work(*arguments)
     except BaseException as error:
@@ -271,17 +322,30 @@ class _FailingCommands:
         self._switch.unlink()
 
 
+# Begins a script: twenty calls that are noted in the ledger's file of runs.
+_NOTED = """\
+        from functools import partial
+
+        numbers = range(20)
+        steps = [partial(jobs.square_after, number, 0.5) for number in numbers]
+        names = [f"{{directory.name}}-{{number}}" for number in numbers]
+        runs = Path({runs!r})
+"""
+
+
 class _KilledClients:
     """Clients that are killed: their jobs leave by themselves."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, ledger: _Ledger):
         self._directory = directory
+        self._runs = str(ledger.runs)
 
     def __call__(self, dice: random.Random) -> None:
-        directory = Path(tempfile.mkdtemp(dir=self._directory))
-        body = """\
+        directory = Path(tempfile.mkdtemp(prefix="killed-", dir=self._directory))
+        body = f"""\
+{_NOTED.format(runs=self._runs)}
         executor = new_executor(client_timeout_s=2)
-        executor.map(jobs.say, range(20))
+        executor.map(jobs.run_and_note, steps, [runs] * 20, names)
         time.sleep(60)
         """
         with executor_program(SLURM, directory, body) as program:
@@ -299,11 +363,12 @@ class _StoppedClients:
         self._ledger = ledger
 
     def __call__(self, dice: random.Random) -> None:
-        directory = Path(tempfile.mkdtemp(dir=self._directory))
-        body = """\
+        directory = Path(tempfile.mkdtemp(prefix="stopped-", dir=self._directory))
+        body = f"""\
+{_NOTED.format(runs=str(self._ledger.runs))}
         os.environ["SLURM_MAX_RUNNING_SIZE"] = "2"
         with new_executor(client_timeout_s=2) as executor:
-            print(sum(executor.map(jobs.square_after, range(20), [0.5] * 20)))
+            print(sum(executor.map(jobs.run_and_note, steps, [runs] * 20, names)))
         """
         with executor_program(SLURM, directory, body) as program:
             time.sleep(dice.uniform(1, 4))
@@ -331,7 +396,8 @@ def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seed = os.environ["FAULTS_SEED"]
     dice = random.Random(seed)
     threads_before = set(threading.enumerate())
-    ledger = _Ledger()
+    ledger = _Ledger(tmp_path / "runs")
+    ledger.runs.touch()
     directory = tmp_path / "cfut"
     commands = _FailingCommands(tmp_path / "bin")
     monkeypatch.setenv("PATH", str(commands.directory), prepend=os.pathsep)
@@ -346,14 +412,21 @@ def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "a node cut off": _cut_node_off,
         "slurmdbd stopped and started": _stop_accounting,
         "commands that fail four times of five": commands,
-        "a client killed": _KilledClients(tmp_path),
+        "a client killed": _KilledClients(tmp_path, ledger),
         "a client stopped and continued": _StoppedClients(tmp_path, ledger),
     }
     deadline = time.monotonic() + _SECONDS
     workers = [
         threading.Thread(
             target=_guarded_work,
-            args=(random.Random(f"{seed}.{number}"), directory, ledger, deadline),
+            args=(
+                ledger,
+                number,
+                random.Random(f"{seed}.{number}"),
+                directory,
+                ledger,
+                deadline,
+            ),
         )
         for number in range(_THREADS)
     ]
@@ -371,12 +444,16 @@ def test_soak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         _mend()
         time.sleep(5)
     lost, wrong = ledger.lost(), ledger.wrong()
-    ends = Counter(type(future.exception()).__name__ for future, _, _ in ledger.expected)
-    print(
-        f"\nseed {seed}: {len(ledger.expected)} tasks, {sum(ledger.faults.values())} faults, "
-        f"{len(lost)} lost, {len(wrong)} wrong\n{dict(ledger.faults)}\n{dict(ends)}"
+    twice, not_noted = ledger.run_twice(), ledger.not_noted()
+    ends = Counter(
+        type(call.future.exception()).__name__ for call in ledger.calls if call.future.done()
     )
-    assert (lost, wrong, ledger.troubles) == ([], [], [])
+    print(
+        f"\nseed {seed}: {len(ledger.calls)} tasks, {sum(ledger.faults.values())} faults, "
+        f"{len(lost)} lost, {len(wrong)} wrong, {len(twice)} run twice\n"
+        f"{dict(ledger.faults)}\n{dict(ends)}"
+    )
+    assert (lost, wrong, twice, not_noted, ledger.troubles) == ([], [], [], [], [])
     _wait_long(lambda: _is_over(tmp_path), "an empty queue")
     _wait_long(lambda: set(threading.enumerate()) <= threads_before, "the end of all threads")
     left = [path for path in directory.iterdir() if not path.name.endswith(".log.stdout")]

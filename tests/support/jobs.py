@@ -235,6 +235,18 @@ def end_child_at_sigterm(runs: Path) -> int:
     return len(runs.read_text().splitlines())
 
 
+def run_and_note(step: Callable[[], Any], runs: Path, name: str) -> Any:
+    """Runs the step. Adds a line first: its name, its job, its node and when it began."""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    line = f"{name} {job} {socket.gethostname()} {time.time():.3f}\n"
+    file = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.write(file, line.encode())
+    finally:
+        os.close(file)
+    return step()
+
+
 def _note_run(runs: Path) -> None:
     with runs.open("a") as file:
         file.write("run\n")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster_tools.cluster.events import ElementEnded, Event, Seen
+from cluster_tools.cluster.events import ElementEnded, Event, FilesAppeared
 from cluster_tools.cluster.probing import Probe
 from cluster_tools.cluster.tasks import Job, TaskArray
 from cluster_tools.cluster.tasks import State as TaskState
@@ -58,7 +58,7 @@ class _Executor:
         self.cancelled += elements
 
     def _on_event(self, event: Event) -> None:
-        if isinstance(event, Seen):
+        if isinstance(event, FilesAppeared):
             self.seen += event.names
         else:
             assert isinstance(event, ElementEnded)

@@ -15,9 +15,9 @@ from cluster_tools.cluster.calls import Call, CallArray
 from cluster_tools.cluster.events import (
     ArrayEnded,
     Cancelled,
-    Chore,
     ElementEnded,
-    Seen,
+    FilesAppeared,
+    RunLater,
     Submitted,
     TaskChanged,
     TaskFailed,
@@ -137,7 +137,7 @@ def test_a_call_that_is_gathered_while_all_are_cancelled_is_cancelled_too(
 ) -> None:
     session.cancel_pending()
     done = threading.Event()
-    session._post(Chore(done.set))
+    session._post(RunLater(done.set))
     assert done.wait(LIMIT_S)
     future = ClusterFuture[object](session.owner)
     session._post(Written(_array(session, future)))
@@ -155,9 +155,9 @@ def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
 
     def come() -> None:
         if not ended.is_set():
-            session._post(Chore(come))
+            session._post(RunLater(come))
 
-    session._post(Chore(come))
+    session._post(RunLater(come))
     try:
         assert future.cancel()
         wait_until(lambda: scheduler.cancelled == [Element("7")], "the cancellation")
@@ -245,7 +245,9 @@ def test_observers_are_told_of_an_arrays_life_in_order(scheduler: _Idle, tmp_pat
     told: list[object] = [
         (type(event), event.state) if isinstance(event, TaskChanged) else type(event)
         for event in observer.events
-        if not isinstance(event, Seen)  # of the note that nobody is to begin what was cancelled
+        if not isinstance(
+            event, FilesAppeared
+        )  # of the note that nobody is to begin what was cancelled
     ]
     end = told.index(ElementEnded) + 1
     assert told[:end] == [
@@ -288,7 +290,7 @@ def test_pilots_that_leave_without_work_are_replaced_and_fail_no_call(
     left = Outcome(True, "there was nothing to do", None, {"stored": None})
     for position in range(2):
         take = partial(session._resolver.take, pilots, position, lambda: left)
-        session._post(Chore(take))
+        session._post(RunLater(take))
     wait_until(
         lambda: len(scheduler.submitted) == 2 or any(future.done() for future in futures),
         "other pilots",

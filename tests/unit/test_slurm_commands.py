@@ -19,7 +19,7 @@ from cluster_tools.schedulers.base import (
 from cluster_tools.schedulers.slurm.commands import (
     accounted_elements,
     controlled_elements,
-    is_of,
+    has_token,
     leading_number,
     parse_size,
     queue_rows,
@@ -83,13 +83,13 @@ def test_a_path_may_have_any_sign() -> None:
 
 def test_a_command_is_of_its_array_and_of_its_executor_and_of_no_other() -> None:
     command = "/c/run.0a1b2c3d/0a1b2c3d.1.0.0.sh"
-    assert is_of(command, "0a1b2c3d.1.0.0")
-    assert is_of(command, "0a1b2c3d")
-    assert is_of(script_mark("0a1b2c3d.1.0.0"), "0a1b2c3d.1.0.0")
+    assert has_token(command, "0a1b2c3d.1.0.0")
+    assert has_token(command, "0a1b2c3d")
+    assert has_token(script_mark("0a1b2c3d.1.0.0"), "0a1b2c3d.1.0.0")
     for other in ("0a1b2c3d.1.0.1", "0a1b2c3d.1.0.00", "a1b2c3d.1.0.0", "0a1b2c3", "0a1b2c3e"):
-        assert not is_of(command, other)
-    assert not is_of("/c/run.0a1b2c3d/of_somebody.sh", "0a1b2c3d")
-    assert not is_of("(null)", "0a1b2c3d")
+        assert not has_token(command, other)
+    assert not has_token("/c/run.0a1b2c3d/of_somebody.sh", "0a1b2c3d")
+    assert not has_token("(null)", "0a1b2c3d")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_scontrols_records_are_by_element() -> None:
     assert records["2498", None]["JobState"] == "OUT_OF_MEMORY"
     assert records["2498", None]["ExitCode"] == "0:125"
     assert records["2498", None]["MinMemoryNode"] == "50M"
-    assert is_of(records["2498", None]["Command"], "0a1b2c3d.1.0.0")
+    assert has_token(records["2498", None]["Command"], "0a1b2c3d.1.0.0")
     assert records["2502", 0]["NodeList"] == "c1"
 
 

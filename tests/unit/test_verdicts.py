@@ -14,8 +14,8 @@ from cluster_tools.cluster.verdicts import (
     Evidence,
     Fail,
     Follow,
-    GoesInAgain,
     Policy,
+    Resubmit,
     TakeInterrupted,
     Verdict,
     decide,
@@ -31,8 +31,8 @@ from cluster_tools.schedulers.base import Cause, Ending
 ELEMENT, EARLIER = "12_3", "11_3"
 POLICY = Policy()
 WORDS = "The scheduler's words."
-AGAIN = GoesInAgain(WORDS)
-AFTER_SILENCE = GoesInAgain("this client was silent for too long", after_silence=True)
+AGAIN = Resubmit(WORDS)
+AFTER_SILENCE = Resubmit("this client was silent for too long", after_silence=True)
 
 
 def ended(cause: Cause, exit_code: int | None = None, *, may_go_in_again: bool = False) -> Ending:
@@ -151,4 +151,4 @@ def test_nothing_goes_in_again_where_that_is_the_policy(
 def test_what_was_claimed_never_goes_in_again(cause: Cause, claim: str, has_left: bool) -> None:
     ending = ended(cause, may_go_in_again=True)
     verdict = decide(Evidence(ending, ELEMENT, claim=claim, has_left=has_left), POLICY)
-    assert not isinstance(verdict, GoesInAgain)
+    assert not isinstance(verdict, Resubmit)

@@ -177,7 +177,7 @@ def script_mark(token: str) -> str:
     return f"# cluster_tools: /{script_name(token)}\n"
 
 
-def is_of(text: str, token: str) -> bool:
+def has_token(text: str, token: str) -> bool:
     """Whether a job has this token.
 
     `text`: its command, the command line that submitted it, or its script. `token`: an array's; or

@@ -52,7 +52,7 @@ from cluster_tools.schedulers.slurm.commands import (
     account,
     accounted_elements,
     controlled_elements,
-    is_of,
+    has_token,
     parse_size,
     query,
     queue,
@@ -256,7 +256,7 @@ class SlurmScheduler(Scheduler):
 
     def find(self, token: str) -> str | None:
         for row in queue(*self._cluster_arguments, "--states=all"):
-            if is_of(row.command, token):
+            if has_token(row.command, token):
                 return row.job_id
         return None
 
@@ -327,9 +327,9 @@ class SlurmScheduler(Scheduler):
 
     def _is_ours(self, job_id: str, command: str, token: str) -> bool:
         """Whether a job has this token, by its command or its script. Raises: Unreachable."""
-        if is_of(command, token) or (job_id, token) in self._known_by_script:
+        if has_token(command, token) or (job_id, token) in self._known_by_script:
             return True
-        if not is_of(script_of(job_id, *self._cluster_arguments), token):
+        if not has_token(script_of(job_id, *self._cluster_arguments), token):
             return False
         self._known_by_script.add((job_id, token))
         return True
@@ -401,7 +401,7 @@ class SlurmScheduler(Scheduler):
                 if (row := rows.get((element.job_id, element.index))) is not None
                 # If accounting keeps no command line, that slurmctld has just reported it must do.
                 and (
-                    is_of(row.submit_line, jobs[element.job_id])
+                    has_token(row.submit_line, jobs[element.job_id])
                     or (not row.submit_line and report is not None)
                 )
                 and row.state.partition(" ")[0] in _ENDED_WORDS

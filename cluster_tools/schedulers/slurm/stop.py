@@ -25,7 +25,7 @@ from collections.abc import Callable, Collection, Sequence
 from cluster_tools.schedulers.base import SchedulerError
 from cluster_tools.schedulers.slurm.commands import (
     CommandFailed,
-    is_of,
+    has_token,
     query,
     queue,
     run,
@@ -49,9 +49,9 @@ def _listed_jobs(token: str, known: Collection[str], cluster_options: Sequence[s
     `known`: ids of its jobs. If the queue does not show the token of one, its script is asked for.
     """
     rows = queue(*cluster_options)
-    ours = {row.job_id for row in rows if is_of(row.command, token)}
+    ours = {row.job_id for row in rows if has_token(row.command, token)}
     unclear = {row.job_id for row in rows}.intersection(known) - ours
-    return ours | {job for job in unclear if is_of(script_of(job, *cluster_options), token)}
+    return ours | {job for job in unclear if has_token(script_of(job, *cluster_options), token)}
 
 
 def _jobs_of(

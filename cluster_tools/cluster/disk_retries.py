@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 # How long an action is tried again. Through an NFS client's cache, a file that was listed may take
 # so long until it can be read.
-PATIENCE_S = 120.0
+RETRY_FOR_S = 120.0
 INTERVAL_S = 1.0
 
 _logger = logging.getLogger("cluster_tools")
@@ -30,7 +30,7 @@ class _Act:
     give_up_at: float
 
 
-class Patience:
+class DiskRetries:
     """The actions of one executor that are tried again. Not thread-safe.
 
     `path`: the directory that can't be read, for the log. `is_over`: once it returns True, nothing
@@ -52,7 +52,7 @@ class Patience:
 
         Calls `give_up` if it still does so after two minutes.
         """
-        self._try(_Act(act, give_up, time.monotonic() + PATIENCE_S))
+        self._try(_Act(act, give_up, time.monotonic() + RETRY_FOR_S))
 
     def _try(self, act: _Act) -> None:
         try:
