@@ -25,7 +25,8 @@ class CallStats:
     and `submitted_at` is only as exact as these two clocks agree.
 
     Attributes:
-        submitted_at: When the call was submitted, by the client's clock.
+        submitted_at: When the call was submitted, by the client's clock. For calls of `map` and
+            `map_to_futures`: when that was called.
         started_at: When a worker began with the call, by the node's clock. This is before it loads
             the function and its arguments.
         ended_at: When the call's output was complete, by the node's clock. This is after the result

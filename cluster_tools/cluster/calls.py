@@ -93,5 +93,5 @@ class CallArray(TaskArray):
 
     def on_cancelled(self, position: int) -> None:
         future, self.futures[position] = self.futures[position], None
-        if future is not None:
+        if future is not None and not future.is_done():
             end_quietly(future.cancel_for_shutdown, self.name)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import InvalidStateError
 from dataclasses import dataclass
@@ -148,7 +147,7 @@ class ClusterFuture(RaisingFuture[_T]):
 
     # Does not call the base class, which makes a condition at once: that is most of a future's size
     # and cost. Here it is made when a thread first waits, asks or adds a callback.
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, submitted_at: float) -> None:
         self._own_condition: _Condition | None = None
         self._state = _PENDING
         self._result = None
@@ -159,7 +158,7 @@ class ClusterFuture(RaisingFuture[_T]):
         # Set when the task joins an array.
         self.array: TaskArray | None = None
         self.position = 0
-        self.submitted_at = time.time()
+        self.submitted_at = submitted_at
 
     @property
     def _condition(self) -> _Condition:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -365,7 +365,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         session = self._session
         session.check_open()
         name = self._name_of(fn)
-        future = ClusterFuture[_T](session.owner)
+        future = ClusterFuture[_T](session.owner, time.time())
         try:
             cwd = _working_directory()
             function = b"".join(_pickled(fn, f"The function {name}"))
@@ -427,8 +427,9 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             draft.writer = session.arrays.begin()
         except Exception as exc:
             draft.error = exc
+        submitted_at = time.time()
         for number, (arguments, named_key) in enumerate(calls):
-            draft.futures.append(ClusterFuture[Any](session.owner))
+            draft.futures.append(ClusterFuture[Any](session.owner, submitted_at))
             if draft.error is None and draft.writer is not None:
                 self._write_call(draft, draft.writer, number, function, arguments, named_key)
         if draft.error is not None or draft.writer is None or not draft.numbers:

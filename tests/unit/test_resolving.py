@@ -122,7 +122,10 @@ def _array(session: Session, *futures: ClusterFuture[object]) -> CallArray:
 def test_a_call_that_is_cancelled_while_its_array_is_written_is_over(
     session: Session, tmp_path: Path
 ) -> None:
-    cancelled, other = ClusterFuture[object](session.owner), ClusterFuture[object](session.owner)
+    cancelled, other = (
+        ClusterFuture[object](session.owner, 0.0),
+        ClusterFuture[object](session.owner, 0.0),
+    )
     array = _array(session, cancelled, other)
     assert cancelled.cancel()
     session._post(Written(array))
@@ -139,7 +142,7 @@ def test_a_call_that_is_gathered_while_all_are_cancelled_is_cancelled_too(
     done = threading.Event()
     session._post(RunLater(done.set))
     assert done.wait(LIMIT_S)
-    future = ClusterFuture[object](session.owner)
+    future = ClusterFuture[object](session.owner, 0.0)
     session._post(Written(_array(session, future)))
     wait_until(future.cancelled, "the cancellation")
 
@@ -147,7 +150,7 @@ def test_a_call_that_is_gathered_while_all_are_cancelled_is_cancelled_too(
 def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
     session: Session, scheduler: _Idle
 ) -> None:
-    future = ClusterFuture[object](session.owner)
+    future = ClusterFuture[object](session.owner, 0.0)
     array = _array(session, future)
     session._post(Written(array))
     session.jobs.add(Job(array, range(1), 0, session.directory.token), "7")
@@ -166,7 +169,7 @@ def test_cancellations_reach_the_scheduler_though_results_come_without_a_break(
 
 
 def test_a_future_whose_end_is_told_twice_ends_once(session: Session) -> None:
-    future = ClusterFuture[object](session.owner)
+    future = ClusterFuture[object](session.owner, 0.0)
     array = _array(session, future)
     job = Job(array, range(1), 0, session.directory.token)
     session._post(Written(array))
@@ -181,7 +184,7 @@ def test_a_future_whose_end_is_told_twice_ends_once(session: Session) -> None:
 def test_a_failure_that_is_written_while_its_task_is_to_go_in_again_is_taken(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    future = ClusterFuture[object](session.owner)
+    future = ClusterFuture[object](session.owner, 0.0)
     array = _array(session, future)
     directory = session.directory
 
@@ -205,7 +208,10 @@ def test_a_failure_that_is_written_while_its_task_is_to_go_in_again_is_taken(
 def test_a_call_that_is_cancelled_while_it_goes_in_again_is_cancelled_there(
     session: Session, scheduler: _Idle
 ) -> None:
-    cancelled, other = ClusterFuture[object](session.owner), ClusterFuture[object](session.owner)
+    cancelled, other = (
+        ClusterFuture[object](session.owner, 0.0),
+        ClusterFuture[object](session.owner, 0.0),
+    )
     array = _array(session, cancelled, other)
     session._post(Written(array))
     session.jobs.add(Job(array, range(2), 0, session.directory.token), "7")
@@ -229,7 +235,7 @@ def test_observers_are_told_of_an_arrays_life_in_order(scheduler: _Idle, tmp_pat
     observer = _Observer()
     session = Session(scheduler, _settings(tmp_path), [observer])
     try:
-        futures = [ClusterFuture[object](session.owner) for _ in range(2)]
+        futures = [ClusterFuture[object](session.owner, 0.0) for _ in range(2)]
         array = _array(session, *futures)
         job = Job(array, range(2), 0, session.directory.token)
         session._post(Written(array))
@@ -284,7 +290,7 @@ def test_pilots_that_leave_without_work_are_replaced_and_fail_no_call(
 ) -> None:
     """A call may come when all have left, and before that is seen."""
     session = on_pilots
-    futures = [ClusterFuture[object](session.owner) for _ in range(2)]
+    futures = [ClusterFuture[object](session.owner, 0.0) for _ in range(2)]
     session._post(Written(_array(session, *futures)))
     pilots = _pilots(session)
     left = Outcome(True, "there was nothing to do", None, {"stored": None})
@@ -304,7 +310,7 @@ def test_pilots_that_are_cancelled_since_nobody_needs_them_are_no_failures(
     """Their ends may be seen while the command that cancels them takes its time."""
     observer = _Observer()
     session = Session(scheduler, _settings(tmp_path, pilot_jobs=2), [observer])
-    future = ClusterFuture[object](session.owner)
+    future = ClusterFuture[object](session.owner, 0.0)
     session._post(Written(_array(session, future)))
     (job,) = _pilots(session).jobs
 
@@ -330,7 +336,7 @@ def test_no_pilot_comes_for_calls_that_could_not_be_offered(
     pilots: list[Any] = []
     monkeypatch.setattr(on_pilots.directory, "make", fail)
     monkeypatch.setattr(on_pilots._submitter, "put", pilots.append)
-    future = ClusterFuture[object](on_pilots.owner)
+    future = ClusterFuture[object](on_pilots.owner, 0.0)
     on_pilots._post(Written(_array(on_pilots, future)))
     assert str(error) in str(future.exception(LIMIT_S))
     assert pilots == []
