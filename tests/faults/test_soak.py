@@ -133,8 +133,17 @@ class _Ledger:
         return found
 
     def run_twice(self) -> list[str]:
-        """The lines of calls that began more than once, those of other clients among them."""
-        return [line for lines in self._runs().values() if len(lines) > 1 for line in lines]
+        """The lines of calls that began more often than they may: once in each run of one job.
+
+        Slurm runs a job again that it requeues, as when its node is lost. Of the calls of other
+        clients, too.
+        """
+        found: list[str] = []
+        for lines in self._runs().values():
+            jobs_of_call, restarts = zip(*(line.split()[1:3] for line in lines), strict=True)
+            if len({*jobs_of_call}) > 1 or len({*restarts}) < len(lines):
+                found += lines
+        return found
 
     def not_noted(self) -> list[str]:
         """The calls that have returned and left no line: if there are any, `run_twice` is blind."""

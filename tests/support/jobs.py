@@ -236,9 +236,11 @@ def end_child_at_sigterm(runs: Path) -> int:
 
 
 def run_and_note(step: Callable[[], Any], runs: Path, name: str) -> Any:
-    """Runs the step. Adds a line first: its name, its job, its node and when it began."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    line = f"{name} {job} {socket.gethostname()} {time.time():.3f}\n"
+    """Runs the step. Adds a line first: its name, its job, how often Slurm has restarted that, its
+    node and when it began.
+    """
+    job, restarts = (os.environ.get(f"SLURM_{what}", "0") for what in ("JOB_ID", "RESTART_COUNT"))
+    line = f"{name} {job} {restarts} {socket.gethostname()} {time.time():.3f}\n"
     file = os.open(runs, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     try:
         os.write(file, line.encode())
