@@ -5,6 +5,7 @@ This module knows processes and text, and no scheduler.
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -74,3 +75,14 @@ def ranges(numbers: Iterable[int]) -> list[tuple[int, int]]:
         else:
             found.append((number, number))
     return found
+
+
+def read_ranges(text: str, *, first: int = 0) -> list[range]:
+    """Reads numbers such as "9-12,15" or, with a step, "1-9:2", as ranges of indexes from 0.
+
+    `first`: the number whose index is 0.
+    """
+    return [
+        range(int(start) - first, int(last or start) - first + 1, int(step or 1))
+        for start, last, step in re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", text)
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster_tools.format.exit_codes import EXIT_NO_ARRAY
-from cluster_tools.schedulers.base import Cause, Ending
+from cluster_tools.schedulers.base import Cause, Element, Ending
 
 # Exit codes of a shell if the command can't be executed (126) or is not found (127).
 _NO_COMMAND = (126, 127)
@@ -54,4 +54,39 @@ def process_ended(
     in_words = f" ({word})" if word else ""
     return Ending(
         Cause.EXIT, f"The process ended{with_code}{on_node}{in_words}.", look, exit_code=exit_code
+    )
+
+
+def forgotten(element: Element, system: str, accounting: str) -> Ending:
+    """The scheduler does not know the element any more, and there is no record of its end.
+
+    `system`: the scheduler's name. `accounting`: the command that has been asked for a record.
+    """
+    return Ending(
+        Cause.LOST,
+        f"{system} does not know job {element} any more, there is no output, and {accounting} has "
+        "no record: somebody has deleted it before it began, or the master has lost it.",
+        "Look at its log, and submit the call again if its work is not done.",
+    )
+
+
+def out_of_memory(asked: str, used: str, example: str, on_node: str, look: str) -> Ending:
+    """The job has used more memory than it asked for. Other arguments as in `process_ended`.
+
+    `asked`: the resource, as "h_vmem=4G". `used`: how much it has used. `example`: a value of
+    `job_resources` that asks for more.
+    """
+    return Ending(
+        Cause.OUT_OF_MEMORY,
+        f"The job ran out of memory{on_node}: asked for {asked}, used {used}.",
+        f"Ask for more, for example with job_resources={example}. {look}",
+    )
+
+
+def out_of_time(asked: str, ran_s: float, example: str, on_node: str, look: str) -> Ending:
+    """The job has reached its time limit after `ran_s` seconds. Arguments as above."""
+    return Ending(
+        Cause.TIME_LIMIT,
+        f"The job reached its limit of {asked}{on_node}: it ran for {ran_s} s.",
+        f"Ask for more, for example with job_resources={example}. {look}",
     )
