@@ -8,7 +8,7 @@ from cluster_tools.caller import warn_caller
 from cluster_tools.executors.cluster import ClusterExecutor
 from cluster_tools.file_system import is_on_one_machine_only
 from cluster_tools.schedulers.base import Options, Scheduler
-from cluster_tools.schedulers.gridengine.scheduler import GridEngineScheduler
+from cluster_tools.schedulers.gridengine import GridEngineScheduler
 
 
 class GridEngineExecutor(ClusterExecutor):

@@ -1,6 +1,6 @@
 """Cancels jobs of an executor in a helper process (`detached`), which goes on without the client.
 
-    main([elements|all, TOKEN], begun) < ids, one a line
+    stop([elements|all, TOKEN], begun, jobs_of, delete) < ids, one a line
 
 `elements`: cancels the elements with these ids. `all`: cancels all jobs of the executor. Then the
 ids are those that the executor knows. Jobs that appear a little later are cancelled, too, as they
@@ -34,7 +34,7 @@ def stop(
     jobs_of: Callable[[str, Collection[str]], Collection[str]],
     delete: Callable[[Sequence[str]], object],
 ) -> None:
-    """Does the work of `main`.
+    """Does what a helper's `main` has to do.
 
     Arguments:
         arguments: "elements" or "all", and the executor's token.

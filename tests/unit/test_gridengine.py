@@ -7,6 +7,7 @@ The samples were printed by Son of Grid Engine 8.1.9. Commands are fakes on PATH
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,10 +28,16 @@ from cluster_tools.schedulers.base import (
     Uncertain,
     Unreachable,
 )
-from cluster_tools.schedulers.gridengine.accounting import accounted, ending
-from cluster_tools.schedulers.gridengine.commands import is_of, queue_rows
-from cluster_tools.schedulers.gridengine.options import read_resources, seconds
-from cluster_tools.schedulers.gridengine.scheduler import GridEngineScheduler
+from cluster_tools.schedulers.endings import forgotten
+from cluster_tools.schedulers.gridengine import (
+    GridEngineScheduler,
+    accounted,
+    queue_rows,
+    read_resources,
+)
+from cluster_tools.schedulers.queueing import is_of
+from cluster_tools.schedulers.resources import seconds
+from support.waiting import wait_until
 
 TOKEN = "0a1b2c3d.0.0.0"
 NAME = f"call.{TOKEN}"
@@ -188,6 +195,26 @@ def test_qsub_is_given_the_array_and_a_script_without_secrets(
     assert "exec python worker.py" in script.read_text()
 
 
+@pytest.mark.parametrize(("count", "shown"), [(3, "1 77_1"), (1, "0 77")])
+def test_an_element_is_told_its_index_its_job_and_its_log(
+    fake: Fake, tmp_path: Path, count: int, shown: str
+) -> None:
+    fake("qsub", "77\n")
+    _scheduler().submit(_request(count))
+    script = (tmp_path / f"{TOKEN}.sh").read_text()
+    names = "".join(line for line in script.splitlines(True) if line.startswith("cluster_tools_"))
+    arguments = script[script.index("exec python worker.py ") :].removeprefix("exec python ")
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"{names}echo {arguments}"],
+        env={"JOB_ID": "77", "SGE_TASK_ID": "2", "RESTARTED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    index, job = shown.split()
+    assert ended.stdout == f"worker.py {index} 1 {job} /logs/a b/sge.{job}.log.stdout\n"
+
+
 def test_a_single_call_is_no_array(fake: Fake, tmp_path: Path) -> None:
     fake("qsub", "77\n")
     assert _scheduler().submit(_request(1)) == "77"
@@ -246,7 +273,7 @@ def test_a_qsub_that_hangs_is_ended_and_leaves_it_uncertain(
 ) -> None:
     fake("qsub")
     (tmp_path / "bin" / "qsub").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
-    monkeypatch.setattr("cluster_tools.schedulers.gridengine.scheduler.QSUB_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(GridEngineScheduler, "submit_timeout_s", 0.2)
     with pytest.raises(Uncertain, match="did not answer within"):
         _scheduler().submit(_request())
 
@@ -400,13 +427,10 @@ def _record(**changed: str) -> str:
 
 def test_records_are_read_in_their_order() -> None:
     text = _record(failed="25  : rescheduling", exit_status="99") + _record(taskid="undefined")
-    first, second = accounted(text)
-    assert (first["failed"], first["taskid"], first["exit_status"]) == (
-        "25  : rescheduling",
-        "2",
-        "99",
-    )
-    assert (second["taskid"], second["jobname"]) == ("undefined", NAME)
+    first, second = accounted("5", text)
+    assert (first.word, first.element) == ("25  : rescheduling", Element("5", 1))
+    assert first.fields["exit_status"] == "99"
+    assert (second.element, second.name) == (Element("5"), NAME)
 
 
 _BY_LIMIT = "37  : qmaster enforced h_rt, h_cpu, or h_vmem limit"
@@ -449,15 +473,15 @@ _BY_LIMIT = "37  : qmaster enforced h_rt, h_cpu, or h_vmem limit"
     ],
 )
 def test_each_record_has_its_cause(changed: Mapping[str, str], cause: Cause, words: str) -> None:
-    (record,) = accounted(_record(**changed))
-    why = ending(Element("5", 1), record)
+    (record,) = accounted("5", _record(**changed))
+    why = _scheduler().ending(record)
     assert why.cause is cause
     assert words in why.message
     assert "qacct -j 5 -t 2" in why.advice
 
 
 def test_without_a_record_an_element_is_lost_and_nothing_is_claimed() -> None:
-    why = ending(Element("5"), None)
+    why = forgotten(Element("5"), "Grid Engine", "qacct")
     assert why.cause is Cause.LOST
     assert "does not know job 5 any more" in why.message
 
@@ -482,9 +506,21 @@ def test_the_last_record_of_the_job_with_our_name_counts(fake: Fake) -> None:
 def test_elements_without_a_record_are_waited_for_and_then_lost(
     fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = "cluster_tools.schedulers.gridengine.scheduler"
-    monkeypatch.setattr(f"{module}._ACCOUNTING_PATIENCE_S", 0.0)
-    monkeypatch.setattr(f"{module}._ACCOUNTING_INTERVAL_S", 0.0)
+    monkeypatch.setattr(GridEngineScheduler, "accounting_patience_s", 0.0)
+    monkeypatch.setattr("cluster_tools.schedulers.queueing._ACCOUNTING_INTERVAL_S", 0.0)
     fake("qacct", _record())
     endings = _scheduler().explain({Element("5", 1): None, Element("5", 2): None}, {"5": TOKEN})
     assert [endings[Element("5", index)].cause for index in (1, 2)] == [Cause.EXIT, Cause.LOST]
+
+
+# -- cancelling --
+
+
+def test_a_helper_deletes_elements_of_our_jobs(fake: Fake, tmp_path: Path) -> None:
+    fake("qstat", _QUEUE)
+    fake("qdel")
+    elements = [Element("5", index) for index in (1, 3, 4)]
+    _scheduler().cancel([*elements, Element("6")], "0a1b2c3d")
+    wait_until((tmp_path / "qdel").exists, "qdel")
+    wait_until(lambda: (tmp_path / "qdel").read_text().endswith("]"), "its arguments")
+    assert _arguments(tmp_path, "qdel") == ["5.2-2", "5.4-5"]
