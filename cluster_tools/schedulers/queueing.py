@@ -112,7 +112,7 @@ class Record:
     fields: Mapping[str, str]
 
 
-def is_of(name: str, token: str) -> bool:
+def has_token(name: str, token: str) -> bool:
     """Whether a job has this token, by its name or by the name of its script.
 
     `token`: of an array, or of an executor, with which the tokens of its arrays begin.
@@ -306,7 +306,7 @@ class QueueingScheduler(Scheduler):
         return Refused(f"{command[0]} says: {words}\nThe command was: {shlex.join(command)}")
 
     def find(self, token: str) -> str | None:
-        return next((row.job_id for row in self.queue() if is_of(row.name, token)), None)
+        return next((row.job_id for row in self.queue() if has_token(row.name, token)), None)
 
     # -- states --
 
@@ -328,7 +328,7 @@ class QueueingScheduler(Scheduler):
 
     def _is_ours(self, job_id: str, name: str, token: str) -> bool:
         """Whether the job has this token, by its name or by its script. Raises: Unreachable."""
-        if is_of(name, token) or (job_id, token) in self._known_by_script:
+        if has_token(name, token) or (job_id, token) in self._known_by_script:
             return True
         if not self._is_of_script(job_id, token):
             return False
@@ -338,7 +338,7 @@ class QueueingScheduler(Scheduler):
     def _is_of_script(self, job_id: str, token: str) -> bool:
         """Whether the job has this token, by the path of its script. Raises: Unreachable."""
         try:
-            return is_of(os.path.basename(self.script_path(job_id)), token)
+            return has_token(os.path.basename(self.script_path(job_id)), token)
         except CommandFailed:  # the job has ended
             return False
 
@@ -349,7 +349,7 @@ class QueueingScheduler(Scheduler):
             return {
                 record.element: record
                 for record in self.records(job_id)
-                if is_known or is_of(record.name, token)
+                if is_known or has_token(record.name, token)
             }
         except SchedulerError:  # no record yet, or accounting can't be read on this machine
             return {}
@@ -409,7 +409,7 @@ class QueueingScheduler(Scheduler):
         changed is found, too.
         """
         names = {row.job_id: row.name for row in self.queue()}
-        ours = {job_id for job_id, name in names.items() if is_of(name, token)}
+        ours = {job_id for job_id, name in names.items() if has_token(name, token)}
         unclear = (names.keys() & known) - ours
         return ours | {job_id for job_id in unclear if self._is_of_script(job_id, token)}
 

@@ -35,7 +35,7 @@ from cluster_tools.schedulers.gridengine import (
     queue_rows,
     read_resources,
 )
-from cluster_tools.schedulers.queueing import is_of
+from cluster_tools.schedulers.queueing import has_token
 from cluster_tools.schedulers.resources import seconds
 from support.waiting import wait_until
 
@@ -384,8 +384,8 @@ def test_a_job_is_found_by_its_token(fake: Fake) -> None:
     fake("qstat", _QUEUE)
     assert _scheduler().find(TOKEN) == "5"
     assert _scheduler().find("0a1b2c3d.0.0.1") is None
-    assert is_of(NAME, "0a1b2c3d")  # the executor's
-    assert not is_of(NAME, "1b2c3d.0.0.0")
+    assert has_token(NAME, "0a1b2c3d")  # the executor's
+    assert not has_token(NAME, "1b2c3d.0.0.0")
 
 
 # -- limits --
