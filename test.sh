@@ -63,7 +63,7 @@ KUBERNETES_DIRECTORY=$PWD/.kubernetes # with what was built
 pytest_args=("$@")
 # Files, as what runs side by side has no variables in common: the stages' results, what was left out.
 notes=$(mktemp -d)
-kubernetes=    # the process of the stages there
+others=        # the process of the stages on Kubernetes and Grid Engine
 machine=       # the process of the tests of this machine, where they run beside those
 brought_up=0   # dockered-slurm, by us
 trap clean_up EXIT
@@ -71,9 +71,10 @@ touch "$notes/results" "$notes/left_out"
 
 clean_up() {
     local process
-    for process in $kubernetes $machine; do
+    for process in $others $machine; do
         { kill "$process" && wait "$process"; } 2>/dev/null
     done
+    [ -z "$others" ] || gridengine_down # its stages are in a shell of their own
     [ "$brought_up" = 0 ] || take_down
     rm -rf "$notes"
 }
@@ -299,6 +300,13 @@ on_slurm() {
     fi
 }
 
+# Each waits for its cluster most of the time: beside those on Slurm.
+on_other_clusters() {
+    [ "$has_kubernetes" = 0 ] || on_kubernetes
+    [ "$has_gridengine" = 0 ] || on_gridengine
+    touch "$notes/others.over"
+}
+
 all() {
     stage "other Pythons" pythons
     stage "libraries that take an executor" clients
@@ -307,26 +315,20 @@ all() {
     [ -z "${KUBECONFIG-}" ] && ! can_have Kubernetes "what Kubernetes needs" prepare_kubernetes || has_kubernetes=1
     ! can_have Slurm "what dockered-slurm needs" prepare || has_slurm=1
     ! can_have "Grid Engine" "what Grid Engine needs" prepare_gridengine || has_gridengine=1
-    if [ "$has_kubernetes" = 1 ]; then
-        [ -n "${KUBECONFIG-}" ] || stage "Kubernetes built" build_kubernetes
-        {
-            on_kubernetes
-            touch "$notes/kubernetes.over"
-        } >"$notes/kubernetes" 2>&1 &
-        kubernetes=$!
+    if [ "$has_kubernetes" = 1 ] && [ -z "${KUBECONFIG-}" ]; then
+        stage "Kubernetes built" build_kubernetes
     fi
+    on_other_clusters >"$notes/others" 2>&1 &
+    others=$!
     [ "$has_slurm" = 0 ] || on_slurm
-    [ "$has_gridengine" = 0 ] || on_gridengine
-    # Beside the last tests on Kubernetes, which mostly wait. Shown last.
+    # Beside the last tests on the other clusters. Shown last.
     stage "this machine" host_tests >"$notes/machine" 2>&1 &
     machine=$!
-    if [ "$has_kubernetes" = 1 ]; then
-        say "on Kubernetes, meanwhile"
-        wait "$kubernetes"
-        kubernetes=
-        cat "$notes/kubernetes"
-        [ -e "$notes/kubernetes.over" ] || echo "on Kubernetes: FAILED (its shell was ended)" >>"$notes/results"
-    fi
+    say "on the other clusters, meanwhile"
+    wait "$others"
+    others=
+    cat "$notes/others"
+    [ -e "$notes/others.over" ] || echo "on other clusters: FAILED (their shell was ended)" >>"$notes/results"
     report
     wait "$machine"
     machine=
