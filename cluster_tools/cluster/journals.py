@@ -1,8 +1,9 @@
 """Reads the journals of pilots.
 
     pilot --records--> journal, a file for each part
-                          |--> WatchedJournals --JournalsGrew--> resolver
-                          '--> JournalReader --records--> PilotPool
+      |                   |--> WatchedJournals --JournalsGrew--> resolver
+      |                   '--> JournalReader --records--> PilotPool
+      '--name of a part--> named pipe --> WatchedJournals
 
 A journal has one writer and one reader. The reader reads a part while it grows. Once it has read
 the record `Continued`, it removes the part and goes on with the next. This module knows files and
@@ -19,12 +20,19 @@ from collections.abc import Callable, Iterator
 from cluster_tools import own_files
 from cluster_tools.cluster.watching import Watched
 from cluster_tools.format import pilots
+from cluster_tools.named_pipes import NamedPipe
 
 _READ_BYTES = 4 << 20
 # How long to wait for an incomplete record; NFS may show the rest late.
 _DAMAGE_PATIENCE_S = 5.0
 # An idle pilot answers a call within milliseconds: the client should not add many to that.
 _MIN_INTERVAL_S = 0.005
+# The same if all pilots have sent messages: then only the beginnings of calls are seen by looking.
+_MIN_INTERVAL_WITH_MESSAGES_S = 0.05
+# How many journals are looked at in a second, at most: a limit to the file server's load.
+_MAX_JOURNALS_PER_S = 400.0
+# The pipe holds 65,536 bytes. If so many are in it, some messages may have been dropped.
+_MANY_BYTES = 1 << 15
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -32,23 +40,60 @@ _logger = logging.getLogger("cluster_tools")
 class WatchedJournals(Watched):
     """The directory of journals, as the watcher looks at it.
 
-    Posts the names of journals that are new, have grown, or are in `unsettled`.
+    Posts the names of journals that are new, have grown, or are in `unsettled`; and those that
+    pilots send through the named pipe `pipe`.
     """
 
     min_interval_s = _MIN_INTERVAL_S
 
     def __init__(
-        self, path: str, post: Callable[[list[str]], None], on_replaced: Callable[[], None]
+        self,
+        path: str,
+        post: Callable[[list[str]], None],
+        on_replaced: Callable[[], None],
+        pipe: NamedPipe | None,
     ):
         super().__init__(path, post, on_replaced)
+        self._pipe = pipe
+        # Names of the pilots that have sent messages.
+        self._senders: set[str] = set()
         self._sizes: dict[str, int] = {}
         # Names of journals to post at each look, even if they have not grown: their last record is
         # incomplete, or they could not be read.
         self.unsettled: set[str] = set()
 
+    def fd(self) -> int | None:
+        try:
+            return None if self._pipe is None else self._pipe.fd()
+        except OSError as exc:
+            _logger.debug("messages of pilots can't be read any more: %s", exc)
+            self._pipe = None
+            return None
+
+    def on_readable(self) -> None:
+        if self._pipe is None:
+            return
+        messages = self._pipe.read()
+        names = [name.decode(errors="replace") for name in {*messages.split(b"\n")} - {b""}]
+        self._senders.update(name.partition(",")[0] for name in names)
+        if len(messages) >= _MANY_BYTES:
+            self.next_look = 0.0
+        if names:
+            self._last_news = time.monotonic()
+            self.post(names)
+
+    def close(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+
     def _news(self) -> list[str]:
         news: list[str] = []
         names = own_files.listed(self.path)
+        all_send = all(name.partition(",")[0] in self._senders for name in names)
+        self.min_interval_s = max(
+            _MIN_INTERVAL_WITH_MESSAGES_S if all_send and names else _MIN_INTERVAL_S,
+            len(names) / _MAX_JOURNALS_PER_S,
+        )
         sizes, self._sizes = self._sizes, {}
         for name in names:
             try:

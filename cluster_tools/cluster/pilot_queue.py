@@ -15,10 +15,11 @@ import threading
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
-from cluster_tools import own_files
+from cluster_tools import named_pipes, own_files
 from cluster_tools.cluster.run_directory import RunDirectory
 from cluster_tools.cluster.tasks import TaskArray
 from cluster_tools.format import pilots
+from cluster_tools.named_pipes import NamedPipe
 
 # How many lines of ended arrays may stay in the file of revoked tasks before it is written anew.
 _MAX_STALE_LINES = 1_000
@@ -41,7 +42,8 @@ class PilotQueue:
         self._count = count
         self._todo = os.path.join(directory.path, pilots.TODO)
         self._held = os.path.join(directory.path, pilots.HELD)
-        for path in (self._todo, self._held):
+        self._wake = os.path.join(directory.path, pilots.WAKE)
+        for path in (self._todo, self._held, self._wake):
             os.mkdir(path, 0o700)
         self._revoked = os.path.join(directory.path, pilots.REVOKED)
         # Reentrant: a signal handler or the garbage collector may cancel a future at any time.
@@ -65,10 +67,11 @@ class PilotQueue:
 
     # -- offering --
 
-    def publish(self, array: TaskArray, task_s: float | None) -> None:
+    def publish(self, array: TaskArray, task_s: float | None) -> int:
         """Offers the array's tasks to all pilots.
 
         `task_s`: how many seconds a task takes; None if that is not known.
+        Returns: the number of ranges.
         Raises: NotOffered.
         """
         offered: list[pilots.Range] = []
@@ -81,6 +84,7 @@ class PilotQueue:
             raise NotOffered(self._take_back(array, offered), exc) from exc
         finally:
             self._published.add(array.number)
+        return len(offered)
 
     def _take_back(self, array: TaskArray, offered: list[pilots.Range]) -> list[int]:
         """Removes the offered ranges. Returns: the positions of all tasks that no pilot has taken.
@@ -285,6 +289,26 @@ class PilotQueue:
         return found
 
     # -- what pilots are told --
+
+    def client_pipe(self) -> NamedPipe | None:
+        """Makes the named pipe through which pilots tell which journals have grown.
+
+        None if the file system has no named pipes.
+        """
+        try:
+            return NamedPipe(os.path.join(self._wake, pilots.CLIENT))
+        except OSError as exc:
+            _logger.debug("pilots can't send messages, so the client looks more often: %s", exc)
+            return None
+
+    def wake(self, pilot: str) -> bool:
+        """Tells this pilot to look for work. Returns: whether it is on this machine."""
+        path = os.path.join(self._wake, pilot)
+        return named_pipes.send(path, b"\n", owner=self._directory.owner)
+
+    def forget_pilot(self, pilot: str) -> None:
+        """Removes the named pipe of a pilot that has ended."""
+        own_files.unlink(os.path.join(self._wake, pilot))
 
     def tell_count(self, count: int) -> None:
         """Tells pilots how many of them there are: the more, the less often each looks for work."""

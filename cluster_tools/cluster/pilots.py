@@ -144,6 +144,10 @@ class _PilotRun:
     seen_at: float = field(default_factory=time.monotonic)
     # The element has ended, or was restarted.
     is_over: bool = False
+    # When it was last told to look for work (time.monotonic), and whether it is on this machine, so
+    # that it can be told.
+    woken_at: float = 0.0
+    is_here: bool = True
 
     def __post_init__(self) -> None:
         job_id, _, index = self.journal.job_id.rpartition("_")
@@ -214,7 +218,10 @@ class PilotPool:
         self._journals = os.path.join(directory.path, pilots.JOURNALS)
         os.mkdir(self._journals, 0o700)
         self.watched = WatchedJournals(
-            self._journals, lambda names: post(JournalsGrew(names)), on_replaced
+            self._journals,
+            lambda names: post(JournalsGrew(names)),
+            on_replaced,
+            queue.client_pipe(),
         )
         # Arrays of calls with open tasks, by number.
         self._arrays: dict[int, CallArray] = {}
@@ -247,13 +254,24 @@ class PilotPool:
             return
         self._ledger.submitted(array, range(array.count))
         try:
-            self._queue.publish(array, self._task_s)
+            self._wake(self._queue.publish(array, self._task_s))
         except NotOffered as exc:
             self._post(Refused(array, exc.positions, exc.error))
             # After `Refused`, so that no pilot is started for a refused task.
             self._post(RunLater(self.start_missing))
         else:
             self.start_missing()
+
+    def _wake(self, count: int) -> None:
+        """Tells up to `count` idle pilots to look for work, those first that were not told yet."""
+        idle = [run for run in self._runs.values() if run.running is None]
+        for run in sorted(idle, key=lambda run: run.woken_at)[:count]:
+            self._tell_to_look(run)
+
+    def _tell_to_look(self, run: _PilotRun) -> None:
+        if run.is_here and not run.is_over:
+            run.woken_at = time.monotonic()
+            run.is_here = self._queue.wake(run.journal.pilot)
 
     def gathering_s(self) -> float:
         """How many seconds a call may wait for others while pilots have enough to do.
@@ -440,6 +458,11 @@ class PilotPool:
         for records in run.reader.read(is_over=run.is_over):
             self._take_all(run, records)
         self._measure(run, run.done - done, was_idle)
+        if run.running is not None or run.done == done:
+            return
+        # It may have looked for work before the last was offered, when it did not seem idle.
+        if self._open_tasks > sum(other.running is not None for other in self._runs.values()):
+            self._tell_to_look(run)
 
     def _take_all(self, run: _PilotRun, records: list[pilots.Record]) -> None:
         for record, following in zip_longest(records, records[1:]):
@@ -609,7 +632,9 @@ class PilotPool:
         run.running = None
         for held in its:
             self._queue.give_to_others(held, is_wanted=held.array in self._arrays)
+        self._wake(len(its))
         run.reader.remove()
+        self._queue.forget_pilot(run.journal.pilot)
         self._runs.pop(run.journal.pilot, None)
 
     def _goes_once_more(self, run: _PilotRun, task: int) -> bool:
@@ -630,6 +655,7 @@ class PilotPool:
             return False
         self._ledger.change(*place, State.WRITTEN)
         self._ledger.change(*place, State.SUBMITTED)
+        self._wake(1)
         return True
 
     def _look_for_lost(self) -> None:

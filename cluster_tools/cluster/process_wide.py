@@ -129,6 +129,7 @@ def unregister(executor: Registered, watched: Sequence[Watched], probe: Probe) -
         assert watcher is not None and prober is not None
         for each in watched:
             watcher.remove(each)
+            each.close()
         prober.remove(probe)
         if _threads.executors:
             return

@@ -7,7 +7,8 @@
 One thread does this for all executors of the process. It reads no output, runs no command, and
 waits for no lock that the main thread may hold, so that nothing can delay it. The interval between
 two listings is a small part of the time since something new was found, from 20 ms to 1 s; for
-journals of pilots, from 5 ms.
+journals of pilots, see `journals`. The pilots of this machine tell the watcher what to look at, by
+a named pipe.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _MAX_INTERVAL_S = 1.0
 # result is noticed late by at most this part of its waiting time.
 _INTERVAL_PART = 0.05
 # The largest part of the time that the listings of one run directory may take.
-_MAX_LOAD = 0.1
+_MAX_LOAD = 0.05
 
 _WAKE = b"w"
 END = b"e"
@@ -62,6 +63,16 @@ class Watched:
         self._fails = False
         self.next_look = 0.0
 
+    def fd(self) -> int | None:
+        """A descriptor that is readable when `on_readable` shall be called; None: there is none."""
+        return None
+
+    def on_readable(self) -> None:
+        """The descriptor `fd` is readable."""
+
+    def close(self) -> None:
+        """Releases what `fd` needs."""
+
     def expect(self) -> None:
         """Look often from now on: tasks were submitted."""
         self._last_news = time.monotonic()
@@ -90,7 +101,9 @@ class Watched:
             self.post(news)
         now = time.monotonic()
         interval = min(_MAX_INTERVAL_S, (now - self._last_news) * _INTERVAL_PART)
-        self.next_look = now + max(self.min_interval_s, interval, (now - began) / _MAX_LOAD)
+        # After a listing that took one part of the time, the others have to pass.
+        rest = (now - began) * (1 / _MAX_LOAD - 1)
+        self.next_look = now + max(self.min_interval_s, interval, rest)
 
     def _news(self) -> list[str]:
         """The names that are new since the last look.
@@ -168,9 +181,14 @@ class Watcher(JoinableThread):
         # Not select.select, which fails for descriptors above 1023.
         poll = select.poll()
         poll.register(self._read_end, select.POLLIN)
-        woken = poll.poll(None if timeout is None else timeout * 1000)
-        if woken and END in os.read(self._read_end, 4096):
-            self._on_end()
+        readable = {fd: watched for watched in waiting if (fd := watched.fd()) is not None}
+        for fd in readable:
+            poll.register(fd, select.POLLIN)
+        for fd, _ in poll.poll(None if timeout is None else timeout * 1000):
+            if fd != self._read_end:
+                readable[fd].on_readable()
+            elif END in os.read(self._read_end, 4096):
+                self._on_end()
         now = time.monotonic()
         for watched in list(self._watched.values()):
             if watched.open_tasks and watched.next_look <= now:

@@ -16,6 +16,10 @@ from cluster_tools.format.measured import NS_PER_S, NUMBERS_BYTES
 TODO = "pilots.todo"
 HELD = "pilots.held"
 JOURNALS = "pilots.journals"
+# A directory of named pipes: one for each pilot, with its name, tells it to look for work; CLIENT
+# tells the client the names of journals that have grown, one a line.
+WAKE = "pilots.wake"
+CLIENT = "client"
 # A file: the task numbers of cancelled calls, one a line. The first line differs in each new
 # version of the file, so that a pilot notices one.
 REVOKED = "pilots.revoked"

@@ -10,6 +10,8 @@
                 |  rename by the client, when the pilot has ended: NEXT to END goes back to todo/
     client <--- journals/PILOT,PART: tasks that began, and their outputs; the client deletes the
                 parts that it has read
+    client <--> wake/: named pipes, by which the processes of one machine tell each other to look
+                at these directories at once. All others look from time to time.
 
 A range of tasks is one file at any time, and each change of it is a rename, which one process alone
 can win: so no task begins twice, however late or silent a pilot is. Until the journal has a record
@@ -48,6 +50,7 @@ from cluster_tools.format.exit_codes import EXIT_REFUSED
 from cluster_tools.format.measured import NS_PER_S
 from cluster_tools.format.pilots import (
     ALIVE,
+    CLIENT,
     HELD,
     HERE,
     IN_FILE,
@@ -57,6 +60,7 @@ from cluster_tools.format.pilots import (
     REVOKED,
     STOP,
     TODO,
+    WAKE,
     Journal,
     Range,
     began_record,
@@ -68,6 +72,7 @@ from cluster_tools.format.pilots import (
     skipped_record,
 )
 from cluster_tools.job import worker
+from cluster_tools.named_pipes import MAX_MESSAGE_BYTES, NamedPipe, send
 from cluster_tools.usage import Meter
 
 if TYPE_CHECKING:
@@ -80,7 +85,16 @@ _MAX_RECORD_BYTES = 1 << 20
 _MAX_PART_BYTES = 1 << 20
 
 # How often all idle pilots of an executor together list `todo/`: a limit to the file server's load.
-_SEARCHES_PER_S = 42.0
+_SEARCHES_PER_S = 16.0
+# A pilot that can't be told to look, because the client is on another machine, looks more often at
+# first: the interval is this part of the time for which it has been idle.
+_INTERVAL_PART = 0.5
+_MIN_INTERVAL_S = 0.002
+_OFTEN_FOR_S = 1.0
+# The largest part of the time that the searches of an idle pilot may take.
+_MAX_LOAD = 0.05
+# The client is told about the ends of short tasks at this interval.
+_TELL_INTERVAL_S = 0.005
 # While no other pilot held tasks that it had not begun, only each so-many-th search lists `held/`.
 _SEARCHES_PER_HELD_SEARCH = 6
 # After so many ranges that other pilots took first, list `todo/` again: the list is out of date.
@@ -334,6 +348,17 @@ class _Pilot:
             raise _executor_has_ended() from None
         # Records for the journal that the next write takes along.
         self._unwritten = b""
+        self._owner = os.stat(directory).st_uid
+        # Tells this pilot to look for work; None where the file system has no named pipes.
+        self._pipe = self._make_pipe()
+        self._client_pipe = os.path.join(directory, WAKE, CLIENT)
+        # Whether the client is on this machine; it was told about all records at `_told_at`.
+        self._is_heard = False
+        self._told_at = 0.0
+        self._tell_client()
+        self._idle_since = time.monotonic()
+        # How many seconds a search takes.
+        self._search_s = 0.0
 
     def _listen(self) -> None:
         """Installs our signal handlers, since a call may have replaced them. They raise nothing."""
@@ -347,6 +372,22 @@ class _Pilot:
 
     def close(self) -> None:
         self._journal.close()
+        if self._pipe is not None:
+            self._pipe.close()
+
+    def _make_pipe(self) -> NamedPipe | None:
+        try:
+            return NamedPipe(os.path.join(self._directory, WAKE, self._name))
+        except OSError:
+            return None
+
+    def _tell_client(self) -> None:
+        """Tells the client, if it is on this machine, that the journal has grown."""
+        self._told_at = time.monotonic()
+        message = f"{self._part.name()}\n".encode()
+        self._is_heard = len(message) <= MAX_MESSAGE_BYTES and send(
+            self._client_pipe, message, owner=self._owner
+        )
 
     def _open_journal(self, part: Journal) -> _SharedProcessFile:
         """Makes the file of this part. Raises: OSError."""
@@ -388,25 +429,34 @@ class _Pilot:
 
     def work(self, idle_timeout_s: float) -> NoReturn:
         """Runs tasks until there is a reason to end. Raises: _Leave; whatever a signal raises."""
-        idle_since = time.monotonic()
         # Pilots that start together must not all list the directory at the same time.
         time.sleep(random.uniform(0, 0.01))
         while True:
             why = self._why_to_leave()
             if why:
                 raise _Leave(why)
+            began = time.monotonic()
             held = self._find()
             if held is not None:
                 self._log_end = self._log_size()
                 self._oom_kills = worker.oom_kills()
                 self._run_all(held)
-                idle_since = time.monotonic()
+                self._idle_since = time.monotonic()
                 self._signals_read_at = 0.0
                 continue
+            self._search_s = time.monotonic() - began
             self._close_finished_arrays()
-            if time.monotonic() - idle_since > idle_timeout_s:
+            if time.monotonic() - self._idle_since > idle_timeout_s:
                 raise _Leave("there was nothing to do")
-            self._wait(self._claimer.alive / _SEARCHES_PER_S * random.uniform(0.8, 1.2))
+            self._wait(self._interval_s())
+
+    def _interval_s(self) -> float:
+        """How long to wait until the next search, if nobody tells this pilot to search earlier."""
+        interval = self._claimer.alive / _SEARCHES_PER_S * random.uniform(0.8, 1.2)
+        idle_s = time.monotonic() - self._idle_since
+        if not self._is_heard and idle_s < _OFTEN_FOR_S:
+            interval = min(interval, max(_MIN_INTERVAL_S, idle_s * _INTERVAL_PART))
+        return max(interval, self._search_s * (1 / _MAX_LOAD - 1))
 
     def _find(self) -> Range | None:
         """Takes a range; None where there is none, or the disk fails.
@@ -435,8 +485,15 @@ class _Pilot:
 
     def _wait(self, seconds: float) -> None:
         """Waits, at most until a signal comes. Raises: _Leave; what SIGTERM raises in a call."""
-        interruption = self._interruption
-        interruption.wait(seconds)
+        interruption, pipe = self._interruption, None
+        if self._pipe is not None:
+            try:
+                pipe = self._pipe.fd()
+            except OSError:  # the run directory goes
+                self._pipe = None
+        interruption.wait(seconds, *(() if pipe is None else (pipe,)))
+        if self._pipe is not None:
+            self._pipe.read()
         interruption.read_pipe()
         if interruption.told_to_end:
             raise interruption.sigterm_exception()
@@ -506,6 +563,7 @@ class _Pilot:
                     self._unwritten += skipped_record(task)
         finally:
             self._write_journal()
+            self._tell_client()
         self._claimer.forget(held)
 
     def _array_path(self, array: int) -> str:
@@ -530,8 +588,11 @@ class _Pilot:
     def _run(self, tasks: _ArrayTasks, task: int) -> None:
         """Runs one call, between the records of its beginning and its end in the journal."""
         offset = self._log_end
+        has_ends = bool(self._unwritten)
         self._unwritten += began_record(task, offset, time.time_ns())
         self._write_journal()
+        if has_ends and time.monotonic() - self._told_at > _TELL_INTERVAL_S:
+            self._tell_client()
         began = self._meter.begin()
         output, place = self._output_of(tasks, task, began)
         worker.flush()
@@ -547,6 +608,7 @@ class _Pilot:
         self._unwritten += ended_record(task, (offset, end_offset), place, used, output)
         if took > _SHORT_TASK_S:
             self._write_journal()
+            self._tell_client()
             self._oom_kills = worker.oom_kills()
 
     def _output_of(self, tasks: _ArrayTasks, task: int, began: Beginning) -> tuple[bytes, bytes]:

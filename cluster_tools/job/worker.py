@@ -228,14 +228,15 @@ class Interruption:
             return signal.SIGTERM
         return signal.SIGINT if self.was_interrupted and self.is_cancelled() else None
 
-    def wait(self, seconds: float) -> None:
-        """Waits for so long, or until a signal comes."""
-        from select import select
+    def wait(self, seconds: float, *fds: int) -> None:
+        """Waits for so long, until a signal comes, or until one of these is readable."""
+        from select import POLLIN, poll
 
-        try:
-            select([self._pipe], [], [], seconds)
-        except (OSError, ValueError):  # a call has closed all file descriptors
-            time.sleep(seconds)
+        waiting = poll()
+        for fd in (self._pipe, *fds):
+            waiting.register(fd, POLLIN)
+        if any(event & ~POLLIN for _, event in waiting.poll(1000 * seconds)):
+            time.sleep(seconds)  # a call has closed a descriptor
 
     def await_signal(self, seconds: float) -> int | None:
         """Waits at most so long for a signal that ends the job; returns it, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections import Counter
@@ -22,6 +23,7 @@ from cluster_tools.errors import (
     SubmissionException,
 )
 from cluster_tools.executors.local import LocalExecutor
+from cluster_tools.format import pilots
 from cluster_tools.schedulers.base import ArrayRequest, Options, RefusedForCount
 from cluster_tools.schedulers.local import LocalScheduler
 from support import jobs
@@ -107,6 +109,39 @@ def test_an_idle_pilot_takes_the_next_call(new_executor: NewExecutor) -> None:
     executor = new_executor(pilot_jobs=1)
     pids = {executor.submit(os.getpid).result(LIMIT_S) for _ in range(5)}
     assert len(pids) == 1
+
+
+def _pids(executor: Any, count: int) -> set[int]:
+    """The processes of calls that were sent one after the other."""
+    return {executor.submit(os.getpid).result(LIMIT_S) for _ in range(count)}
+
+
+def test_pilots_that_nobody_can_wake_find_work_and_are_heard(
+    new_executor: NewExecutor, tmp_path: Path
+) -> None:
+    executor = new_executor(pilot_jobs=1)
+    (pipes,) = tmp_path.glob(f"run.*/{pilots.WAKE}")
+    shutil.rmtree(pipes)  # before the pilot could make its own, as on another machine
+    assert len(_pids(executor, 5)) == 1
+
+
+def test_pilots_whose_pipes_go_meanwhile_find_work_and_are_heard(
+    new_executor: NewExecutor, tmp_path: Path
+) -> None:
+    executor = new_executor(pilot_jobs=1)
+    pids = _pids(executor, 2)
+    (pipes,) = tmp_path.glob(f"run.*/{pilots.WAKE}")
+    shutil.rmtree(pipes)
+    assert _pids(executor, 5) == pids
+
+
+def test_a_pilot_that_has_ended_leaves_no_pipe(new_executor: NewExecutor, tmp_path: Path) -> None:
+    executor = new_executor(pilot_jobs=1)
+    pids = _pids(executor, 1)
+    assert isinstance(executor.submit(jobs.kill_itself).exception(LIMIT_S), RemoteExitException)
+    assert not pids & _pids(executor, 1)
+    (pipes,) = tmp_path.glob(f"run.*/{pilots.WAKE}")
+    wait_until(lambda: len(list(pipes.iterdir())) == 2, "the client's and the new pilot's alone")
 
 
 def test_a_pilot_leaves_when_there_is_nothing_to_do_and_another_comes(
