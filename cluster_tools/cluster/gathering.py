@@ -147,7 +147,8 @@ class Submitter(threading.Thread):
         if len(self._items) == 1 and time.monotonic() >= self._next_gathering:
             self._spacing_s = 0.0
         while isinstance(self._items[-1], Call):
-            left = self._next_gathering - time.monotonic()
+            # Pilots may have less to do now than when the last calls were gathered.
+            left = min(self._next_gathering - time.monotonic(), self._max_gathering_s())
             if left <= 0:
                 return
             try:
