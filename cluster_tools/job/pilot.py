@@ -85,17 +85,22 @@ _MAX_RECORD_BYTES = 1 << 20
 _MAX_PART_BYTES = 1 << 20
 
 # How often all idle pilots of an executor together list `todo/`: a limit to the file server's load.
-_SEARCHES_PER_S = 16.0
-# A pilot that can't be told to look, because the client is on another machine, looks more often at
-# first: the interval is this part of the time for which it has been idle.
+# The second is for pilots that the client tells to look.
+_SEARCHES_PER_S = 10.0
+_SEARCHES_PER_S_IF_TOLD = 4.0
+# In the first second after its last call, a pilot looks more often: the interval is this part of
+# the time for which it has been idle.
 _INTERVAL_PART = 0.5
-_MIN_INTERVAL_S = 0.002
 _OFTEN_FOR_S = 1.0
+_MIN_INTERVAL_S = 0.002
+_MIN_INTERVAL_IF_TOLD_S = 0.05
+# The least interval at which it then lists `held/`.
+_MIN_HELD_INTERVAL_S = 0.05
 # The largest part of the time that the searches of an idle pilot may take.
 _MAX_LOAD = 0.05
 # The client is told about the ends of short tasks at this interval.
 _TELL_INTERVAL_S = 0.005
-# While no other pilot held tasks that it had not begun, only each so-many-th search lists `held/`.
+# While no other pilot held tasks that it had not begun, `held/` is listed so much more rarely.
 _SEARCHES_PER_HELD_SEARCH = 6
 # After so many ranges that other pilots took first, list `todo/` again: the list is out of date.
 _MAX_LOST_RENAMES = 8
@@ -326,7 +331,7 @@ class _Pilot:
         self._deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
         self._longest_s = 0.0
         self._meter = Meter()
-        self._searches = 0
+        self._held_listed_at = 0.0
         self._arrays: dict[int, _ArrayTasks] = {}
         self._disk_fails_since: float | None = None
         self._revoked = _Revoked(os.path.join(directory, REVOKED))
@@ -452,10 +457,14 @@ class _Pilot:
 
     def _interval_s(self) -> float:
         """How long to wait until the next search, if nobody tells this pilot to search earlier."""
-        interval = self._claimer.alive / _SEARCHES_PER_S * random.uniform(0.8, 1.2)
+        is_told = self._is_heard and self._pipe is not None
+        waits = is_told and not self._claimer.others_hold_tasks
+        per_s = _SEARCHES_PER_S_IF_TOLD if waits else _SEARCHES_PER_S
+        interval = self._claimer.alive / per_s * random.uniform(0.8, 1.2)
         idle_s = time.monotonic() - self._idle_since
-        if not self._is_heard and idle_s < _OFTEN_FOR_S:
-            interval = min(interval, max(_MIN_INTERVAL_S, idle_s * _INTERVAL_PART))
+        if idle_s < _OFTEN_FOR_S:
+            least = _MIN_INTERVAL_IF_TOLD_S if is_told else _MIN_INTERVAL_S
+            interval = min(interval, max(least, idle_s * _INTERVAL_PART))
         return max(interval, self._search_s * (1 / _MAX_LOAD - 1))
 
     def _find(self) -> Range | None:
@@ -502,10 +511,15 @@ class _Pilot:
 
     def _steal(self) -> Range | None:
         """Takes tasks of another pilot; most of the time looks for none while there were none."""
-        self._searches += 1
-        if self._claimer.others_hold_tasks or self._searches % _SEARCHES_PER_HELD_SEARCH == 0:
-            return self._claimer.steal(_STEAL_AFTER_S)
-        return None
+        now = time.monotonic()
+        idle_s = now - self._idle_since
+        interval = _SEARCHES_PER_HELD_SEARCH * self._claimer.alive / _SEARCHES_PER_S
+        if idle_s < _OFTEN_FOR_S:
+            interval = min(interval, max(_MIN_HELD_INTERVAL_S, idle_s * _INTERVAL_PART))
+        if not self._claimer.others_hold_tasks and now - self._held_listed_at < interval:
+            return None
+        self._held_listed_at = now
+        return self._claimer.steal(_STEAL_AFTER_S)
 
     def _why_to_leave(self) -> str:
         """Why no other task may begin; "" where one may."""
