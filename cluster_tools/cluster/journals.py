@@ -30,7 +30,7 @@ _MIN_INTERVAL_S = 0.005
 # The same if all pilots have sent messages: then only the beginnings of calls are seen by looking.
 _MIN_INTERVAL_WITH_MESSAGES_S = 0.05
 # How many journals are looked at in a second, at most: a limit to the file server's load.
-_MAX_JOURNALS_PER_S = 400.0
+_MAX_JOURNALS_PER_S = 800.0
 # The pipe holds 65,536 bytes. If so many are in it, some messages may have been dropped.
 _MANY_BYTES = 1 << 15
 
