@@ -52,6 +52,8 @@ class Jobs:
         self._log_level = log_level
         # Notified when a task has a job, or its future is done.
         self._has_job = threading.Condition()
+        # How many threads are in `job_of`. Changed under the lock.
+        self._waiting = 0
         # An ordered set. Needs no lock: each operation on it is atomic.
         self._jobs: dict[Job, None] = {}
 
@@ -119,7 +121,12 @@ class Jobs:
         Raises, if no job was made: the future's own exception; AttributeError, if it has none.
         """
         with self._has_job:
-            self._has_job.wait_for(lambda: element_of(future) is not None or future.is_done())
+            # Before the first look at the future: see `announce`.
+            self._waiting += 1
+            try:
+                self._has_job.wait_for(lambda: element_of(future) is not None or future.is_done())
+            finally:
+                self._waiting -= 1
         element = element_of(future)
         if element is None:
             future.result()
@@ -129,9 +136,14 @@ class Jobs:
         return str(element), None
 
     def announce(self) -> None:
-        """Wakes the threads in `job_of`: a task has a job, or a future is done."""
-        with self._has_job:
-            self._has_job.notify_all()
+        """Wakes the threads in `job_of`: a task has a job, or a future is done.
+
+        Mostly nobody waits there, and then no lock is taken. A thread that begins to wait just now
+        looks at the future after it has counted itself, so it sees what is announced.
+        """
+        if self._waiting:
+            with self._has_job:
+                self._has_job.notify_all()
 
     def stats_of(self, future: ClusterFuture[Any]) -> CallStats:
         """What is known now about the last attempt of the call."""
