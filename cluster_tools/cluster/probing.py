@@ -7,7 +7,8 @@
 One thread does this for all executors of the process; its commands may take long. It gives an
 element up only if the scheduler says that it has ended, or if the scheduler answers and for some
 time does not mention it. A scheduler that does not answer proves nothing. Before an element is
-given up, its output is looked for on the disk once more.
+given up, its output is looked for on the disk once more. While outputs of all these executors come
+in, the next query is put off for some time.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from cluster_tools.schedulers.base import (
 # The interval between two queries, as a part of the time since the last submission. So the end of
 # an element is noticed late by at most this part of its waiting time.
 _INTERVAL_PART = 0.1
+# For how long a query is put off at most while outputs come in, in units of the scheduler's
+# `min_interval_s`: an element that has ended without output is noticed later by so much.
+_MAX_PUT_OFF = 5.0
 # The part of one CPU that queries may use, however many elements there are: the maximum, and what
 # is used in most cases.
 _MAX_LOAD = 0.02
@@ -94,6 +98,8 @@ class Probe:
         self._late_files_s = late_files_s
         self._pending_timeout_s = pending_timeout_s
         self._post = post
+        # When an output was last seen (time.monotonic).
+        self._last_output = 0.0
         self._suspicions: dict[Element, _Suspicion] = {}
         # There are elements that seem to have ended and whose outputs are missing.
         self._awaits_outputs = False
@@ -112,6 +118,19 @@ class Probe:
         if not self._suspicions or not self._awaits_outputs:
             return None
         return max(_MIN_RECHECK_S, self._late_files_s * _RECHECK_PART)
+
+    def note_outputs(self) -> None:
+        """Outputs have been seen. May be called in any thread."""
+        self._last_output = time.monotonic()
+
+    def quiet_since(self, asked_at: float) -> float | None:
+        """Since when no output has come; None if none has come since the query at `asked_at`.
+
+        None also while elements are examined that may have ended.
+        """
+        if self._suspicions or self._last_output <= asked_at:
+            return None
+        return self._last_output
 
     def take_in(self, jobs: Sequence[Job], reports: Mapping[Element, Report]) -> None:
         """Handles one answer of the scheduler, and posts the ends of elements."""
@@ -247,8 +266,10 @@ class _Round:
     def __init__(self) -> None:
         # The last submission.
         self.last_news = time.monotonic()
-        # The next query.
+        # The next query; the last one, and after how many seconds the next was planned then.
         self.due = 0.0
+        self.asked_at = 0.0
+        self.interval = 0.0
         # No query before this time, even after a submission.
         self.rests_until = 0.0
         self.unreachable = False
@@ -342,8 +363,11 @@ class Prober(threading.Thread):
         now = time.monotonic()
         for cluster, asking in self._asking().items():
             round_ = self._rounds[cluster]
+            if round_.due <= now:
+                round_.due = self._put_off(round_, asking)
             if round_.due > now:
                 continue
+            round_.asked_at = now
             scheduler = asking[0][0].scheduler
             began = time.thread_time()
             tokens = {
@@ -378,4 +402,19 @@ class Prober(threading.Thread):
                 recheck_s = probe.recheck_s
                 if recheck_s is not None:
                     interval = min(interval, recheck_s)
+            round_.interval = interval
             round_.due = max(round_.rests_until, time.monotonic() + interval)
+
+    @staticmethod
+    def _put_off(round_: _Round, asking: Sequence[tuple[Probe, list[Job]]]) -> float:
+        """When to ask instead of now, as outputs of all executors have come since the last query.
+
+        Only then: an executor whose elements have all ended without output has to be noticed soon.
+        """
+        quiet = [probe.quiet_since(round_.asked_at) for probe, _ in asking]
+        since = [time_s for time_s in quiet if time_s is not None]
+        if len(since) < len(quiet):
+            return round_.due
+        least = asking[0][0].scheduler.min_interval_s
+        latest = max(round_.asked_at, round_.last_news) + _MAX_PUT_OFF * least
+        return max(round_.due, min(latest, min(since) + max(least, round_.interval)))

@@ -120,9 +120,7 @@ class Session:
         scheduler, settings, directory = self.scheduler, self.settings, self.directory
         self._observers = Observers(observers)
         self._ledger = Ledger(self._observers.on_change)
-        outputs = Watched(
-            directory.path, lambda names: self._post(FilesAppeared(names)), self._on_replaced
-        )
+        outputs = Watched(directory.path, self._on_outputs, self._on_replaced)
         self._watched = [outputs]
         self._resolver = Resolver(
             directory,
@@ -231,6 +229,10 @@ class Session:
 
     def _post(self, event: Event) -> None:
         self._resolver.post(event)
+
+    def _on_outputs(self, names: list[str]) -> None:
+        self._probe.note_outputs()
+        self._post(FilesAppeared(names))
 
     def _expect_outputs(self) -> None:
         process_wide.expect_outputs(self._watched)
