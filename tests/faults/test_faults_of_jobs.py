@@ -209,6 +209,11 @@ def test_a_held_job_is_said_once_and_an_error_only_after_pending_timeout_s(
     assert _said(caplog, "JobHeldUser", job_id) == 1
 
 
+def _has_prolog(prolog: Path) -> bool:
+    """Whether slurmctld has read of it."""
+    return any(str(prolog) in line for line in command("scontrol", "show", "config"))
+
+
 @pytest.fixture
 def broken_prolog(mended_nodes: None, tmp_path: Path) -> Iterator[Path]:
     """A prolog that fails while there is the path."""
@@ -218,10 +223,11 @@ def broken_prolog(mended_nodes: None, tmp_path: Path) -> Iterator[Path]:
     prolog.chmod(0o755)
     try:
         with controller.settings(Prolog=prolog):
-            command("scontrol", "reconfigure")
+            controller.reconfigure()
+            wait_until(lambda: _has_prolog(prolog), "the prolog")
             yield broken
     finally:
-        command("scontrol", "reconfigure")
+        controller.reconfigure()
 
 
 _FAILED_LAUNCH = "launch failed requeued held"
