@@ -37,12 +37,20 @@ class NamedPipe:
         except AttributeError as exc:  # Windows
             raise OSError("there are no named pipes here") from exc
         self._fd: int | None = None
-        self._open()
+        try:
+            self._open()
+        except OSError:
+            os.unlink(path)
+            raise
 
     def _open(self) -> None:
         # Also for writing: otherwise it would be readable for ever once a writer has closed it.
-        self._fd = os.open(self._path, os.O_RDWR | _FLAGS)
-        self._identity = _identity(self._fd)
+        fd = _above_standard_streams(os.open(self._path, os.O_RDWR | _FLAGS))
+        status = os.fstat(fd)
+        if not stat.S_ISFIFO(status.st_mode):
+            os.close(fd)
+            raise OSError(f"{self._path} is no named pipe any more")
+        self._fd, self._identity = fd, (status.st_dev, status.st_ino)
 
     def fd(self) -> int | None:
         """The descriptor to wait for until it is readable; None after `close`.
@@ -79,6 +87,17 @@ class NamedPipe:
             pass
 
 
+def _above_standard_streams(fd: int) -> int:
+    """Moves the descriptor to a number above 2: calls write to those up to 2, whatever they are."""
+    if fd > 2:
+        return fd
+    import fcntl
+
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return moved
+
+
 def _identity(fd: int) -> tuple[int, int] | None:
     try:
         status = os.fstat(fd)
@@ -87,26 +106,29 @@ def _identity(fd: int) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def send(path: str, message: bytes, *, owner: int) -> bool:
+def send(path: str, message: bytes, *, owner: int | None) -> bool:
     """Sends a message of at most MAX_MESSAGE_BYTES; never waits.
 
-    `owner`: the uid that the pipe must belong to.
+    `owner`: the uid that the pipe must belong to; None: any.
     Returns: whether a process of this machine reads the pipe. If the pipe is full, it has enough
     messages to wake its reader, and this one is dropped.
     """
+    fds: list[int] = []
     try:
-        fd = os.open(path, os.O_WRONLY | _FLAGS)
-    except OSError:  # no reader in this kernel, or no such pipe
-        return False
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISFIFO(status.st_mode) or status.st_uid != owner:
+        fds.append(os.open(path, os.O_WRONLY | _FLAGS))  # fails if nobody reads in this kernel
+        status = os.fstat(fds[0])
+        if not stat.S_ISFIFO(status.st_mode) or owner not in (status.st_uid, None):
             return False
-        os.write(fd, message)
+        # A reader of our own: the other may end before we write, and then SIGPIPE would come.
+        fds.append(os.open(path, os.O_RDONLY | _FLAGS))
+        if _identity(fds[1]) != (status.st_dev, status.st_ino):
+            return False
+        os.write(fds[0], message)
     except BlockingIOError:
         return True
-    except OSError:  # its reader has ended meanwhile
+    except OSError:
         return False
     finally:
-        os.close(fd)
+        for fd in fds:
+            os.close(fd)
     return True

@@ -55,19 +55,23 @@ class WatchedJournals(Watched):
     ):
         super().__init__(path, post, on_replaced)
         self._pipe = pipe
-        # Names of the pilots that have sent messages.
-        self._senders: set[str] = set()
+        # Names of the pilots that have sent messages: they are on this machine.
+        self.senders: set[str] = set()
         self._sizes: dict[str, int] = {}
         # Names of journals to post at each look, even if they have not grown: their last record is
         # incomplete, or they could not be read.
         self.unsettled: set[str] = set()
 
     def fd(self) -> int | None:
+        if self._pipe is None:
+            return None
         try:
-            return None if self._pipe is None else self._pipe.fd()
+            return self._pipe.fd()
         except OSError as exc:
             _logger.debug("messages of pilots can't be read any more: %s", exc)
+            self._pipe.close()
             self._pipe = None
+            self.senders.clear()
             return None
 
     def on_readable(self) -> None:
@@ -75,7 +79,7 @@ class WatchedJournals(Watched):
             return
         messages = self._pipe.read()
         names = [name.decode(errors="replace") for name in {*messages.split(b"\n")} - {b""}]
-        self._senders.update(name.partition(",")[0] for name in names)
+        self.senders.update(name.partition(",")[0] for name in names)
         if len(messages) >= _MANY_BYTES:
             self.next_look = 0.0
         if names:
@@ -89,7 +93,7 @@ class WatchedJournals(Watched):
     def _news(self) -> list[str]:
         news: list[str] = []
         names = own_files.listed(self.path)
-        all_send = all(name.partition(",")[0] in self._senders for name in names)
+        all_send = all(name.partition(",")[0] in self.senders for name in names)
         self.min_interval_s = max(
             _MIN_INTERVAL_WITH_MESSAGES_S if all_send and names else _MIN_INTERVAL_S,
             len(names) / _MAX_JOURNALS_PER_S,

@@ -311,8 +311,8 @@ class PilotQueue:
         own_files.unlink(os.path.join(self._wake, pilot))
 
     def tell_count(self, count: int) -> None:
-        """Tells pilots how many of them there are: the more, the less often each looks for work."""
-        name = f"{pilots.ALIVE}{max(1, count)}"
+        """Tells pilots how many are idle: the more, the less often each looks for work."""
+        name = f"{pilots.IDLE}{max(1, count)}"
         if name == self._told_count:
             return
         path = os.path.join(self._todo, name)

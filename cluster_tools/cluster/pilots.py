@@ -238,6 +238,8 @@ class PilotPool:
         self._is_starting = False
         # How many pilots have failed since the last task ended.
         self._failures = 0
+        # `_tell_count` is called soon.
+        self._is_telling_count = False
         # Open tasks that no file named at the first of two looks; None: there was no first look.
         self._missing: set[int] | None = None
         # Tasks that were offered again after a pilot's time limit ended them.
@@ -264,14 +266,25 @@ class PilotPool:
 
     def _wake(self, count: int) -> None:
         """Tells up to `count` idle pilots to look for work, those first that were not told yet."""
-        idle = [run for run in self._runs.values() if run.running is None]
-        for run in sorted(idle, key=lambda run: run.woken_at)[:count]:
-            self._tell_to_look(run)
+        idle = [run for run in self._runs.values() if run.running is None and run.is_here]
+        for run in sorted(idle, key=lambda run: run.woken_at):
+            if count <= 0:
+                return
+            count -= self._tell_to_look(run)
 
-    def _tell_to_look(self, run: _PilotRun) -> None:
-        if run.is_here and not run.is_over:
-            run.woken_at = time.monotonic()
-            run.is_here = self._queue.wake(run.journal.pilot)
+    def _tell_to_look(self, run: _PilotRun) -> bool:
+        """Tells a pilot to look for work. Returns: whether that has reached it."""
+        if not run.is_here or run.is_over:
+            return False
+        run.woken_at = time.monotonic()
+        is_told = self._queue.wake(run.journal.pilot)
+        # One that has sent messages is on this machine, and can be told another time.
+        run.is_here = is_told or run.journal.pilot in self.watched.senders
+        return is_told
+
+    def _has_waiting(self) -> bool:
+        """Whether some tasks have not begun, as far as journals show it."""
+        return self._open_tasks > sum(run.running is not None for run in self._runs.values())
 
     def gathering_s(self) -> float:
         """How many seconds a call may wait for others while pilots have enough to do.
@@ -391,6 +404,8 @@ class PilotPool:
         """
         if not self._lifecycle.leaves_jobs:
             self._queue.tell_to_leave()
+            for run in self._runs.values():
+                self._tell_to_look(run)
         not_started: list[Element] = []
         known = {run.journal.job_id for run in self._runs.values()}
         for pilot in list(self._pilots):
@@ -446,11 +461,20 @@ class PilotPool:
             earlier = min(other, run, key=lambda known: known.journal.restart)
             error = failures.pilot_requeued(journal.job_id)
             self._retry_on_oserror(partial(self._take_over, earlier, error))
-        self._tell_count()
+        self._tell_count_soon()
+        if self._has_waiting():  # offered before this pilot was known
+            self._tell_to_look(run)
         return self._runs.get(journal.pilot)
 
+    def _tell_count_soon(self) -> None:
+        """Tells pilots, in a second, how many of them are idle then."""
+        if not self._is_telling_count:
+            self._is_telling_count = True
+            self._ends.later(self._tell_count)
+
     def _tell_count(self) -> None:
-        self._queue.tell_count(len(self._runs))
+        self._is_telling_count = False
+        self._queue.tell_count(sum(run.running is None for run in self._runs.values()))
 
     def _read(self, run: _PilotRun) -> None:
         """Reads and handles the new records of the run's journal. Raises: OSError; NotOurs."""
@@ -458,10 +482,9 @@ class PilotPool:
         for records in run.reader.read(is_over=run.is_over):
             self._take_all(run, records)
         self._measure(run, run.done - done, was_idle)
-        if run.running is not None or run.done == done:
-            return
+        self._tell_count_soon()
         # It may have looked for work before the last was offered, when it did not seem idle.
-        if self._open_tasks > sum(other.running is not None for other in self._runs.values()):
+        if run.running is None and run.done > done and self._has_waiting():
             self._tell_to_look(run)
 
     def _take_all(self, run: _PilotRun, records: list[pilots.Record]) -> None:
@@ -582,7 +605,7 @@ class PilotPool:
             for run in list(self._runs.values()):
                 self._take_over(run, pilot.error)
         self._ended.pop(pilot, None)
-        self._tell_count()
+        self._tell_count_soon()
         self._look_for_lost()
         self._replace(pilot, began=any(run.began for run in its))
 
@@ -632,10 +655,11 @@ class PilotPool:
         run.running = None
         for held in its:
             self._queue.give_to_others(held, is_wanted=held.array in self._arrays)
-        self._wake(len(its))
         run.reader.remove()
         self._queue.forget_pilot(run.journal.pilot)
         self._runs.pop(run.journal.pilot, None)
+        self.watched.senders.discard(run.journal.pilot)
+        self._wake(len(its))
 
     def _goes_once_more(self, run: _PilotRun, task: int) -> bool:
         """Offers a task again that the pilot's time limit has ended. Returns: whether it did.

@@ -83,6 +83,7 @@ class Session:
         self.directory = RunDirectory(
             settings.cfut_dir, settings.client_timeout_s, trust_group=settings.trust_group
         )
+        self._watched: list[Watched] = []
         try:
             if settings.initializer is not None:
                 self.directory.write_initializer(settings.initializer)
@@ -99,6 +100,8 @@ class Session:
             self._make_submitters()
             self._make_probe()
         except OSError:
+            for watched in self._watched:
+                watched.close()
             self.directory.remove()
             raise
         process_wide.register(self, self._watched, self._probe)
@@ -121,7 +124,7 @@ class Session:
         self._observers = Observers(observers)
         self._ledger = Ledger(self._observers.on_change)
         outputs = Watched(directory.path, self._on_outputs, self._on_replaced)
-        self._watched = [outputs]
+        self._watched.append(outputs)
         self._resolver = Resolver(
             directory,
             settings,

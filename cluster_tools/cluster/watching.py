@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import time
 from collections.abc import Callable
+from select import POLLIN, poll
 
 from cluster_tools import own_files
 from cluster_tools.cluster.joinable_thread import JoinableThread
@@ -31,7 +31,9 @@ _INTERVAL_PART = 0.05
 _MAX_LOAD = 0.05
 
 _WAKE = b"w"
-END = b"e"
+# No character of a journal's name: if a program closes all descriptors, the pipe of pilots may get
+# the number of the watcher's own.
+END = b"\0"
 
 _logger = logging.getLogger("cluster_tools")
 
@@ -167,28 +169,33 @@ class Watcher(JoinableThread):
 
     def work(self) -> None:
         while not self._ended:
-            try:
-                self._wait_and_look()
-            except Exception:  # without this thread, no output would be noticed any more
-                _logger.exception("the watcher goes on after an unexpected error")
-                time.sleep(_MAX_INTERVAL_S)
+            for act in (self._wait, self._look):
+                try:
+                    act()
+                except Exception:  # without this thread, no output would be noticed any more
+                    _logger.exception("the watcher goes on after an unexpected error")
+                    time.sleep(_MAX_INTERVAL_S)
 
-    def _wait_and_look(self) -> None:
+    def _wait(self) -> None:
+        """Waits until a directory is to be listed, or until something has come through a pipe."""
         waiting = [watched for watched in list(self._watched.values()) if watched.open_tasks]
         timeout = None
         if waiting:
             timeout = max(0.0, min(w.next_look for w in waiting) - time.monotonic())
         # Not select.select, which fails for descriptors above 1023.
-        poll = select.poll()
-        poll.register(self._read_end, select.POLLIN)
+        pipes = poll()
+        pipes.register(self._read_end, POLLIN)
         readable = {fd: watched for watched in waiting if (fd := watched.fd()) is not None}
         for fd in readable:
-            poll.register(fd, select.POLLIN)
-        for fd, _ in poll.poll(None if timeout is None else timeout * 1000):
+            pipes.register(fd, POLLIN)
+        for fd, _ in pipes.poll(None if timeout is None else timeout * 1000):
             if fd != self._read_end:
                 readable[fd].on_readable()
             elif END in os.read(self._read_end, 4096):
                 self._on_end()
+
+    def _look(self) -> None:
+        """Lists the directories whose time has come."""
         now = time.monotonic()
         for watched in list(self._watched.values()):
             if watched.open_tasks and watched.next_look <= now:

@@ -25,8 +25,8 @@ CLIENT = "client"
 REVOKED = "pilots.revoked"
 # A file in TODO: all pilots are to end.
 STOP = "stop"
-# A file in TODO, with a number behind this: how many pilots there are.
-ALIVE = "alive."
+# A file in TODO, with a number behind this: how many idle pilots there are.
+IDLE = "idle."
 
 # A record of a journal is a header (magic, length of the body, checksum of the body) and a body.
 _HEADER = struct.Struct("<8sQI")
@@ -116,10 +116,12 @@ class Journal(NamedTuple):
 def read_journal_name(name: str) -> Journal | None:
     """The part of a journal that has this file name; None where it is no journal's."""
     pilot, part, restart, node, job_id = (*name.split(",", 4), "", "", "", "")[:5]
-    index = job_id.rpartition("_")[2]
-    if not (part.isdigit() and restart.isdigit() and index.isdigit()):
+    if not job_id.rpartition("_")[2].isdecimal() or "/" in name or "\0" in name:
         return None
-    return Journal(pilot, int(part), int(restart), node, job_id)
+    try:
+        return Journal(pilot, int(part), int(restart), node, job_id)
+    except ValueError:
+        return None
 
 
 class Began(NamedTuple):

@@ -29,6 +29,7 @@ one of them sees what the other has done.
 from __future__ import annotations
 
 import faulthandler
+import math
 import os
 import pickle
 import random
@@ -49,10 +50,10 @@ from cluster_tools.format import arrays, outputs, run_files
 from cluster_tools.format.exit_codes import EXIT_REFUSED
 from cluster_tools.format.measured import NS_PER_S
 from cluster_tools.format.pilots import (
-    ALIVE,
     CLIENT,
     HELD,
     HERE,
+    IDLE,
     IN_FILE,
     IN_STORE,
     JOURNALS,
@@ -86,7 +87,7 @@ _MAX_PART_BYTES = 1 << 20
 
 # How often all idle pilots of an executor together list `todo/`: a limit to the file server's load.
 # The second is for pilots that the client tells to look.
-_SEARCHES_PER_S = 10.0
+_SEARCHES_PER_S = 16.0
 _SEARCHES_PER_S_IF_TOLD = 4.0
 # In the first second after its last call, a pilot looks more often: the interval is this part of
 # the time for which it has been idle.
@@ -96,8 +97,10 @@ _MIN_INTERVAL_S = 0.002
 _MIN_INTERVAL_IF_TOLD_S = 0.05
 # The least interval at which it then lists `held/`.
 _MIN_HELD_INTERVAL_S = 0.05
-# The largest part of the time that the searches of an idle pilot may take.
+# The largest part of the time that the searches of an idle pilot may take; but it waits no longer
+# than this for that reason, as one search may take long by chance.
 _MAX_LOAD = 0.05
+_MAX_REST_S = 2.0
 # The client is told about the ends of short tasks at this interval.
 _TELL_INTERVAL_S = 0.005
 # While no other pilot held tasks that it had not begun, `held/` is listed so much more rarely.
@@ -175,8 +178,8 @@ class Claimer:
         self._known: deque[Range] = deque()
         # Files of other pilots with tasks that have not begun -> since when we have seen each.
         self._seen_since: dict[str, float] = {}
-        # How many pilots there are.
-        self.alive = 1
+        # How many idle pilots there are.
+        self.idle = 1
 
     def take(self) -> Range | None:
         """Takes the oldest range that no pilot holds; None where there is none.
@@ -192,9 +195,9 @@ class Claimer:
         names = _list_names(self._todo)
         if STOP in names:
             raise _executor_has_ended()
-        self.alive = max(
-            [int(name[len(ALIVE) :]) for name in names if name.startswith(ALIVE)],
-            default=self.alive,
+        self.idle = max(
+            [int(name[len(IDLE) :]) for name in names if name.startswith(IDLE)],
+            default=self.idle,
         )
         self._known = deque(sorted(r for name in names if (r := read_range(name)) is not None))
         while self._known:
@@ -347,15 +350,15 @@ class _Pilot:
         # Where other nodes see a write only after it is synced.
         self._syncs = not shows_files_at_once(directory)
         self._part = Journal(self._name, 0, running.restart, worker.node_name(), self._job_id)
+        # Before the journal, by which the client learns of this pilot. Tells it to look for work;
+        # None where the file system has no named pipes.
+        self._pipe = self._make_pipe()
         try:
             self._journal = self._open_journal(self._part)
         except FileNotFoundError:
             raise _executor_has_ended() from None
         # Records for the journal that the next write takes along.
         self._unwritten = b""
-        self._owner = os.stat(directory).st_uid
-        # Tells this pilot to look for work; None where the file system has no named pipes.
-        self._pipe = self._make_pipe()
         self._client_pipe = os.path.join(directory, WAKE, CLIENT)
         # Whether the client is on this machine; it was told about all records at `_told_at`.
         self._is_heard = False
@@ -391,7 +394,7 @@ class _Pilot:
         self._told_at = time.monotonic()
         message = f"{self._part.name()}\n".encode()
         self._is_heard = len(message) <= MAX_MESSAGE_BYTES and send(
-            self._client_pipe, message, owner=self._owner
+            self._client_pipe, message, owner=worker.running.owner
         )
 
     def _open_journal(self, part: Journal) -> _SharedProcessFile:
@@ -449,23 +452,34 @@ class _Pilot:
                 self._idle_since = time.monotonic()
                 self._signals_read_at = 0.0
                 continue
-            self._search_s = time.monotonic() - began
-            self._close_finished_arrays()
-            if time.monotonic() - self._idle_since > idle_timeout_s:
+            now = time.monotonic()
+            idle_left_s = self._idle_since + idle_timeout_s - now
+            if idle_left_s < 0:
                 raise _Leave("there was nothing to do")
-            self._wait(self._interval_s())
+            if self._disk_fails_since is not None:
+                self._wait(_DISK_RETRY_INTERVAL_S)
+                continue
+            self._search_s = now - began
+            self._close_finished_arrays()
+            self._wait(min(self._interval_s(), self._left_s(), idle_left_s + _MIN_INTERVAL_S))
+
+    def _left_s(self) -> float:
+        """How long until this pilot leaves because its time is nearly over."""
+        if self._deadline is None:
+            return math.inf
+        return max(_MIN_INTERVAL_S, self._deadline - 2 * self._longest_s - time.monotonic())
 
     def _interval_s(self) -> float:
         """How long to wait until the next search, if nobody tells this pilot to search earlier."""
         is_told = self._is_heard and self._pipe is not None
         waits = is_told and not self._claimer.others_hold_tasks
         per_s = _SEARCHES_PER_S_IF_TOLD if waits else _SEARCHES_PER_S
-        interval = self._claimer.alive / per_s * random.uniform(0.8, 1.2)
+        interval = self._claimer.idle / per_s * random.uniform(0.8, 1.2)
         idle_s = time.monotonic() - self._idle_since
         if idle_s < _OFTEN_FOR_S:
             least = _MIN_INTERVAL_IF_TOLD_S if is_told else _MIN_INTERVAL_S
             interval = min(interval, max(least, idle_s * _INTERVAL_PART))
-        return max(interval, self._search_s * (1 / _MAX_LOAD - 1))
+        return max(interval, min(_MAX_REST_S, self._search_s * (1 / _MAX_LOAD - 1)))
 
     def _find(self) -> Range | None:
         """Takes a range; None where there is none, or the disk fails.
@@ -480,7 +494,6 @@ class _Pilot:
                 self._disk_fails_since = now
             if now - self._disk_fails_since > _DISK_PATIENCE_S:
                 raise
-            self._wait(_DISK_RETRY_INTERVAL_S)
             return None
         self._disk_fails_since = None
         return held
@@ -513,7 +526,7 @@ class _Pilot:
         """Takes tasks of another pilot; most of the time looks for none while there were none."""
         now = time.monotonic()
         idle_s = now - self._idle_since
-        interval = _SEARCHES_PER_HELD_SEARCH * self._claimer.alive / _SEARCHES_PER_S
+        interval = _SEARCHES_PER_HELD_SEARCH * self._claimer.idle / _SEARCHES_PER_S
         if idle_s < _OFTEN_FOR_S:
             interval = min(interval, max(_MIN_HELD_INTERVAL_S, idle_s * _INTERVAL_PART))
         if not self._claimer.others_hold_tasks and now - self._held_listed_at < interval:
@@ -521,8 +534,11 @@ class _Pilot:
         self._held_listed_at = now
         return self._claimer.steal(_STEAL_AFTER_S)
 
-    def _why_to_leave(self) -> str:
-        """Why no other task may begin; "" where one may."""
+    def _why_to_leave(self, *, between_calls: bool = False) -> str:
+        """Why no other task may begin; "" where one may.
+
+        `between_calls`: a SIGINT is that of the call before.
+        """
         now = time.monotonic()
         interruption = self._interruption
         if now - self._signals_read_at > _SHORT_TASK_S:
@@ -530,10 +546,12 @@ class _Pilot:
             interruption.read_pipe()
         if interruption.told_to_end:  # and the call caught the exception
             return "it was told to end"
-        if interruption.was_interrupted:  # a SIGINT that came while a call ran was that call's
-            interruption.was_interrupted = False
+        if interruption.was_interrupted:
             if interruption.is_cancelled():
                 return "its executor has ended"
+            if not between_calls:
+                return "it was interrupted"
+            interruption.was_interrupted = False
         # The next task may take twice as long as any before.
         if self._deadline is not None and self._deadline - now <= 2 * self._longest_s:
             return "its time is nearly over"
@@ -560,7 +578,7 @@ class _Pilot:
             raise
         try:
             while held.next < held.end:
-                why = self._why_to_leave()
+                why = self._why_to_leave(between_calls=True)
                 if why:
                     self._write_journal()
                     self._claimer.give_back(held)
@@ -576,9 +594,18 @@ class _Pilot:
                 elif not tasks.is_done:
                     self._unwritten += skipped_record(task)
         finally:
-            self._write_journal()
+            if self._unwritten:
+                self._forget_interrupts()
+                self._write_journal()
             self._tell_client()
         self._claimer.forget(held)
+
+    def _forget_interrupts(self) -> None:
+        """A SIGINT that has come was the call's: the client does not know yet that it has ended."""
+        interruption = self._interruption
+        interruption.read_pipe()
+        if interruption.was_interrupted and not interruption.is_cancelled():
+            interruption.was_interrupted = False
 
     def _array_path(self, array: int) -> str:
         return os.path.join(self._directory, f"array.{array}")
@@ -621,6 +648,7 @@ class _Pilot:
         self._longest_s = max(self._longest_s, took)
         self._unwritten += ended_record(task, (offset, end_offset), place, used, output)
         if took > _SHORT_TASK_S:
+            self._forget_interrupts()
             self._write_journal()
             self._tell_client()
             self._oom_kills = worker.oom_kills()

@@ -106,6 +106,10 @@ running = Running()
 _SIGNAL_MARK = "_cluster_tools_signal"
 
 
+# How long `Interruption.wait` sleeps where a call has closed what it waits for.
+_BLIND_WAIT_S = 0.5
+
+
 class Interruption:
     """Turns the scheduler's signals into exceptions, so that `finally` and `with` of the call run.
 
@@ -127,6 +131,10 @@ class Interruption:
         self.why_over: Callable[[], str] = str
         # Our handlers raise nothing now; they only note the signal.
         self.is_quiet = False
+        # Now: a call may take these names away, as eventlet does.
+        from select import POLLIN, poll
+
+        self._poll, self._readable = poll, POLLIN
         self._open_pipe()
         _reset_ignored_signals()
         # For each thread that is forking: its signal mask before the fork.
@@ -230,13 +238,11 @@ class Interruption:
 
     def wait(self, seconds: float, *fds: int) -> None:
         """Waits for so long, until a signal comes, or until one of these is readable."""
-        from select import POLLIN, poll
-
-        waiting = poll()
+        waiting = self._poll()
         for fd in (self._pipe, *fds):
-            waiting.register(fd, POLLIN)
-        if any(event & ~POLLIN for _, event in waiting.poll(1000 * seconds)):
-            time.sleep(seconds)  # a call has closed a descriptor
+            waiting.register(fd, self._readable)
+        if any(event & ~self._readable for _, event in waiting.poll(1000 * seconds)):
+            time.sleep(min(seconds, _BLIND_WAIT_S))  # a call has closed a descriptor
 
     def await_signal(self, seconds: float) -> int | None:
         """Waits at most so long for a signal that ends the job; returns it, or None."""
