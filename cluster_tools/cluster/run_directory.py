@@ -39,6 +39,7 @@ from typing import Any, BinaryIO
 
 from cluster_tools import __version__, own_files, pickling
 from cluster_tools.cluster import cfut_directory
+from cluster_tools.file_system import drop_cached_entries
 from cluster_tools.format import FORMAT, PICKLE_PROTOCOL, arrays, outputs, run_files
 from cluster_tools.packed_exceptions import rows_of
 
@@ -406,12 +407,7 @@ class RunDirectory:
     @staticmethod
     def probe(directory: str) -> None:
         """Changes the directory, so that an NFS client drops its cache of the entries."""
-        try:
-            path = os.path.join(directory, f"probe.{os.urandom(4).hex()}")
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            os.unlink(path)
-        except OSError:
-            pass  # no such directory yet, or a full disk; to open a file asks the server, too
+        drop_cached_entries(directory)
 
     def remove(self) -> None:
         """Removes the directory. Tries several times, because cancelled jobs may still write."""

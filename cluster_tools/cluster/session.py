@@ -52,15 +52,12 @@ from cluster_tools.cluster.settings import Settings
 from cluster_tools.cluster.submission import Submission
 from cluster_tools.cluster.tasks import Selection, State
 from cluster_tools.cluster.watching import Watched
-from cluster_tools.file_system import shows_files_at_once
+from cluster_tools.file_system import late_files_s
 from cluster_tools.schedulers.base import Scheduler
 from cluster_tools.tally import Tally
 
-# How late a file that another machine has written may become visible. An NFS client may show an old
-# listing for 60 s.
-_LATE_FILES_LOCALLY_S = 1.0
-_LATE_FILES_REMOTELY_S = 120.0
-# The same for the last lines of a log: they are less important than a result.
+# How late the last lines of a log may become visible: they are less important than a result, for
+# which `late_files_s` says it.
 _LATE_LOG_S = 3.0
 # How long to wait, in all, after an abort for threads that may hang in a command.
 _ABORT_PATIENCE_S = 10.0
@@ -190,13 +187,7 @@ class Session:
     def _make_probe(self) -> None:
         """Makes the probe and the heartbeat."""
         settings, directory = self.settings, self.directory
-        self._late_files_s = (
-            0.0
-            if self.scheduler.on_this_machine
-            else _LATE_FILES_LOCALLY_S
-            if shows_files_at_once(directory.path)
-            else _LATE_FILES_REMOTELY_S
-        )
+        self._late_files_s = 0.0 if self.scheduler.on_this_machine else late_files_s(directory.path)
         self._probe = Probe(
             self.scheduler,
             self.jobs,
