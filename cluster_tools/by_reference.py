@@ -89,9 +89,19 @@ def dump_by_reference(value: object, file: Any, refer: Callable[[Any], Any] | No
     reference_pickler(file, refer).dump(value)
 
 
-def reference_pickler(file: Any, refer: Callable[[Any], Any] | None = None) -> pickle.Pickler:
-    """The pickler of `dump_by_reference`."""
+def reference_pickler(
+    file: Any,
+    refer: Callable[[Any], Any] | None = None,
+    take_buffer: Callable[[pickle.PickleBuffer], object] | None = None,
+) -> pickle.Pickler:
+    """The pickler of `dump_by_reference`.
+
+    `take_buffer`: is given the buffers (the memory of arrays), which then do not go into this
+    pickle; not with `refer`.
+    """
     _reducers.update(copyreg.dispatch_table)
+    if take_buffer is not None:
+        return _ByReference(file, PICKLE_PROTOCOL, buffer_callback=take_buffer)
     return _ByReference(file, PICKLE_PROTOCOL) if refer is None else _Referring(file, refer)
 
 

@@ -18,7 +18,7 @@ from importlib.machinery import PathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast
 
-from cluster_tools.by_reference import by_value_marks, dump_by_reference
+from cluster_tools.by_reference import by_value_marks, dump_by_reference, reference_pickler
 from cluster_tools.format import PICKLE_PROTOCOL
 
 if TYPE_CHECKING:
@@ -179,6 +179,30 @@ def dump_fragments(value: object, refer: "Callable[[Any], Any] | None" = None) -
     return _dump_by_value(value, refer) if goes_by_value(fragments) else fragments
 
 
+def dump_with_buffers(value: object) -> tuple[Fragments, list[memoryview]]:
+    """The same, with buffers (the memory of arrays) beside the pickle, uncopied.
+
+    Returns: the pickle, and its buffers as `pickle.load` wants them, each as contiguous bytes.
+    Raises: what cloudpickle raises, if neither pickle nor cloudpickle can.
+    """
+    fragments = Fragments()
+    buffers: list[memoryview] = []
+
+    def take_buffer(buffer: pickle.PickleBuffer) -> None:
+        buffers.append(buffer.raw())
+
+    try:
+        reference_pickler(fragments, take_buffer=take_buffer).dump(value)
+        is_done = not goes_by_value(fragments)
+    except Exception:
+        is_done = False
+    if not is_done:
+        fragments.clear()
+        buffers.clear()
+        value_pickler(fragments, take_buffer=take_buffer).dump(value)
+    return fragments, buffers
+
+
 def goes_by_value(fragments: "Iterable[bytes]") -> bool:
     """Whether this pickle refers to a module that a job can't import, or that must go by value."""
     marks = by_value_marks()
@@ -196,9 +220,14 @@ def _dump_by_value(value: object, refer: "Callable[[Any], Any] | None") -> Fragm
 
 
 def value_pickler(
-    fragments: Fragments, refer: "Callable[[Any], Any] | None" = None
+    fragments: Fragments,
+    refer: "Callable[[Any], Any] | None" = None,
+    take_buffer: "Callable[[pickle.PickleBuffer], object] | None" = None,
 ) -> pickle.Pickler:
-    """A pickler of cloudpickle: pickles by value what a job can't import."""
+    """A pickler of cloudpickle: pickles by value what a job can't import.
+
+    `take_buffer`: as of `by_reference.reference_pickler`.
+    """
     import cloudpickle
 
     goes_by_reference = main_module() is not None and _MAIN.encode() not in by_value_marks()
@@ -219,7 +248,14 @@ def value_pickler(
 
     if refer is not None:  # a pickler with this method calls it for each object, which takes time
         Pickler.persistent_id = staticmethod(refer)  # type: ignore[method-assign, assignment]
-    return cast(Any, Pickler(cast(Any, fragments), protocol=PICKLE_PROTOCOL))
+    return cast(
+        Any,
+        Pickler(
+            cast(Any, fragments),
+            protocol=PICKLE_PROTOCOL,
+            buffer_callback=cast(Any, take_buffer),
+        ),
+    )
 
 
 class _Unpickler(pickle.Unpickler):

@@ -33,7 +33,7 @@ TYPE_CHECKING = False  # `typing` costs as much as all the rest
 if TYPE_CHECKING:
     import pickle
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import CodeType, FrameType
     from typing import Any, BinaryIO
 
@@ -695,8 +695,8 @@ class Main:
 
         return self.unpickle_from(BytesIO(pickled))
 
-    def unpickle_from(self, file: BinaryIO) -> Any:
-        """The same, from a file."""
+    def unpickle_from(self, file: BinaryIO, buffers: Iterable[memoryview] | None = None) -> Any:
+        """The same, from a file. `buffers`: those that are beside the pickle, if there are any."""
         main = self
 
         class Unpickler(pickle.Unpickler):
@@ -712,7 +712,7 @@ class Main:
                         ) from None
                 return super().find_class(module_name, global_name)
 
-        return Unpickler(file).load()
+        return Unpickler(file, buffers=buffers).load()
 
 
 def load_initializer(running: Running, main: Main) -> Callable[[], object]:
