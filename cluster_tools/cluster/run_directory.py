@@ -11,6 +11,7 @@
         <shard>/<task>.left.*        made by a worker that found the client silent and did not begin
         client                       the client's heartbeat: workers look at its modification time
         stopped                      made by the client before it cancels all jobs
+        shared/<n>                   values of `executor.share`: see `cluster_tools.sharing`
         pilots.*                     the queue and the journals of pilots: see `job.pilot`
 
 A scheduler may put files of its own there. `cluster_tools.format` has the names and layouts, and
@@ -42,6 +43,7 @@ from cluster_tools.cluster import cfut_directory
 from cluster_tools.file_system import drop_cached_entries
 from cluster_tools.format import FORMAT, PICKLE_PROTOCOL, arrays, outputs, run_files
 from cluster_tools.packed_exceptions import rows_of
+from cluster_tools.sharing import SharedFiles
 
 _WRITE_BUFFER_BYTES = 1 << 20
 # How often to try to remove the directory. It may fail while a cancelled job still writes, or while
@@ -154,6 +156,8 @@ class RunDirectory:
         # differ.
         self.owner = os.lstat(self.path).st_uid
         self._identity = own_files.identity(self.path)
+        # What `executor.share` writes, and the calls' handles of it.
+        self.shared = _SharedFilesOfRun(self)
         try:
             cfut_directory.check(cfut_dir, self.owner, trust_group=trust_group)
         except BaseException:
@@ -411,6 +415,7 @@ class RunDirectory:
 
     def remove(self) -> None:
         """Removes the directory. Tries several times, because cancelled jobs may still write."""
+        self.shared.close()
         for attempt in range(_REMOVALS):
             if self.is_replaced():
                 return
@@ -419,6 +424,23 @@ class RunDirectory:
             if own_files.is_gone(self.path):
                 return
         _logger.warning("%s could not be removed: delete it yourself", self.path)
+
+
+class _SharedFilesOfRun(SharedFiles):
+    """The shared values of an executor, in its run directory."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        super().__init__()
+        self._run_directory = directory
+
+    def _make_directory(self) -> str:
+        """Raises: OSError; NotOurs."""
+        if self._run_directory.is_replaced():
+            raise self._run_directory.replaced()
+        path = os.path.join(self._run_directory.path, run_files.SHARED)
+        with suppress(FileExistsError):  # from a try that failed
+            os.mkdir(path, 0o700)
+        return path
 
 
 def _boot_id() -> str:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 TASKS_PER_SHARD = 1_000
 # The pickled initializer and its arguments, where the executor has one.
 INITIALIZER = "initializer"
+# A directory with a file for each value of `executor.share`: see `cluster_tools.format.shared`.
+SHARED = "shared"
 # The client's heartbeat, a file of four lines: host, pid, boot id, and a timeout in seconds. The
 # client sets its modification time again and again; once that is older than the timeout, jobs take
 # it that nobody waits for them.
