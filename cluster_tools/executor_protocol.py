@@ -88,6 +88,27 @@ class Executor(Protocol):
         """Yields the futures as they are done: `concurrent.futures.as_completed`."""
         ...
 
+    def share(self, value: _T) -> _T:
+        """Writes a value once, for many calls of this executor. What it returns stands for it.
+
+        That is a small handle. Where a call has it as an argument, in a container, a partial or a
+        closure, the function gets the value; only `sequential`, whose arguments are not copied,
+        returns the value itself. Its type is that of the value, for type checkers: in this process
+        it is good for nothing but calls.
+
+        A process that runs calls reads the value at most once: all calls in it get the same object,
+        so they must not change it. The memory of arrays (of NumPy, Arrow, and whatever pickles by
+        `pickle.PickleBuffer`) is mapped from the file, so that the processes of a machine share it,
+        and is read-only. The file is deleted when nobody has the handle any more and the calls with
+        it are done, at the latest when the executor ends. Equal values have one file.
+
+        Raises:
+            pickle.PicklingError: The value can't be pickled.
+            OSError: There is no room for it.
+            RuntimeError: The executor was shut down.
+        """
+        ...
+
     def forward_log(self, fut: Future[_T]) -> _T:
         """Waits for `fut`, writes its log to stdout meanwhile, and returns its result."""
         ...

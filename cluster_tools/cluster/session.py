@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster_tools import pickling
 from cluster_tools.call_stats import ExecutorStats
@@ -55,6 +55,8 @@ from cluster_tools.cluster.watching import Watched
 from cluster_tools.file_system import late_files_s
 from cluster_tools.schedulers.base import Scheduler
 from cluster_tools.tally import Tally
+
+_T = TypeVar("_T")
 
 # How late the last lines of a log may become visible: they are less important than a result, for
 # which `late_files_s` says it.
@@ -246,14 +248,14 @@ class Session:
         """Whether this process is a forked child: then the executor belongs to its parent."""
         return self._pid != os.getpid()
 
-    def check_open(self) -> None:
-        """Raises: RuntimeError, if the executor takes no more calls."""
+    def check_open(self, message: str = "cannot schedule new futures after shutdown") -> None:
+        """Raises: RuntimeError with this message, if the executor takes no more calls."""
         if self.is_of_parent:
             raise RuntimeError(
                 "this executor belongs to the process that this one was forked from; make another"
             )
         if self.lifecycle.closed:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+            raise RuntimeError(message)
 
     def take(self, item: Call | CallArray) -> None:
         """Takes over these calls. If an exception interrupts it, all are taken or none.
@@ -265,6 +267,14 @@ class Session:
             self.check_open()
             self._tally.note_submitted(item.count if isinstance(item, CallArray) else 1)
             self._gatherer.put(item)
+
+    def share(self, value: _T) -> _T:
+        """Writes a value for calls to share. Returns: its handle.
+
+        Raises: as `SharedFiles.share`; RuntimeError, if the executor takes no more calls.
+        """
+        self.check_open("cannot share a value after shutdown")
+        return self.directory.shared.share(value)
 
     def count_failed(self, count: int) -> None:
         """Counts calls that failed before they could be given to `take`."""
@@ -356,6 +366,7 @@ class Session:
             return
         lifecycle.closed = True
         lifecycle.leaves_jobs = self.settings.keep_jobs_on_exit and self.has_open_calls()
+        self.directory.shared.keeps_files = lifecycle.leaves_jobs
         self._patient_until = time.monotonic() + _ABORT_PATIENCE_S
         lifecycle.aborted = True
         # Read before the resolver removes the jobs. `Jobs.add` stops jobs that are added later.

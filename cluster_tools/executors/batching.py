@@ -158,6 +158,10 @@ class BatchingExecutor(StaysHere, concurrent.futures.Executor):
         """See `concurrent.futures.as_completed`."""
         return concurrent.futures.as_completed(futures)
 
+    def share(self, value: _T) -> _T:
+        """The inner executor shares it: see `cluster_tools.Executor.share`."""
+        return self._executor.share(value)
+
     def forward_log(self, fut: Future[_T]) -> _T:
         """Forwards the log of the batch that `fut` is in, and returns the result of `fut`."""
         if not isinstance(fut, _ItemFuture):

@@ -98,6 +98,8 @@ class ChunkedMap(Generic[_T]):
         self._failure_log = FailureLog(self._count)
         self._tally = tally
         tally.note_submitted(self._count)
+        # What the calls refer to that is to stay until all are done.
+        self._kept: object = None
         # Index of a call -> the outcomes from that call on that were not read yet.
         self._outcomes: dict[int, list[Any]] = {}
         self._outcomes_changed = threading.Condition()
@@ -142,6 +144,11 @@ class ChunkedMap(Generic[_T]):
     def has_only_worker(self) -> bool:
         """The pool has one worker, and that has a chunk. Its calls may come back before others."""
         return self._worker_count == 1 and self._chunk_count > 0
+
+    def keep_until_done(self, kept: object) -> None:
+        """Refers to this object until no call is open."""
+        if self._open_count:
+            self._kept = kept
 
     def results(self, timeout: float | None, cancel: Callable[[], None]) -> Iterator[_T]:
         """The results, as from `mapping.iterate_results`.
@@ -254,6 +261,7 @@ class ChunkedMap(Generic[_T]):
             self._open_count -= count
             if not self._open_count:  # whoever reads the results may keep this object for long
                 self._calls = []
+                self._kept = None
             self._outcomes_changed.notify_all()
 
     def _wait_for_outcomes(self, start: int, deadline: float | None) -> list[Any]:

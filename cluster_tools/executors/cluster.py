@@ -44,6 +44,7 @@ from cluster_tools.observers.failures import FailureObserver
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
 from cluster_tools.schedulers.base import Options, Scheduler
+from cluster_tools.sharing import Uses
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -311,6 +312,14 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         ]
         return iterate_results(deque(first), timeout=left(), submit_next=submit_next, cancel=cancel)
 
+    def share(self, value: _T) -> _T:
+        """Writes the value into the run directory, once for all calls; see `Executor.share`.
+
+        Raises: pickle.PicklingError; OSError, where there is no room for it; RuntimeError after
+        shutdown, and in a forked child.
+        """
+        return self._session.share(value)
+
     def forward_log(self, fut: Future[_T]) -> _T:
         """Writes the call's log to stdout until it is done, each part after `(jid=<jobid>) `.
 
@@ -366,10 +375,12 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         session.check_open()
         name = self._name_of(fn)
         future = ClusterFuture[_T](session.owner, time.time())
+        uses = Uses(session.directory.shared)
         try:
             cwd = _working_directory()
-            function = b"".join(_pickled(fn, f"The function {name}"))
-            call = _pickled((args, kwargs), f"An argument of the call of {name}")
+            with uses:
+                function = b"".join(_pickled(fn, f"The function {name}"))
+                call = _pickled((args, kwargs), f"An argument of the call of {name}")
             key = self._key(named_key)
             if named_key is not None and key is not None:
                 self._delete_stale(key)
@@ -379,6 +390,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             future.resolve(None, error)
             FailureLog(1).note(error, f"The call of {name}")
             return future
+        uses.keep_until_done([future])
         session.take(Call(future, name, function, call, key, named_key is not None, cwd))
         if session.lifecycle.aborted:
             future.cancel_for_shutdown()
@@ -395,9 +407,10 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
         """
         session = self._session
         session.check_open()
-        draft = _Draft(self._name_of(fn))
+        draft = _Draft(self._name_of(fn), Uses(session.directory.shared))
         try:
-            self._write(draft, fn, calls)
+            with draft.uses:  # once, not for each call: there may be 100,000
+                self._write(draft, fn, calls)
         except BaseException:  # by the caller's iterable, or Ctrl-C: nobody has these futures
             for future in draft.futures:
                 future.cancel()
@@ -453,6 +466,7 @@ class ClusterExecutor(StaysHere, concurrent.futures.Executor, ABC):
             draft.error = exc
             return
         draft.writer = None
+        draft.uses.keep_until_done(futures)
         session.take(array)
 
     def _write_call(
@@ -506,6 +520,7 @@ class _Draft:
     """An array while its calls are being written."""
 
     name: str
+    uses: Uses
     futures: list[ClusterFuture[Any]] = field(default_factory=list["ClusterFuture[Any]"])
     # None before the array file is begun, and once the session has it.
     writer: ArrayWriter | None = None

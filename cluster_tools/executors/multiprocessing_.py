@@ -51,12 +51,14 @@ from cluster_tools.executors.pool_worker import (
     run_measured_call,
     start_worker,
 )
+from cluster_tools.executors.temporary_shared import TemporarySharedFiles
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
 from cluster_tools.futures import LocalFuture
 from cluster_tools.mapping import check_map_arguments, iterate_results
 from cluster_tools.output_options import pop_output_key, resolve_output_key_getter
 from cluster_tools.output_store import FileOutputStore, OutputStore
+from cluster_tools.sharing import Uses
 from cluster_tools.tally import Tally
 
 if TYPE_CHECKING:
@@ -138,6 +140,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         self._tally = Tally()
         self._closing_thread: threading.Thread | None = None
         self._log_forwarding: LogForwarding | None = None
+        self._shared = TemporarySharedFiles()
         sender = None
         if not is_forked:
             self._log_forwarding = LogForwarding(mp_context)
@@ -230,6 +233,16 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         """See `concurrent.futures.as_completed`."""
         return concurrent.futures.as_completed(futures)
 
+    def share(self, value: _T) -> _T:
+        """Writes the value to a temporary file (TMPDIR); see `cluster_tools.Executor.share`.
+
+        Raises: pickle.PicklingError; OSError, where there is no room for it; RuntimeError after
+        shutdown, and in a forked child.
+        """
+        if self._is_closed:
+            raise RuntimeError("cannot share a value after shutdown")
+        return self._shared.share(value)
+
     def forward_log(self, fut: Future[_T]) -> _T:
         """Waits, and returns the result. Log records reach this process by themselves."""
         return fut.result()
@@ -281,6 +294,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
             self._work_queue.close()
             if self._log_forwarding is not None:
                 self._log_forwarding.close()
+            self._shared.close()
 
     def _map(
         self,
@@ -311,7 +325,10 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         self, fn: Callable[..., _T], iterables: tuple[Iterable[Any], ...], timeout: float | None
     ) -> Iterator[_T]:
         pool: Any = self
-        chunked = ChunkedMap(fn, iterables, pool._max_workers, self._dumps, self._tally)
+        uses = Uses(self._shared)
+        with uses:
+            chunked = ChunkedMap(fn, iterables, pool._max_workers, self._dumps, self._tally)
+        chunked.keep_until_done(uses.handles)
         if chunked.waiting_count:
             if self._is_closed:
                 raise RuntimeError(_CLOSED_MESSAGE)
@@ -325,11 +342,16 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         failure_log = FailureLog(len(calls))
         name = function_name(fn)
         packer = CallPacker(fn, self._dumps)
+        # One for all, as the packer pickles what several calls refer to once.
+        uses = Uses(self._shared)
         futures: list[Future[_T]] = []
-        for index, (call, key) in enumerate(zip(calls, keys)):
-            future: Future[_T] = self._submit_packed(partial(packer.pack, call), key)
-            failure_log.watch(future, f"Call {index} of {name}")
-            futures.append(future)
+        try:
+            for index, (call, key) in enumerate(zip(calls, keys)):
+                future: Future[_T] = self._submit_packed(partial(packer.pack, call), key, uses)
+                failure_log.watch(future, f"Call {index} of {name}")
+                futures.append(future)
+        finally:
+            uses.keep_until_done(futures)
         return futures
 
     def _submit(
@@ -339,15 +361,22 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         kwargs: Mapping[str, Any],
         key: str | None,
     ) -> Future[Any]:
-        return self._submit_packed(partial(pack_call, fn, args, kwargs, dumps=self._dumps), key)
+        uses = Uses(self._shared)
+        pack = partial(pack_call, fn, args, kwargs, dumps=self._dumps)
+        future = self._submit_packed(pack, key, uses)
+        uses.keep_until_done([future])
+        return future
 
-    def _submit_packed(self, pack: Callable[[], PackedCall], key: str | None) -> Future[Any]:
+    def _submit_packed(
+        self, pack: Callable[[], PackedCall], key: str | None, uses: Uses
+    ) -> Future[Any]:
         if self._is_closed:
             raise RuntimeError(_CLOSED_MESSAGE)
         future: _CallFuture[Any] = _CallFuture(self._tally)
         self._tally.note_submitted()
         try:
-            call = pack()
+            with uses:
+                call = pack()
             keep = None
             if key is not None:
                 key = self.output_store.resolve_key(key)
@@ -382,8 +411,9 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         if pool_future.done() and not pool_future.cancelled():
             add_initializer_error(pool_future.exception(), thread)
         # Keeps the log's pipe for the workers: the pool's thread outlives
-        # an executor that is dropped.
+        # an executor that is dropped. So it does with the shared values.
         thread.log_forwarding = self._log_forwarding
+        thread.shared_files = self._shared
         return pool_future
 
     def _adjust_process_count(self) -> None:

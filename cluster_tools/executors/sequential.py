@@ -156,6 +156,14 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
         """See `concurrent.futures.as_completed`."""
         return concurrent.futures.as_completed(futures)
 
+    def share(self, value: _T) -> _T:
+        """Returns the value itself: calls get their arguments uncopied.
+
+        Raises: RuntimeError after shutdown.
+        """
+        self._check_open("cannot share a value after shutdown")
+        return value
+
     def forward_log(self, fut: Future[_T]) -> _T:
         """Returns the result; the call's log was written when it ran."""
         return fut.result()
@@ -168,6 +176,10 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
         """Refuses further calls. There is nothing to wait for, and nothing to cancel."""
         self._is_shut_down = True
 
+    def _check_open(self, message: str) -> None:
+        if self._is_shut_down:
+            raise RuntimeError(message)
+
     def _run(
         self,
         fn: Callable[..., _T],
@@ -177,8 +189,7 @@ class SequentialExecutor(StaysHere, concurrent.futures.Executor):
         failure_log: FailureLog,
         where: str,
     ) -> Future[_T]:
-        if self._is_shut_down:
-            raise RuntimeError("cannot schedule new futures after shutdown")
+        self._check_open("cannot schedule new futures after shutdown")
         future: LocalFuture[_T] = LocalFuture()
         future.set_running_or_notify_cancel()
         self._tally.note_submitted()

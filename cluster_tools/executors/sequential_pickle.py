@@ -15,7 +15,10 @@ from cluster_tools.executors.calls import (
     unpack_result,
 )
 from cluster_tools.executors.sequential import SequentialExecutor
+from cluster_tools.executors.temporary_shared import TemporarySharedFiles
 from cluster_tools.function_name import function_name
+from cluster_tools.output_store import OutputStore
+from cluster_tools.sharing import Uses
 
 _T = TypeVar("_T")
 
@@ -28,6 +31,20 @@ class SequentialPickleExecutor(SequentialExecutor):
     Raises:
         pickle.PicklingError: `initializer` or `initargs` cannot be pickled.
     """
+
+    def __init__(self, output_store: OutputStore | None = None, **keywords: Any) -> None:
+        super().__init__(output_store, **keywords)
+        self._shared = TemporarySharedFiles()
+
+    def share(self, value: _T) -> _T:
+        """Writes the value to a temporary file; see `cluster_tools.Executor.share`."""
+        self._check_open("cannot share a value after shutdown")
+        return self._shared.share(value)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Refuses further calls, and deletes shared values."""
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        self._shared.close()
 
     def _prepared(
         self, initializer: Callable[..., object], initargs: tuple[Any, ...]
@@ -53,5 +70,7 @@ class SequentialPickleExecutor(SequentialExecutor):
         kwargs: Mapping[str, Any],
         keep: KeptOutput | None,
     ) -> _T:
-        fn, args, kwargs = pickling.loads(pack_call(fn, args, kwargs))
+        with Uses(self._shared):
+            packed = pack_call(fn, args, kwargs)
+        fn, args, kwargs = pickling.loads(packed)
         return unpack_result(pack_result(fn, call_and_keep(fn, args, kwargs, keep)))

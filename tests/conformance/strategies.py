@@ -80,6 +80,10 @@ class Strategy:
     def waits_and_is_local(self) -> bool:
         return self.waits and self.is_local
 
+    @property
+    def waits_and_pickles(self) -> bool:
+        return self.waits and self.pickles
+
     def arguments(self, directory: Path, *, narrow: bool = False) -> dict[str, Any]:
         """The keywords for `get_executor`. `directory` is seen by the jobs, too."""
         keywords = {**self.keywords, **(self.narrow if narrow else {})}

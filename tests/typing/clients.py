@@ -116,3 +116,11 @@ class NullStore(OutputStore):
         raise KeyError(key)
 
     def delete(self, key: str) -> None: ...
+
+
+def a_shared_value_has_its_type(executor: Executor) -> None:
+    shared = executor.share([1, 2])
+    assert_type(shared, list[int])
+    assert_type(executor.submit(sum, shared), Future[int])
+    assert_type(SequentialExecutor().share("a"), str)
+    assert_type(SlurmExecutor().share(3.0), float)
