@@ -18,10 +18,11 @@ import nox
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 OTHERS = [python for python in PYTHONS if python != f"{sys.version_info[0]}.{sys.version_info[1]}"]
 _NEWEST = OTHERS[-2:]  # the last may not be there yet
-# What users hand our executors to, and what raises exceptions that are hard to send.
+# What users hand our executors to, what raises exceptions that are hard to send, and what has
+# buffers that calls share.
 CLIENTS = [
     *("adaptive", "anyio", "dask[array,bag,delayed]", "emcee", "more-executors", "nevergrad"),
-    *("optuna", "pipefunc", "psycopg2-binary", "pydantic", "scipy", "tqdm"),
+    *("optuna", "pandas", "pipefunc", "psycopg2-binary", "pyarrow", "pydantic", "scipy", "tqdm"),
 ]
 
 nox.options.sessions = ["conformance"]

@@ -105,6 +105,41 @@ def _is_odd(number: float) -> bool:
     return number % 2 == 1
 
 
+def row_of(array: Any, row: int) -> tuple[float, bool]:
+    return float(array[row].sum()), array.flags.writeable
+
+
+def column_of(frame: Any) -> tuple[float, bool]:
+    return float(frame["x"].sum()), frame["x"].to_numpy().flags.writeable
+
+
+def column_of_table(table: Any) -> tuple[float, bool]:
+    column = table["x"].chunk(0)
+    return float(sum(column.to_pylist())), column.buffers()[1].is_mutable
+
+
+class TestSharedValues:
+    """`share`: what these libraries map from the file is read-only."""
+
+    @pytest.mark.parametrize("order", ["C", "F"])
+    def test_numpy(self, order: str, executor: Any) -> None:
+        numpy = pytest.importorskip("numpy")
+        array = numpy.asarray(numpy.arange(600_000.0).reshape(2, -1), order=order)
+        shared = executor.share(array)
+        found = list(executor.map(partial(row_of, shared), [0, 1]))
+        assert found == [(float(row.sum()), False) for row in array]
+
+    def test_pandas(self, executor: Any) -> None:
+        pandas = pytest.importorskip("pandas")
+        frame = pandas.DataFrame({"x": [1.0, 2.0] * 1000, "name": ["a", "b"] * 1000})
+        assert executor.submit(column_of, executor.share(frame)).result() == (3000.0, False)
+
+    def test_arrow(self, executor: Any) -> None:
+        arrow = pytest.importorskip("pyarrow")
+        table = arrow.table({"x": [1.0, 2.0] * 1000})
+        assert executor.submit(column_of_table, executor.share(table)).result() == (3000.0, False)
+
+
 class TestAdaptive:
     def test_a_learner(self, equal_to_the_standard_library_s: Any) -> None:
         adaptive = pytest.importorskip("adaptive")
