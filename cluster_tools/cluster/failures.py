@@ -119,6 +119,8 @@ def element_ended(
     lines = [f"{where} ended without a result: {words} {ending.advice}".rstrip()]
     if log.is_there:
         lines.append(where.log_sentence)
+    elif "log" not in words:
+        lines.append("It has left no log.")
     if log.tail:
         lines.append(f"The log ends with:\n{log.tail}")
     elif ending.last_words:
