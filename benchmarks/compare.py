@@ -52,9 +52,10 @@ ROUNDS = {"one": 7, "elements": 3, "pilots": 3, "warm": 3, "rpcs": 3, "pool": 3}
 class Place:
     """Where Slurm is: commands run there, in the root of the checkout."""
 
-    def __init__(self, directory: str, python: str) -> None:
+    def __init__(self, directory: str, python: str, *, here: bool = False) -> None:
+        """`here`: on this machine, whether it has Slurm or not."""
         self.prefix: list[str] = []
-        if not shutil.which("sbatch"):
+        if not here and not shutil.which("sbatch"):
             # Bytecode is kept beside its source, as on any machine; an image may say otherwise.
             self.prefix = ["docker", "exec", "--env", "PYTHONPYCACHEPREFIX=", "slurmctld"]
         self.directory = directory

@@ -13,8 +13,10 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
+
+from peer_tasks import ended_after, nothing
 
 ELEMENTS = 100  # of the row `elements`
 PILOTS = 4
@@ -25,6 +27,8 @@ SLOW_TASK_S = 2.0
 RPC_PILOTS = 8  # of those that need some in the row `rpcs`
 POOL_WORKERS = 2
 _TRAILING_S = 3.0  # until slurmctld has heard of the last job's end too
+_WARM_UP_LIMIT_S = 90.0
+_NAP_S = 0.3  # of a call that warms up: so long that each idle worker begins one meanwhile
 
 
 def tell(variant: str = "", **figures: float) -> None:
@@ -52,6 +56,71 @@ def time_round_trips(call: Callable[[], object]) -> None:
     for _ in range(ROUND_TRIPS):
         with timed("round_trip_s"):
             call()
+
+
+def wanted() -> dict:
+    """What rows of `python -m benchmarks rounds` are asked for: the second word, as JSON."""
+    import json
+
+    return json.loads(sys.argv[2])
+
+
+def calling(submit: Callable[..., object]) -> Callable[..., list]:
+    """`call` of `time_rounds`, by the `submit` of an executor."""
+
+    def call(function: object, arguments: Sequence[object]) -> list[object]:
+        futures = [submit(function, argument) for argument in arguments]
+        return [future.result() for future in futures]
+
+    return call
+
+
+def warm_up(call: Callable[..., list]) -> None:
+    """Returns when each worker has run a call. `call`: as for `time_rounds`."""
+    workers = wanted()["workers"]
+    end = time.monotonic() + _WARM_UP_LIMIT_S
+    seen: set[int] = set()
+    while len(seen) < workers:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{len(seen)} of {workers} workers in {_WARM_UP_LIMIT_S:g} s")
+        seen.update(process for process, _ in call(ended_after, [_NAP_S] * workers))
+
+
+def time_rounds(call: Callable[..., list]) -> None:
+    """Tells how long each round took, a variant for each think time.
+
+    `call(function, arguments)` submits a call for each argument, then returns all results. wanted():
+    `workers`, `calls` in a round, and `rounds`: pairs of a think time in seconds and a number.
+    """
+    warm_up(call)
+    numbers = range(wanted()["calls"])
+    for think_s, count in wanted()["rounds"]:
+        seconds: list[float] = []
+        call(nothing, numbers)
+        for _ in range(count):
+            time.sleep(think_s)
+            began = time.perf_counter()
+            results = call(nothing, numbers)
+            seconds.append(time.perf_counter() - began)
+            check(results, len(numbers))
+        for taken in seconds:
+            tell(f"{think_s:g}", round_s=taken)
+
+
+def time_dask(scheduler: object) -> None:
+    """As `time_rounds`, of `calls` dask tasks that are computed at once."""
+    import dask
+
+    for think_s, count in wanted()["rounds"]:
+        for number in range(count + 1):
+            tasks = [dask.delayed(nothing, pure=False)(n) for n in range(wanted()["calls"])]
+            time.sleep(think_s)
+            began = time.perf_counter()
+            results = dask.compute(*tasks, scheduler=scheduler)
+            taken = time.perf_counter() - began
+            check(results, len(tasks))
+            if number:  # the first warms up
+                tell(f"{think_s:g}", round_s=taken)
 
 
 def rpcs() -> int:

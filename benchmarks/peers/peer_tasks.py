@@ -12,3 +12,12 @@ def pause(seconds: float) -> float:
 
     sleep(seconds)
     return seconds
+
+
+def ended_after(seconds: float) -> tuple[int, float]:
+    """The process that has run this call, and when it ended, in seconds since the epoch."""
+    from os import getpid
+    from time import sleep, time
+
+    sleep(seconds)
+    return getpid(), time()

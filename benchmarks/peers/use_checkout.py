@@ -1,7 +1,7 @@
 """cluster_tools, built from this checkout. Nothing is set but where files go.
 
 `pilots`: pilot jobs; beside them `batching` with four batches. `warm`: one pilot job. `pool`: `map` without a
-chunk size.
+chunk size. `rounds` and `dask_tasks`, of `python -m benchmarks rounds`: pilots, or `multiprocessing`.
 """
 
 from driving import (
@@ -11,11 +11,16 @@ from driving import (
     SLOW_TASK_S,
     SLOW_TASKS,
     TASKS,
+    calling,
     check,
     counted_rpcs,
     drive,
+    time_dask,
     time_round_trips,
+    time_rounds,
     timed,
+    wanted,
+    warm_up,
 )
 from peer_tasks import nothing, pause
 
@@ -71,5 +76,23 @@ def pool() -> None:
             check(executor.map(nothing, range(TASKS)), TASKS)
 
 
+def make_warm() -> cluster_tools.Executor:
+    strategy, workers = wanted()["strategy"], wanted()["workers"]
+    if strategy == "multiprocessing":
+        return cluster_tools.get_executor(strategy, max_workers=workers)
+    return cluster_tools.get_executor(strategy, **SLURM, pilot_jobs=workers)
+
+
+def rounds() -> None:
+    with make_warm() as executor:
+        time_rounds(calling(executor.submit))
+
+
+def dask_tasks() -> None:
+    with make_warm() as executor:
+        warm_up(calling(executor.submit))
+        time_dask(executor)
+
+
 if __name__ == "__main__":
-    drive(one, elements, pilots, warm, rpcs, pool)
+    drive(one, elements, pilots, warm, rpcs, pool, rounds, dask_tasks)

@@ -1,11 +1,14 @@
 """dask-jobqueue: `SLURMCluster` with jobs of one core and one process, `cluster.scale(jobs=...)` and a
 `Client`, as its page Example Deployments has it. Calls are sent by `Client.map` with `pure=False`, as
 each shall run. `dask.bag` is what Dask's Best Practices advise for many small calls ("fuse many
-operations"): the same map over a bag of 100 partitions.
+operations"): the same map over a bag of 100 partitions. `rounds` and `dask_tasks`, of `python -m benchmarks
+rounds`: `LocalCluster` on loopback, with processes of one thread each and no dashboard.
 """
 
+from collections.abc import Callable, Sequence
+
 import dask.bag
-from dask.distributed import Client
+from dask.distributed import Client, LocalCluster
 from dask_jobqueue import SLURMCluster
 from driving import (
     PILOTS,
@@ -16,8 +19,12 @@ from driving import (
     check,
     counted_rpcs,
     drive,
+    time_dask,
     time_round_trips,
+    time_rounds,
     timed,
+    wanted,
+    warm_up,
 )
 from peer_tasks import nothing, pause
 
@@ -80,5 +87,38 @@ def rpcs() -> None:
         close(client)
 
 
+def make_local() -> Client:
+    return Client(
+        LocalCluster(
+            n_workers=wanted()["workers"],
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+        )
+    )
+
+
+def gathering(client: Client) -> Callable[..., list]:
+    def call(function: object, arguments: Sequence[object]) -> list[object]:
+        submit = client.submit
+        return client.gather([submit(function, argument, pure=False) for argument in arguments])
+
+    return call
+
+
+def rounds() -> None:
+    client = make_local()
+    time_rounds(gathering(client))
+    close(client)
+
+
+def dask_tasks() -> None:
+    client = make_local()
+    warm_up(gathering(client))
+    time_dask(client)
+    close(client)
+
+
 if __name__ == "__main__":
-    drive(one, pilots, warm, rpcs)
+    drive(one, pilots, warm, rpcs, rounds, dask_tasks)

@@ -2,6 +2,8 @@
 the start (`init_blocks`), `strategy="none"`, since nothing shall scale, as its page Example
 configurations has it; no monitoring. Blocks share nodes (`exclusive=False`). Where many short tasks
 wait, `prefetch_capacity` is 100: the executor's reference says to keep 0 for few or long ones.
+`rounds`, of `python -m benchmarks rounds`: `LocalProvider` on loopback, all workers in one block, as its
+configuration `htex_local` has it; no encryption, which loopback does not need.
 """
 
 import parsl
@@ -10,16 +12,19 @@ from driving import (
     RPC_PILOTS,
     SLOW_TASK_S,
     SLOW_TASKS,
+    calling,
     check,
     counted_rpcs,
     drive,
     time_round_trips,
+    time_rounds,
     timed,
+    wanted,
 )
 from parsl.config import Config
 from parsl.executors import HighThroughputExecutor
-from parsl.providers import SlurmProvider
-from peer_tasks import nothing, pause
+from parsl.providers import LocalProvider, SlurmProvider
+from peer_tasks import ended_after, nothing, pause
 
 FEWER_TASKS = 10_000  # 100,000 would take minutes
 LEFT_OUT = {
@@ -76,5 +81,19 @@ def rpcs() -> None:
         parsl.dfk().cleanup()
 
 
+def rounds() -> None:
+    executor = HighThroughputExecutor(
+        address="127.0.0.1",
+        cores_per_worker=0.01,  # as many workers as are asked for
+        max_workers_per_node=wanted()["workers"],
+        provider=LocalProvider(init_blocks=1, min_blocks=1, max_blocks=1),
+        encrypted=False,
+    )
+    parsl.load(Config(executors=[executor], strategy="none"))
+    apps = {nothing: nothing_app, ended_after: parsl.python_app(ended_after)}
+    time_rounds(calling(lambda function, argument: apps[function](argument)))
+    parsl.dfk().cleanup()
+
+
 if __name__ == "__main__":
-    drive(one, pilots, warm, rpcs)
+    drive(one, pilots, warm, rpcs, rounds)

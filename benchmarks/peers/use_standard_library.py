@@ -1,12 +1,12 @@
 """The standard library: `ProcessPoolExecutor.map` with each of the chunk sizes 1, 100, 1,000, 10,000 and
 50,000, as its page advises large ones for long iterables; and `multiprocessing.Pool.map`, which
-chooses a size by itself. Both by spawn.
+chooses a size by itself. Both by spawn. `rounds`, of `python -m benchmarks rounds`: `ProcessPoolExecutor`.
 """
 
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 
-from driving import POOL_WORKERS, TASKS, check, drive, timed
+from driving import POOL_WORKERS, TASKS, calling, check, drive, time_rounds, timed, wanted
 from peer_tasks import nothing
 
 LEFT_OUT = dict.fromkeys(("one", "elements", "pilots", "warm", "rpcs"), "runs on one machine")
@@ -25,5 +25,10 @@ def pool() -> None:
             check(processes.map(nothing, range(TASKS)), TASKS)
 
 
+def rounds() -> None:
+    with ProcessPoolExecutor(wanted()["workers"], mp_context=SPAWN) as executor:
+        time_rounds(calling(executor.submit))
+
+
 if __name__ == "__main__":
-    drive(pool)
+    drive(pool, rounds)
