@@ -17,6 +17,7 @@ NAMES = (
     "waiting",
     "pool_map",
     "shared_argument",
+    "rounds",
 )
 
 
