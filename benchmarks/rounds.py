@@ -165,7 +165,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rows", nargs="+", choices=[*ROWS, "idle"], default=[*ROWS, "idle"])
     parser.add_argument("--strategy", choices=["local", "slurm"], default="local", help="of pilots")
     parser.add_argument(
-        "--peers", nargs="+", choices=["none", "all", *PEERS], default=["all"], metavar="PEER"
+        "--peers",
+        nargs="+",
+        choices=["none", "all", *PEERS],
+        default=["all"],
+        metavar="PEER",
+        help=f"none, all, or some of {', '.join(PEERS)} (default: all)",
     )
     parser.add_argument("--turns", type=int, default=3, help="of each side in each row")
     parser.add_argument(
