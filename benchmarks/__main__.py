@@ -18,6 +18,7 @@ NAMES = (
     "pool_map",
     "shared_argument",
     "rounds",
+    "efficiency",
 )
 
 
