@@ -16,6 +16,7 @@ NAMES = (
     "growth",
     "waiting",
     "pool_map",
+    "efficiency",
 )
 
 

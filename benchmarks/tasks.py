@@ -16,3 +16,20 @@ def nap(seconds: float) -> float:
     began = time.time()
     time.sleep(seconds)
     return began
+
+
+def pause(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def burn(seconds: float) -> float:
+    """Computes until it has used so much processor time."""
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+    return seconds
+
+
+def unchanged(number: float) -> float:
+    return number
