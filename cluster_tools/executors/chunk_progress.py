@@ -5,8 +5,8 @@ it in the chunk must not wait for that: so the client can read their outcomes, a
 without the worker's help.
 
     worker, before each call                     client, if a chunk takes longer than 0.1 s
-    next_may_begin: writes the last --> bytes --> take: reads the outcomes; calls that have not
-    outcome; False after a take     <-- taken --- begun are the client's again
+    next_may_begin: writes the last --> bytes --> read: the outcomes that are new
+    outcome; False after a take     <-- taken --- take: calls that have not begun are the client's
 
 Each worker has a lock, which is held for a short time. The worker waits for it; the client tries
 again later. Knows neither pools nor maps.
@@ -25,19 +25,19 @@ from typing import Any, NamedTuple
 _SIZE = 64 * 1024
 # The memory of a worker begins with these fields, eight bytes each. Then come the outcomes of its
 # chunk, as pickles, and `_END`.
-_FIELDS = 5
-_CHUNK_ID, _BEGAN_NS, _GIVEN_COUNT, _IS_TAKEN, _REVOKED_ID = range(_FIELDS)
+_FIELDS = 6
+_CHUNK_ID, _BEGAN_NS, _GIVEN_COUNT, _IS_TAKEN, _REVOKED_ID, _READ_END = range(_FIELDS)
 _OUTCOMES_BEGIN = 8 * _FIELDS
 _END = b"\0"  # no pickle begins with this byte
 # Ids of chunks are negative, and decrease.
 _NO_CHUNK = 0
 
 
-class TakenCalls(NamedTuple):
-    """What the client has taken from a worker.
+class ReadOutcomes(NamedTuple):
+    """What the client has read of a worker's chunk.
 
     `first`: how many outcomes of the chunk came before these.
-    `outcomes`: those of the next calls. The call after them is running; later ones do not begin.
+    `outcomes`: those of the next calls. The call after them is running.
     `seconds_per_call`: so far, with the running call.
     """
 
@@ -106,6 +106,7 @@ class ChunkProgress:
             self._bytes[_OUTCOMES_BEGIN : _OUTCOMES_BEGIN + 1] = _END
             self._fields[_BEGAN_NS] = time.monotonic_ns()
             self._fields[_GIVEN_COUNT] = 0
+            self._fields[_READ_END] = _OUTCOMES_BEGIN
             self._fields[_IS_TAKEN] = False
             self._fields[_CHUNK_ID] = chunk_id
         return self._outcomes.append
@@ -122,40 +123,48 @@ class ChunkProgress:
             return True
 
     def end(self) -> tuple[int, list[Any]]:
-        """(number of outcomes before, outcomes that were neither sent nor taken), at the end."""
+        """(number of outcomes before, outcomes that were neither sent nor read), at the end."""
         with self._lock:
             self._fields[_CHUNK_ID] = _NO_CHUNK
             first = self._fields[_GIVEN_COUNT]
             return first, self._outcomes[first - self._sent_count :]
 
     def _write(self, record: bytes) -> None:
-        """Writes an outcome; sends all of them if there is no room for it."""
+        """Writes an outcome; sends all that the client has not read if there is no room for it."""
         end = self._position + len(record)
         if end <= _SIZE:
             self._bytes[self._position : end] = record
             self._position = end - len(_END)  # the next record overwrites `_END`
             return
-        self._send(self._sent_count, list(self._outcomes))
+        first = self._fields[_GIVEN_COUNT]
+        self._send(first, self._outcomes[first - self._sent_count :])
         self._sent_count += len(self._outcomes)
         self._outcomes.clear()
         self._fields[_GIVEN_COUNT] = self._sent_count
-        self._position = _OUTCOMES_BEGIN
+        self._position = self._fields[_READ_END] = _OUTCOMES_BEGIN
         self._bytes[_OUTCOMES_BEGIN : _OUTCOMES_BEGIN + 1] = _END
 
     # In the client's process
 
-    def late_chunk(self, limit_s: float) -> int | None:
-        """The id of the chunk if it has run longer than `limit_s` and no call was taken back."""
-        chunk_id, began_ns, _, is_taken, _ = self._fields
-        is_late = time.monotonic_ns() - began_ns > limit_s * 1e9
-        return chunk_id if chunk_id != _NO_CHUNK and is_late and not is_taken else None
+    def current_chunk(self) -> tuple[int, float] | None:
+        """The id of the chunk that runs, and for how many seconds; None if there is no such chunk.
+
+        A chunk from which calls were taken has but one call left, and counts as none.
+        """
+        fields = self._fields
+        chunk_id, began_ns = fields[_CHUNK_ID], fields[_BEGAN_NS]
+        if chunk_id == _NO_CHUNK or fields[_IS_TAKEN]:
+            return None
+        return chunk_id, (time.monotonic_ns() - began_ns) / 1e9
 
     def revoke(self, last_id: int) -> None:
         """Lets chunks up to this one not begin. One that has begun goes on."""
         self._fields[_REVOKED_ID] = last_id  # needs no lock: one write of eight bytes
 
-    def take(self, chunk_id: int, received_count: int) -> TakenCalls | None:
-        """Reads the outcomes, and takes back the calls that have not begun.
+    def read(
+        self, chunk_id: int, received_count: int, takes_calls: Callable[[ReadOutcomes], bool]
+    ) -> ReadOutcomes | None:
+        """Reads the outcomes that were neither sent nor read; may take calls back.
 
         Returns:
             None if the client has to try again later: the worker holds the lock, the client has not
@@ -164,6 +173,8 @@ class ChunkProgress:
         Arguments:
             chunk_id: The chunk.
             received_count: How many outcomes of it the client has received.
+            takes_calls: Gets what was read, and returns whether to take back the calls that have
+                not begun. The worker waits meanwhile.
         """
         if not self._lock.acquire(block=False):
             return None
@@ -172,13 +183,16 @@ class ChunkProgress:
             if fields[_CHUNK_ID] != chunk_id or fields[_GIVEN_COUNT] != received_count:
                 return None
             outcomes: list[Any] = []
-            records = BytesIO(self._bytes)
-            records.seek(_OUTCOMES_BEGIN)
-            while self._bytes[records.tell()] != _END[0]:
+            begin = fields[_READ_END]
+            records = BytesIO(self._bytes[begin:])
+            while self._bytes[begin + records.tell()] != _END[0]:
                 outcomes.append(pickle.load(records))
-            fields[_IS_TAKEN] = True
-            fields[_GIVEN_COUNT] = received_count + len(outcomes)
+            count = received_count + len(outcomes)
             seconds = (time.monotonic_ns() - fields[_BEGAN_NS]) / 1e9
+            found = ReadOutcomes(received_count, outcomes, seconds / (count + 1))
+            fields[_GIVEN_COUNT] = count
+            fields[_READ_END] = begin + records.tell()
+            fields[_IS_TAKEN] = takes_calls(found)
         finally:
             self._lock.release()
-        return TakenCalls(received_count, outcomes, seconds / (received_count + len(outcomes) + 1))
+        return found

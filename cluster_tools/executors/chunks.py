@@ -6,9 +6,10 @@
                             queue makes a chunk of its next calls --------> run_chunk
     results <-- outcomes <- _answered <------------------------------------ ChunkAnswer
                 ^
-                polling thread: after 0.1 s, takes outcomes from the worker's ChunkProgress, and
-                the calls of the chunk that have not begun. These are the ChunkedMap's next calls
-                again. Chunks that have not begun come back, too, so that the order is kept.
+                polling thread: after 0.1 s, reads outcomes from the worker's ChunkProgress. If a
+                call takes long, or the rest of the chunk would, it takes back the calls that have
+                not begun. These are the ChunkedMap's next calls again. Chunks that have not begun
+                come back, too, so that the order is kept.
 
 A ChunkedMap keeps its place in the queue until its last call was given to a worker, so that calls
 begin in the order in which they were submitted, and the pool holds only what its workers will run
@@ -37,7 +38,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from cluster_tools.executors.call_packer import CallPacker
 from cluster_tools.executors.calls import Dumps, forget_arguments, unpack_outcome
-from cluster_tools.executors.chunk_progress import ChunkProgress
+from cluster_tools.executors.chunk_progress import ChunkProgress, ReadOutcomes
 from cluster_tools.executors.polling_thread import PollingThread
 from cluster_tools.executors.pool_future import PoolFuture
 from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
@@ -47,13 +48,19 @@ from cluster_tools.tally import Tally
 
 _T = TypeVar("_T")
 
-# How long a chunk should take: much longer than sending it, but less than the 0.1 s after which its
-# calls are taken back.
-_CHUNK_S = 0.02
+# How long a chunk should take. A chunk costs the client and the worker half a millisecond, so this
+# is long enough to hide that; and less than the 0.1 s after which outcomes are read one by one.
+_CHUNK_S = 0.08
 
-# How long a chunk may keep outcomes, and calls that another worker could run, to itself.
+# The shortest chunk towards the end of a map: in less time than that, sending it costs too much.
+_MIN_CHUNK_S = 0.005
+
+# How long a chunk may keep outcomes to itself, and calls behind one that does not end.
 _HOLD_LIMIT_S = 0.1
 
+# How long the calls of a chunk that are left may take, where they go on but take longer than
+# expected: for more, another worker may be free earlier. Taking them back costs more than a chunk.
+_REST_LIMIT_S = 0.2
 
 # How many futures are cancelled before the queue is searched for their work, which costs time.
 _MIN_CANCELLED_TO_FORGET = 64
@@ -180,9 +187,9 @@ class ChunkedMap(Generic[_T]):
         size = 1
         if seconds is not None:
             # So few of the calls that are left that the others do not wait for this worker at the
-            # end. But a small part of all calls makes no difference.
+            # end, unless that is for a moment.
             left = sum(stop - start for start, stop in waiting)
-            share = max(left // (3 * self._worker_count), waiting[0][0] // 32)
+            share = max(left // (3 * self._worker_count), int(_MIN_CHUNK_S / seconds))
             size = max(1, min(int(_CHUNK_S / seconds), share))
         start, stop = waiting.pop(0)
         if start + size < stop:
@@ -273,6 +280,10 @@ class _Chunk:
     stop: int
     # How many outcomes have come; they are those of the first calls.
     received_count: int = 0
+    # How many had come when the polling thread looked last.
+    last_seen_count: int = 0
+    # Whether the calls that had not begun were taken back.
+    is_taken: bool = False
 
 
 class PendingWork(dict[int, Any]):
@@ -448,6 +459,10 @@ class WorkQueue:
     def _give_up(self, chunked: ChunkedMap[Any], error: BaseException) -> list[tuple[int, int]]:
         """`ChunkedMap.give_up`, with the lock and the count of waiting calls."""
         with self._order_lock:
+            if chunked.given_up is None and any(
+                chunk.chunked_map is chunked for chunk in self._chunks.values()
+            ):
+                self._revoke_chunks()
             ranges = chunked.give_up(error)
             self._waiting_beyond_pending -= sum(stop - start for start, stop in ranges)
         return ranges
@@ -490,39 +505,58 @@ class WorkQueue:
         self._polling_thread.stop()
 
     def _poll_chunks(self) -> bool:
-        """Takes outcomes and calls from chunks that take long. Returns whether there are chunks."""
+        """Reads outcomes and takes calls back where it is time. Returns whether chunks are out."""
         takes_calls = False
         for worker in self._workers:
-            if (chunk_id := worker.late_chunk(_HOLD_LIMIT_S)) is not None:
-                takes_calls |= self._take_from(worker, chunk_id)
+            if (current := worker.current_chunk()) is not None:
+                takes_calls |= self._look_at(worker, *current)
         if takes_calls:
             self._wake_pool()
         return bool(self._chunks)
 
-    def _take_from(self, worker: ChunkProgress, chunk_id: int) -> bool:
+    def _look_at(self, worker: ChunkProgress, chunk_id: int, age_s: float) -> bool:
         """Returns whether calls came back that the pool can give to a worker again."""
         # All under one lock: the worker may end the chunk at any time, and if that is the map's
         # last chunk, the map leaves this queue.
         with self._order_lock:
             chunk = self._chunks.get(chunk_id)
-            if chunk is None:  # the pool has broken
+            if chunk is None:  # it has ended, or the pool has broken
                 return False
-            if chunk.stop - chunk.start - chunk.received_count > 1:
-                self.revoked_id = self._last_chunk_id
-                for each in self._workers:  # calls of later chunks come after those taken back now
-                    each.revoke(self.revoked_id)
-            taken = worker.take(chunk_id, chunk.received_count)
-            if taken is None:
+            if age_s < _HOLD_LIMIT_S and chunk.chunked_map.given_up is None:
                 return False
-            chunk.received_count += len(taken.outcomes)
-            old_stop = chunk.stop
-            # All after the call that runs.
-            given_up = self._take_back(chunk, chunk.start + chunk.received_count + 1)
-        if taken.outcomes:
-            start = chunk.start + taken.first
-            chunk.chunked_map.record(start, taken.outcomes, taken.seconds_per_call)
+            rest_stop = chunk.stop
+            takes_calls = partial(self._takes_calls, chunk)
+            found = worker.read(chunk_id, chunk.received_count, takes_calls)
+            if found is None:
+                return False
+            chunk.received_count = chunk.last_seen_count = found.first + len(found.outcomes)
+            given_up = None
+            if chunk.is_taken:  # all after the call that runs
+                given_up = self._take_back(chunk, chunk.start + chunk.received_count + 1)
+        if found.outcomes:
+            start = chunk.start + found.first
+            chunk.chunked_map.record(start, found.outcomes, found.seconds_per_call)
         _fail_given_up(chunk, given_up)
-        return chunk.stop < old_stop and given_up is None
+        return chunk.stop < rest_stop and given_up is None
+
+    def _takes_calls(self, chunk: _Chunk, found: ReadOutcomes) -> bool:
+        """Whether to take back those calls of a chunk that have not begun."""
+        count = found.first + len(found.outcomes)
+        rest = chunk.stop - chunk.start - count - 1
+        chunk.is_taken = rest > 0 and (
+            chunk.chunked_map.given_up is not None
+            or count == chunk.last_seen_count
+            or rest * found.seconds_per_call > _REST_LIMIT_S
+        )
+        if chunk.is_taken:
+            self._revoke_chunks()
+        return chunk.is_taken
+
+    def _revoke_chunks(self) -> None:
+        """Lets no chunk begin that has not: its calls come after those that come back now."""
+        self.revoked_id = self._last_chunk_id
+        for worker in self._workers:
+            worker.revoke(self.revoked_id)
 
     def _take_back(self, chunk: _Chunk, start: int) -> _GivenUp | None:
         """Lets the chunk's calls from `start` on wait again.
