@@ -34,6 +34,7 @@ from typing_extensions import ParamSpec
 from cluster_tools.call_stats import ExecutorStats
 from cluster_tools.executor_stub import StaysHere
 from cluster_tools.executors.call_packer import CallPacker
+from cluster_tools.executors.call_queue import CallQueue
 from cluster_tools.executors.calls import (
     Dumps,
     PackedCall,
@@ -51,6 +52,7 @@ from cluster_tools.executors.pool_worker import (
     run_measured_call,
     start_worker,
 )
+from cluster_tools.executors.thread_wakeup import ThreadWakeup
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
 from cluster_tools.futures import LocalFuture
@@ -154,6 +156,8 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         pool: Any = self
         wrapped = None if initializer is None else Initializer(initializer, initargs)
         pool._initargs = (pool._result_queue, None, sender, wrapped)
+        pool._call_queue = CallQueue.of(pool._call_queue)
+        pool._executor_manager_thread_wakeup.__class__ = ThreadWakeup
         pool._pending_work_items = pool._call_queue.pending_work_items = PendingWork()
         self._progress: list[ChunkProgress] = []
         self._progress_buffer: Arena | None = None
@@ -179,9 +183,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         If it cannot be pickled, the future raises `pickle.PicklingError`.
         """
         key = pop_output_key(kwargs)
-        future: Future[_T] = self._submit(fn, args, kwargs, key)
-        FailureLog(1).watch(future, f"Call of {function_name(fn)}")
-        return future
+        return self._submit(fn, args, kwargs, key)
 
     def map(
         self,
@@ -293,12 +295,10 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
             all_calls = list(calls)
             futures = deque(self._submit_all(fn, all_calls, [None] * len(all_calls)))
             return iterate_results(futures, timeout=timeout)
-        where = f"Call of {function_name(fn)}"
 
         def submit_next() -> Future[_T] | None:
             for call in calls:
                 future: Future[_T] = self._submit(fn, call, {}, None)
-                FailureLog(1).watch(future, where)
                 return future
             return None
 
@@ -327,8 +327,8 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         packer = CallPacker(fn, self._dumps)
         futures: list[Future[_T]] = []
         for index, (call, key) in enumerate(zip(calls, keys)):
-            future: Future[_T] = self._submit_packed(partial(packer.pack, call), key)
-            failure_log.watch(future, f"Call {index} of {name}")
+            future: _CallFuture[_T] = self._new_future(failure_log, f"Call {index} of {name}")
+            self._submit_packed(future, partial(packer.pack, call), key)
             futures.append(future)
         return futures
 
@@ -339,12 +339,20 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         kwargs: Mapping[str, Any],
         key: str | None,
     ) -> Future[Any]:
-        return self._submit_packed(partial(pack_call, fn, args, kwargs, dumps=self._dumps), key)
+        future: _CallFuture[Any] = self._new_future(FailureLog(1), f"Call of {function_name(fn)}")
+        pack = partial(pack_call, fn, args, kwargs, dumps=self._dumps)
+        self._submit_packed(future, pack, key)
+        return future
 
-    def _submit_packed(self, pack: Callable[[], PackedCall], key: str | None) -> Future[Any]:
+    def _new_future(self, failure_log: FailureLog, where: str) -> _CallFuture[Any]:
+        note_cancelled = self._work_queue.note_cancelled
+        return _CallFuture(self._tally, self._unfinished, note_cancelled, failure_log, where)
+
+    def _submit_packed(
+        self, future: _CallFuture[Any], pack: Callable[[], PackedCall], key: str | None
+    ) -> None:
         if self._is_closed:
             raise RuntimeError(_CLOSED_MESSAGE)
-        future: _CallFuture[Any] = _CallFuture(self._tally)
         self._tally.note_submitted()
         try:
             call = pack()
@@ -355,15 +363,12 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
                 keep = (self.output_store, key)
         except Exception as error:
             forget_arguments(error)
-            self._tally.note_ended(failed=1)
             future.set_running_or_notify_cancel()
-            future.set_exception(error)
-            return future
+            future.end(None, error)
+            return
         pool_future = self._submit_to_pool(run_measured_call, call, self._dumps, keep)
         self._unfinished.add(future)
-        future.add_done_callback(self._unfinished.discard)
-        future.follow(pool_future, self._work_queue.note_cancelled)
-        return future
+        future.follow(pool_future)
 
     def _submit_to_pool(self, fn: Callable[..., _T], *args: Any) -> Future[_T]:
         pool: Any = self
@@ -468,31 +473,53 @@ class _CallFuture(LocalFuture[_T]):
 
     The pool's future is marked as cancelled for `wait` and `as_completed` only when it would have
     been its turn; this one is done at once.
+
+    Arguments:
+        tally: Counts the call.
+        unfinished: The futures of the executor that are not done; this one leaves it.
+        note_cancelled: Called if this future cancels that of the pool.
+        failure_log: Is told how the call ends, under the name `where`.
     """
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        unfinished: set[Future[Any]],
+        note_cancelled: Callable[[], None],
+        failure_log: FailureLog,
+        where: str,
+    ) -> None:
         super().__init__()
         self._tally = tally
-        self._pool_future: Future[_Outcome] | None = None
-        self._note_cancelled: Callable[[], None] | None = None
-
-    def follow(self, pool_future: Future[_Outcome], note_cancelled: Callable[[], None]) -> None:
-        """Takes the outcome of `pool_future`, once that is done. To be called once at most.
-
-        `note_cancelled`: called if this future cancels that one.
-        """
+        self._unfinished = unfinished
         self._note_cancelled = note_cancelled
+        self._failure_log = failure_log
+        self._where = where
+        self._pool_future: Future[_Outcome] | None = None
+
+    def follow(self, pool_future: Future[_Outcome]) -> None:
+        """Takes the outcome of `pool_future`, once that is done. To be called once at most."""
         self._pool_future = pool_future
         pool_future.add_done_callback(self._resolve)
+
+    def end(self, result: Any, error: BaseException | None) -> None:
+        """Counts the call, and makes this future done."""
+        if error is None:
+            self._tally.note_ended(done=1)
+            self.set_result(result)
+        else:
+            self._tally.note_ended(failed=1)
+            self.set_exception(error)
+        self._failure_log.note(error, self._where)
 
     def cancel(self) -> bool:
         pool_future = self._pool_future
         if pool_future is None:
             return super().cancelled()
+        was_cancelled = pool_future.cancelled()
         is_cancelled = pool_future.cancel()  # this calls `_resolve`
-        if is_cancelled and (note_cancelled := self._note_cancelled) is not None:
-            self._note_cancelled = None
-            note_cancelled()
+        if is_cancelled and not was_cancelled:
+            self._note_cancelled()
         return is_cancelled
 
     def running(self) -> bool:
@@ -509,16 +536,12 @@ class _CallFuture(LocalFuture[_T]):
             self._tally.note_ended(cancelled=1)
             super().cancel()
             self.set_running_or_notify_cancel()
+            self._failure_log.note_ends(1)
         else:
             self.set_running_or_notify_cancel()
             result, error, self.used = _unpacked(pool_future)
-            if error is None:
-                self._tally.note_ended(done=1)
-                self.set_result(result)
-            else:
-                self._tally.note_ended(failed=1)
-                self.set_exception(error)
-            self._note_cancelled = None
+            self.end(result, error)
+        self._unfinished.discard(self)
         self._pool_future = None  # it refers to the bytes of the outcome
 
 
