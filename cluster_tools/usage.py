@@ -44,6 +44,7 @@ class Meter:
         self._read_at_ns = 0
         self._cpu_ns = 0
         self._peak_bytes = 0
+        self._faults = -1
         # On Linux, `ru_maxrss` includes the program that ran in this process before an exec: the
         # worker of a large client seems to be as large as the client. A value up to this one may
         # come from there, so the value from /proc is used instead.
@@ -87,8 +88,12 @@ class Meter:
         own, children = usage(self._resource.RUSAGE_SELF), usage(self._resource.RUSAGE_CHILDREN)
         cpu_s = own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime
         self._cpu_ns = int(cpu_s * _NS_PER_S)
-        self._peak_bytes = own.ru_maxrss * _MEMORY_UNIT_BYTES
-        if self._peak_bytes <= self._inherited_bytes:
+        peak_bytes = own.ru_maxrss * _MEMORY_UNIT_BYTES
+        if peak_bytes > self._inherited_bytes:
+            self._peak_bytes = peak_bytes
+        elif self._faults != (faults := own.ru_minflt + own.ru_majflt):
+            # Without a page fault the process has not grown, and the file need not be read again.
+            self._faults = faults
             self._peak_bytes = _high_water_bytes()
 
 

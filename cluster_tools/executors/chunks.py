@@ -1,4 +1,4 @@
-"""Runs a `map` without `chunksize` in chunks, which makes no difference to callers but speed.
+"""Runs a `map` without `chunksize`, and submitted calls, in chunks: to callers a matter of speed.
 
     caller                  pool's thread (standard library)                worker process
     map: packs the calls    asks WorkQueue for the next id whenever a
@@ -14,7 +14,11 @@
 A ChunkedMap keeps its place in the queue until its last call was given to a worker, so that calls
 begin in the order in which they were submitted, and the pool holds only what its workers will run
 next. The pool's thread itself asks for chunks, so a map goes on without anybody who reads its
-results, and after the executor was shut down. Knows the pool's tables of work; `pool_worker` has
+results, and after the executor was shut down.
+
+Of submitted calls that are short, the WorkQueue makes a CallBatch when many wait, which is a chunk
+like others. Its calls stay in the pool's table, with their futures, so they come back into the
+queue under their own ids. Knows the pool's tables of work; `pool_worker` has
 what runs in a worker.
 """
 
@@ -28,9 +32,10 @@ import time
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import _WorkItem  # pyright: ignore[reportPrivateUsage]
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import BuiltinFunctionType, FunctionType
@@ -41,7 +46,13 @@ from cluster_tools.executors.calls import Dumps, forget_arguments, unpack_outcom
 from cluster_tools.executors.chunk_progress import ChunkProgress, ReadOutcomes
 from cluster_tools.executors.polling_thread import PollingThread
 from cluster_tools.executors.pool_future import PoolFuture
-from cluster_tools.executors.pool_worker import PLAIN_TYPES, ChunkAnswer, run_chunk
+from cluster_tools.executors.pool_worker import (
+    PLAIN_TYPES,
+    ChunkAnswer,
+    run_batch,
+    run_chunk,
+    run_measured_call,
+)
 from cluster_tools.failure_log import FailureLog
 from cluster_tools.function_name import function_name
 from cluster_tools.tally import Tally
@@ -54,6 +65,10 @@ _CHUNK_S = 0.08
 
 # The shortest chunk towards the end of a map: in less time than that, sending it costs too much.
 _MIN_CHUNK_S = 0.005
+
+# How long submitted calls that are given to a worker together should take. They cost the client
+# more than a chunk of a map, whatever the chunk; and those that a worker has can't be cancelled.
+_BATCH_S = 0.04
 
 # How long a chunk may keep outcomes to itself, and calls behind one that does not end.
 _HOLD_LIMIT_S = 0.1
@@ -207,9 +222,13 @@ class ChunkedMap(Generic[_T]):
             calls = [column[start:stop] for column in self._calls]
         return chunk_id, self._packed_fn, calls, self._dumps
 
-    def take_back(self, start: int, stop: int) -> None:
-        """Lets a range of calls that came back from a worker wait again, in its place."""
+    def take_back(self, start: int, stop: int) -> int:
+        """Lets a range of calls that came back from a worker wait again, in its place.
+
+        Returns: how many calls wait now that have no entry of their own in the pool's table.
+        """
         insort(self._waiting, (start, stop))
+        return stop - start
 
     def end_chunk(self) -> None:
         """To be called when a worker has sent its last answer about a chunk."""
@@ -271,11 +290,74 @@ class ChunkedMap(Generic[_T]):
             return self._outcomes.pop(start)
 
 
+class CallBatch:
+    """Submitted calls that a worker got together, with a ChunkedMap's methods for chunks.
+
+    Arguments:
+        calls: Their ids and entries in the pool's table.
+        put_back: Lets calls wait again in the pool's queue.
+        forget: Removes a call from the pool's table.
+    """
+
+    def __init__(
+        self,
+        calls: list[tuple[int, Any]],
+        put_back: Callable[[list[int]], None],
+        forget: Callable[[int], None],
+    ) -> None:
+        self._calls = calls
+        self._put_back = put_back
+        self._forget = forget
+        # The exception of the calls that come back; None while these are to begin.
+        self.given_up: BaseException | None = None
+        self._waiting: list[tuple[int, int]] = []
+
+    def take_back(self, start: int, stop: int) -> int:
+        """See `ChunkedMap.take_back`."""
+        if self.given_up is not None:
+            self._waiting.append((start, stop))
+            return 0
+        calls = self._calls[start:stop]
+        for _, item in calls:
+            item.future.wait_again()
+        self._put_back([work_id for work_id, _ in calls])
+        return 0
+
+    def end_chunk(self) -> None:
+        """See `ChunkedMap.end_chunk`."""
+
+    def give_up(self, error: BaseException) -> list[tuple[int, int]]:
+        """See `ChunkedMap.give_up`."""
+        if self.given_up is None:
+            self.given_up = error
+        waiting, self._waiting = self._waiting, []
+        return waiting
+
+    def record(self, start: int, outcomes: list[Any], seconds_per_call: float) -> None:
+        """See `ChunkedMap.record`."""
+        # Each outcome has what its call took.
+        for index, outcome in enumerate(outcomes, start):
+            work_id, item = self._calls[index]
+            self._forget(work_id)
+            with suppress(InvalidStateError):  # the pool has broken meanwhile
+                item.future.set_result(outcome)
+
+    def fail(self, start: int, stop: int, error: BaseException) -> None:
+        """See `ChunkedMap.fail`."""
+        for work_id, item in self._calls[start:stop]:
+            self._forget(work_id)
+            if isinstance(error, CancelledError):
+                item.future.wait_again()
+                item.future.cancel()
+            else:
+                item.future.set_exception(error)
+
+
 @dataclass
 class _Chunk:
-    """The calls `start` to `stop - 1` of a map, which were given to a worker."""
+    """The calls `start` to `stop - 1` of a map or a batch, which were given to a worker."""
 
-    chunked_map: ChunkedMap[Any]
+    calls: ChunkedMap[Any] | CallBatch
     start: int
     stop: int
     # How many outcomes have come; they are those of the first calls.
@@ -332,6 +414,10 @@ class WorkQueue:
         # How many calls wait that have no entry of their own in `_pending`.
         self._waiting_beyond_pending = 0
         self._cancelled_count = 0
+        # How many submitted calls are in chunks, and have an entry in `_pending` all the same.
+        self._batched_count = 0
+        # What submitted calls take; None until one has ended.
+        self._seconds_per_call: float | None = None
 
     @property
     def unfinished_count(self) -> int:
@@ -341,7 +427,7 @@ class WorkQueue:
     @property
     def given_out_count(self) -> int:
         """How much of the pool's work its workers have, or have before them: calls and chunks."""
-        return len(self._pending) - len(self._ids)
+        return len(self._pending) - len(self._ids) - self._batched_count
 
     def put(self, work_id: int) -> None:
         """Adds the id of work that is in the pool's table."""
@@ -362,6 +448,8 @@ class WorkQueue:
     def get(self, block: bool = True) -> int:
         """The id of the next work for a worker. Never blocks. Raises: queue.Empty."""
         with self._order_lock:
+            if (chunk_id := self._next_batch()) is not None:
+                return chunk_id
             for work_id in self._ids:
                 chunked = self._chunked_map(work_id)
                 if chunked is not None and chunked.is_given_out:
@@ -386,12 +474,71 @@ class WorkQueue:
 
     def _give_out(self, chunked: ChunkedMap[Any], start: int, stop: int) -> int:
         self._waiting_beyond_pending -= stop - start
+        chunk_id = self._new_chunk(_Chunk(chunked, start, stop))
+        self._expect_answer(chunk_id, run_chunk, *chunked.arguments(chunk_id, start, stop))
+        return chunk_id
+
+    def _new_chunk(self, chunk: _Chunk) -> int:
         chunk_id = self._last_chunk_id = self._last_chunk_id - 1
-        self._chunks[chunk_id] = _Chunk(chunked, start, stop)
-        self._expect_answer(chunk_id, *chunked.arguments(chunk_id, start, stop))
-        if stop - start > 1:  # else there is nothing to take back
+        self._chunks[chunk_id] = chunk
+        if chunk.stop - chunk.start > 1:  # else there is nothing to take back
             self._polling_thread.ensure_running()
         return chunk_id
+
+    def _next_batch(self) -> int | None:
+        """Takes the next submitted calls, if there are many and they are short."""
+        size = self._batch_size()
+        if size < 2 or self._must_wait(for_map=True):
+            return None
+        calls: list[tuple[int, Any]] = []
+        while self._ids and len(calls) < size:
+            work_id = self._ids[0]
+            item = self._pending.get(work_id)
+            if item is None or item.fn is not run_measured_call:
+                break
+            if item.args[-1] is not None:  # a store, which perhaps cannot be pickled
+                break
+            self._ids.popleft()
+            if item.future.set_running_or_notify_cancel():
+                calls.append((work_id, item))
+            else:
+                self._pending.pop(work_id, None)
+        if not calls:
+            return None
+        batch = CallBatch(calls, self._put_back, self._forget)
+        self._batched_count += len(calls)
+        chunk_id = self._new_chunk(_Chunk(batch, 0, len(calls)))
+        packed = [item.args[0] for _, item in calls]
+        self._expect_answer(chunk_id, run_batch, chunk_id, packed, calls[0][1].args[1])
+        return chunk_id
+
+    def _batch_size(self) -> int:
+        seconds = self._seconds_per_call
+        if seconds is None or not self._workers or (self._worker_count == 1 and self._chunks):
+            return 0
+        return min(int(_BATCH_S / seconds), len(self._ids) // (3 * self._worker_count))
+
+    def note_duration(self, seconds: float) -> None:
+        """Takes how long a submitted call took. One that was shorter than others counts little.
+
+        For a call that takes long, calls behind it in its batch have to come back.
+        """
+        self._seconds_per_call = max(seconds, 1e-6, 0.8 * (self._seconds_per_call or 0.0))
+
+    def _put_back(self, work_ids: list[int]) -> None:
+        """Lets calls of a batch wait again, before all that were submitted later."""
+        with self._order_lock:
+            self._batched_count -= len(work_ids)
+            earlier: list[int] = []
+            while self._ids and self._ids[0] < work_ids[-1]:
+                earlier.append(self._ids.popleft())
+            self._ids.extendleft(sorted((*earlier, *work_ids), reverse=True))
+
+    def _forget(self, work_id: int) -> None:
+        """Removes a call of a batch that has an outcome."""
+        with self._order_lock:
+            self._batched_count -= 1
+            self._pending.pop(work_id, None)
 
     def _must_wait(self, *, for_map: bool) -> bool:
         """Whether work that is given out now could begin before earlier calls that come back.
@@ -431,17 +578,18 @@ class WorkQueue:
         """See `get`."""
         return self.get(block=False)
 
-    def cancel_maps(self) -> None:
-        """Cancels the calls of all ChunkedMaps that have not begun."""
+    def cancel_chunks(self) -> None:
+        """Cancels the calls of all ChunkedMaps, and those in chunks, that have not begun."""
         with self._order_lock:
             found = [self._chunked_map(work_id) for work_id in self._ids]
-        for chunked in found:
-            if chunked is not None:
-                self.cancel(chunked)
+            batches = [chunk.calls for chunk in self._chunks.values()]
+        for calls in (*found, *batches):
+            if calls is not None:
+                self.cancel(calls)
 
-    def cancel(self, chunked: ChunkedMap[Any]) -> None:
-        """Cancels the calls of a ChunkedMap that have not begun."""
-        self._fail_waiting(chunked, CancelledError())
+    def cancel(self, calls: ChunkedMap[Any] | CallBatch) -> None:
+        """Cancels those calls that have not begun."""
+        self._fail_waiting(calls, CancelledError())
 
     def follow(self, chunked: ChunkedMap[Any], place: Future[Any]) -> None:
         """Fails the waiting calls of a map if `place` fails, its future in the pool's table."""
@@ -452,19 +600,22 @@ class WorkQueue:
 
         place.add_done_callback(fail_with_pool)
 
-    def _fail_waiting(self, chunked: ChunkedMap[Any], error: BaseException) -> None:
-        for start, stop in self._give_up(chunked, error):
-            chunked.fail(start, stop, error)
+    def _fail_waiting(self, calls: ChunkedMap[Any] | CallBatch, error: BaseException) -> None:
+        for start, stop in self._give_up(calls, error):
+            calls.fail(start, stop, error)
 
-    def _give_up(self, chunked: ChunkedMap[Any], error: BaseException) -> list[tuple[int, int]]:
-        """`ChunkedMap.give_up`, with the lock and the count of waiting calls."""
+    def _give_up(
+        self, calls: ChunkedMap[Any] | CallBatch, error: BaseException
+    ) -> list[tuple[int, int]]:
+        """`give_up` of the calls, with the lock and the count of waiting calls."""
         with self._order_lock:
-            if chunked.given_up is None and any(
-                chunk.chunked_map is chunked for chunk in self._chunks.values()
+            if calls.given_up is None and any(
+                chunk.calls is calls for chunk in self._chunks.values()
             ):
                 self._revoke_chunks()
-            ranges = chunked.give_up(error)
-            self._waiting_beyond_pending -= sum(stop - start for start, stop in ranges)
+            ranges = calls.give_up(error)
+            if isinstance(calls, ChunkedMap):  # those of a batch are in the pool's table
+                self._waiting_beyond_pending -= sum(stop - start for start, stop in ranges)
         return ranges
 
     def _chunked_map(self, work_id: int) -> ChunkedMap[Any] | None:
@@ -472,10 +623,12 @@ class WorkQueue:
         fn = None if work_item is None else work_item.fn
         return cast("ChunkedMap[Any]", fn) if isinstance(fn, ChunkedMap) else None
 
-    def _expect_answer(self, chunk_id: int, *arguments: Any) -> None:
+    def _expect_answer(
+        self, chunk_id: int, run: Callable[..., ChunkAnswer] = run_chunk, *arguments: Any
+    ) -> None:
         future = PoolFuture[ChunkAnswer]()
         future.add_done_callback(partial(self._answered, chunk_id))
-        self._pending[chunk_id] = _WorkItem(future, run_chunk, arguments, {})
+        self._pending[chunk_id] = _WorkItem(future, run, arguments, {})
 
     def _answered(self, chunk_id: int, future: Future[ChunkAnswer]) -> None:
         """Takes an answer about a chunk, in the pool's thread, which then asks for more work."""
@@ -490,14 +643,14 @@ class WorkQueue:
                 self._expect_answer(chunk_id)
             else:
                 del self._chunks[chunk_id]
-                chunk.chunked_map.end_chunk()
+                chunk.calls.end_chunk()
                 if error is None:  # calls without an outcome have not begun
                     given_up = self._take_back(chunk, chunk.start + chunk.received_count)
         if error is not None:
-            chunk.chunked_map.fail(chunk.start + chunk.received_count, chunk.stop, error)
+            chunk.calls.fail(chunk.start + chunk.received_count, chunk.stop, error)
         elif answer.outcomes:
             start = chunk.start + answer.first
-            chunk.chunked_map.record(start, answer.outcomes, answer.seconds_per_call)
+            chunk.calls.record(start, answer.outcomes, answer.seconds_per_call)
         _fail_given_up(chunk, given_up)
 
     def close(self) -> None:
@@ -522,7 +675,7 @@ class WorkQueue:
             chunk = self._chunks.get(chunk_id)
             if chunk is None:  # it has ended, or the pool has broken
                 return False
-            if age_s < _HOLD_LIMIT_S and chunk.chunked_map.given_up is None:
+            if age_s < _HOLD_LIMIT_S and chunk.calls.given_up is None:
                 return False
             rest_stop = chunk.stop
             takes_calls = partial(self._takes_calls, chunk)
@@ -535,7 +688,7 @@ class WorkQueue:
                 given_up = self._take_back(chunk, chunk.start + chunk.received_count + 1)
         if found.outcomes:
             start = chunk.start + found.first
-            chunk.chunked_map.record(start, found.outcomes, found.seconds_per_call)
+            chunk.calls.record(start, found.outcomes, found.seconds_per_call)
         _fail_given_up(chunk, given_up)
         return chunk.stop < rest_stop and given_up is None
 
@@ -544,7 +697,7 @@ class WorkQueue:
         count = found.first + len(found.outcomes)
         rest = chunk.stop - chunk.start - count - 1
         chunk.is_taken = rest > 0 and (
-            chunk.chunked_map.given_up is not None
+            chunk.calls.given_up is not None
             or count == chunk.last_seen_count
             or rest * found.seconds_per_call > _REST_LIMIT_S
         )
@@ -566,10 +719,9 @@ class WorkQueue:
         stop = chunk.stop
         chunk.stop = start
         if start < stop:
-            chunk.chunked_map.take_back(start, stop)
-            self._waiting_beyond_pending += stop - start
-        error = chunk.chunked_map.given_up
-        return None if error is None else (error, self._give_up(chunk.chunked_map, error))
+            self._waiting_beyond_pending += chunk.calls.take_back(start, stop)
+        error = chunk.calls.given_up
+        return None if error is None else (error, self._give_up(chunk.calls, error))
 
 
 _GivenUp = tuple[BaseException, list[tuple[int, int]]]
@@ -580,7 +732,7 @@ def _fail_given_up(chunk: _Chunk, given_up: _GivenUp | None) -> None:
     if given_up is not None:
         error, ranges = given_up
         for start, stop in ranges:
-            chunk.chunked_map.fail(start, stop, error)
+            chunk.calls.fail(start, stop, error)
 
 
 def _packed_global(fn: Callable[..., Any], columns: list[Any], dumps: Dumps) -> bytes | None:

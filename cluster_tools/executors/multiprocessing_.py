@@ -2,6 +2,7 @@
 
     caller                         pool's thread (standard library)       worker process
     submit: packs the call ------> waits in the pool's queue ------------> run_measured_call
+                                   many short ones go together ----------> run_batch
     _CallFuture <--- unpacks ----- the pool's future of two values <------ packed outcome
     map: see chunks.py
 
@@ -180,6 +181,9 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """Has `fn(*args, **kwargs)` called in a worker. The call is pickled before this returns.
 
+        Where many short calls wait, a worker gets several at once. Those behind a call that takes
+        long come back after 0.1 s; until then they count as running, and cannot be cancelled.
+
         If it cannot be pickled, the future raises `pickle.PicklingError`.
         """
         key = pop_output_key(kwargs)
@@ -195,8 +199,8 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
     ) -> Iterator[_T]:
         """See `cluster_tools.Executor.map`.
 
-        Without `chunksize`, workers get several calls at once: as many as they run in a few
-        hundredths of a second. Except for speed, that does not differ from `chunksize=1`: a call
+        Without `chunksize`, workers get several calls at once: as many as they run in less
+        than a tenth of a second. Except for speed, that does not differ from `chunksize=1`: a call
         that takes longer delays neither other calls nor their results. But if a worker dies, the
         results of its last 0.1 s are lost, too. With `buffersize` or `max_tasks_per_child` no such
         chunks are made.
@@ -259,7 +263,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         """Cancels the futures of all calls that have not started."""
         for future in list(self._unfinished):
             future.cancel()
-        self._work_queue.cancel_maps()
+        self._work_queue.cancel_chunks()
 
     def _close_later(self) -> None:
         """Closes the pool in a thread of its own.
@@ -345,8 +349,7 @@ class MultiprocessingExecutor(StaysHere, ProcessPoolExecutor):
         return future
 
     def _new_future(self, failure_log: FailureLog, where: str) -> _CallFuture[Any]:
-        note_cancelled = self._work_queue.note_cancelled
-        return _CallFuture(self._tally, self._unfinished, note_cancelled, failure_log, where)
+        return _CallFuture(self._tally, self._unfinished, self._work_queue, failure_log, where)
 
     def _submit_packed(
         self, future: _CallFuture[Any], pack: Callable[[], PackedCall], key: str | None
@@ -477,7 +480,7 @@ class _CallFuture(LocalFuture[_T]):
     Arguments:
         tally: Counts the call.
         unfinished: The futures of the executor that are not done; this one leaves it.
-        note_cancelled: Called if this future cancels that of the pool.
+        work_queue: Learns how long the call took, or that it was cancelled.
         failure_log: Is told how the call ends, under the name `where`.
     """
 
@@ -485,14 +488,14 @@ class _CallFuture(LocalFuture[_T]):
         self,
         tally: Tally,
         unfinished: set[Future[Any]],
-        note_cancelled: Callable[[], None],
+        work_queue: WorkQueue,
         failure_log: FailureLog,
         where: str,
     ) -> None:
         super().__init__()
         self._tally = tally
         self._unfinished = unfinished
-        self._note_cancelled = note_cancelled
+        self._work_queue = work_queue
         self._failure_log = failure_log
         self._where = where
         self._pool_future: Future[_Outcome] | None = None
@@ -519,7 +522,7 @@ class _CallFuture(LocalFuture[_T]):
         was_cancelled = pool_future.cancelled()
         is_cancelled = pool_future.cancel()  # this calls `_resolve`
         if is_cancelled and not was_cancelled:
-            self._note_cancelled()
+            self._work_queue.note_cancelled()
         return is_cancelled
 
     def running(self) -> bool:
@@ -540,6 +543,8 @@ class _CallFuture(LocalFuture[_T]):
         else:
             self.set_running_or_notify_cancel()
             result, error, self.used = _unpacked(pool_future)
+            if (used := self.used) is not None:
+                self._work_queue.note_duration((used[1] - used[0]) / 1e9)
             self.end(result, error)
         self._unfinished.discard(self)
         self._pool_future = None  # it refers to the bytes of the outcome

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import Future, InvalidStateError
+from concurrent.futures._base import PENDING, RUNNING
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -22,6 +23,12 @@ class PoolFuture(Future[_T]):
     When a pool breaks, its thread fails all futures. Before Python 3.13 a cancelled one would end
     that thread by an exception, and the other futures would never be done.
     """
+
+    def wait_again(self) -> None:
+        """To be called for a call that a worker has given back without beginning it."""
+        with self._condition:  # pyright: ignore
+            if self._state == RUNNING:  # pyright: ignore
+                self._state = PENDING
 
     def set_exception(self, exception: BaseException | None) -> None:
         add_initializer_error(exception, threading.current_thread())

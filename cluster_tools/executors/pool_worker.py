@@ -57,7 +57,7 @@ class ChunkAnswer(NamedTuple):
 
     `first`: how many outcomes of the chunk came before these.
     `outcomes`: of the next calls, in their order: a result of a plain type itself, or else the pair
-        that `run_packed_call` returns.
+        that `run_packed_call` returns; of submitted calls, what `run_measured_call` returns.
     `seconds_per_call`: so far.
     `goes_on`: another answer will follow. If not, calls without an outcome have not begun.
     """
@@ -83,7 +83,7 @@ def run_chunk(
     calls: list[Any],
     dumps: Dumps,
 ) -> ChunkAnswer:
-    """Runs the calls of a chunk, except those that the client takes back.
+    """Runs calls of a `map`, except those that the client takes back.
 
     Arguments:
         chunk_id: The id under which the pool waits for answers.
@@ -92,6 +92,20 @@ def run_chunk(
             are of plain types.
         dumps: Pickles results.
     """
+    if packed_fn is None:
+        return _run(chunk_id, partial(_run_packed, calls, dumps))
+    return _run(chunk_id, lambda keep: _run_plain(_loaded(packed_fn), zip(*calls), dumps, keep))
+
+
+def run_batch(chunk_id: int, calls: list[PackedCall], dumps: Dumps) -> ChunkAnswer:
+    """Runs submitted calls, except those that the client takes back.
+
+    Arguments: as of `run_chunk`. An outcome is what `run_measured_call` returns.
+    """
+    return _run(chunk_id, partial(_run_measured, calls, dumps))
+
+
+def _run(chunk_id: int, run_calls: Callable[[Callable[[Any], None]], None]) -> ChunkAnswer:
     began_s = time.perf_counter()
 
     def answer(first: int, outcomes: list[Any], *, goes_on: bool) -> ChunkAnswer:
@@ -104,10 +118,7 @@ def run_chunk(
     keep = _progress.begin(chunk_id, send)
     if keep is None:
         return answer(0, [], goes_on=False)
-    if packed_fn is None:
-        _run_packed(calls, dumps, keep)
-    else:
-        _run_plain(_loaded(packed_fn), zip(*calls), dumps, keep)
+    run_calls(keep)
     return answer(*_progress.end(), goes_on=False)
 
 
@@ -116,6 +127,13 @@ def _run_packed(calls: list[PackedCall], dumps: Dumps, keep: Callable[[Any], Non
         if not _progress.next_may_begin():
             return
         keep(run_packed_call(call, dumps, None))
+
+
+def _run_measured(calls: list[PackedCall], dumps: Dumps, keep: Callable[[Any], None]) -> None:
+    for call in calls:
+        if not _progress.next_may_begin():
+            return
+        keep(run_measured_call(call, dumps, None))
 
 
 def _run_plain(
