@@ -7,14 +7,10 @@ have room. Knows the standard library's queue, and nothing of what is in the ite
 
 from __future__ import annotations
 
-import sys
 from concurrent.futures.process import _SafeQueue  # pyright: ignore[reportPrivateUsage]
 from multiprocessing.reduction import ForkingPickler
 from queue import Full
 from typing import Any
-
-if sys.platform == "linux":
-    from fcntl import F_GETPIPE_SZ, fcntl
 
 _StandardQueue: Any = _SafeQueue
 
@@ -36,9 +32,12 @@ class CallQueue(_StandardQueue):
 
     def measure_pipe(self) -> None:
         """Finds out how large small items are. To be called once."""
-        if sys.platform == "linux":
-            # Half of it, as an item need not fill its last page.
-            self._max_direct_bytes = fcntl(self._writer, F_GETPIPE_SZ) // 2 // self._maxsize
+        try:
+            from fcntl import F_GETPIPE_SZ, fcntl
+        except ImportError:  # not Linux
+            return
+        # Half of it, as an item need not fill its last page.
+        self._max_direct_bytes = fcntl(self._writer, F_GETPIPE_SZ) // 2 // self._maxsize
 
     def __reduce__(self) -> Any:
         """A worker gets the standard library's queue, and does not import this module."""

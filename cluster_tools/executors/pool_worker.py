@@ -10,6 +10,7 @@ client's side. Single calls are run by `run_measured_call`.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import threading
@@ -247,6 +248,8 @@ def _note_failure(failure: bytes) -> _ResultItem:
 
 def dumps_for_relatives(obj: object) -> bytes:
     """Pickles as multiprocessing does for related processes, which can share connections."""
+    if _is_plain_tuple(obj):
+        return pickle.dumps(obj, 5)  # the same bytes, but at once
     buffer = io.BytesIO()
     try:
         relatives_pickler(buffer).dump(obj)
@@ -254,6 +257,10 @@ def dumps_for_relatives(obj: object) -> bytes:
         return pickling.dumps(obj)
     pickled = buffer.getvalue()
     return pickling.dumps(obj) if pickling.goes_by_value((pickled,)) else pickled
+
+
+def _is_plain_tuple(value: Any) -> bool:
+    return type(value) is tuple and PLAIN_TYPES.issuperset(map(type, value))
 
 
 # Types that multiprocessing pickles specially, but of which a pickle may be loaded many times.
@@ -267,10 +274,12 @@ def relatives_pickler(file: Any, only_once: list[str] | None = None) -> Any:
         file: Gets the pickle.
         only_once: Gets the names of those types in it whose pickles may be loaded only once.
     """
-    pickler: Any = ForkingPickler(file, 5)
-    table = {**pickler.dispatch_table, MethodType: reduce_method}
+    pickler: Any = pickle.Pickler(file, 5)
+    forking: Any = ForkingPickler
+    reducers: dict[Any, Any] = forking._extra_reducers  # noqa: SLF001
+    table: dict[Any, Any] = {**copyreg.dispatch_table, **reducers, MethodType: reduce_method}
     if only_once is not None:
-        for kind in ForkingPickler._extra_reducers:  # pyright: ignore  # noqa: SLF001
+        for kind in reducers:
             if kind not in _LOAD_AGAIN:
                 table[kind] = partial(_reduce_and_note, table[kind], only_once)
     pickler.dispatch_table = table
