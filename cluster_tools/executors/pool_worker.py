@@ -20,7 +20,7 @@ from concurrent.futures.process import _ResultItem  # pyright: ignore[reportPriv
 from functools import partial
 from multiprocessing.reduction import ForkingPickler
 from types import MethodDescriptorType, MethodType, WrapperDescriptorType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from cluster_tools import pickling
 from cluster_tools.by_reference import reduce_method
@@ -260,7 +260,9 @@ def dumps_for_relatives(obj: object) -> bytes:
 
 
 def _is_plain_tuple(value: Any) -> bool:
-    return type(value) is tuple and PLAIN_TYPES.issuperset(map(type, value))
+    if type(value) is not tuple:
+        return False
+    return PLAIN_TYPES.issuperset(map(type, cast("tuple[Any, ...]", value)))
 
 
 # Types that multiprocessing pickles specially, but of which a pickle may be loaded many times.
