@@ -1,8 +1,8 @@
 """How much of its workers' time a pool gives to calls of 5 ms, against the standard library's.
 
 Efficiency: the calls' own time, over the time until all results are there, times the workers. The
-pools are warm. Each round measures every row once, in another order, and a ratio is that of two rows
-of one round. So a machine with other work spoils the efficiencies, but hardly the ratios.
+pools are warm. Each round measures every row once, in another order, and a ratio is that of two
+rows of one round. So a machine with other work spoils the efficiencies, but hardly the ratios.
 
 `burns` computes until it has used 5 ms of processor time, so a client that computes takes time from
 its workers. `naps` sleeps for 5 ms. A round is so many calls by `submit`, all awaited.
@@ -73,7 +73,7 @@ def _processor_s(executor: Any) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-# A contender is a function that makes its rows; `local` pilots, loky, dask and parsl will be others.
+# A contender is a function that makes its rows. Those of `local` pilots, loky, dask and parsl fit.
 
 
 @contextmanager
