@@ -19,6 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:BatchingExecutor.submit bypasses
 _SPUN_S = 0.3
 _SLEPT_S = 1.0
 _MEGABYTES = 40
+# How much the wall clock may be adjusted against the clock that measures durations, during a call.
+_CLOCKS_DIFFER_S = 0.1
 
 
 def _stats_once_done(future: Any) -> CallStats:
@@ -38,7 +40,8 @@ def test_a_call_knows_when_and_where_it_ran(executor: Any, strategy: Strategy) -
     assert stats.attempt == 1
     assert stats.node
     if strategy.is_local:
-        assert stats.submitted_at <= stats.ended_at <= after
+        # The duration is measured by another clock, beside which the system may adjust this one.
+        assert stats.submitted_at <= stats.ended_at <= after + _CLOCKS_DIFFER_S
         assert (stats.node, stats.job_id, stats.log) == (os.uname().nodename, None, None)
     else:
         assert stats.job_id
