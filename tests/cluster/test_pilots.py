@@ -137,9 +137,10 @@ def test_pilots_whose_pipes_go_meanwhile_find_work_and_are_heard(
 
 def test_a_pilot_that_has_ended_leaves_no_pipe(new_executor: NewExecutor, tmp_path: Path) -> None:
     executor = new_executor(pilot_jobs=1)
-    pids = _pids(executor, 1)
-    assert isinstance(executor.submit(jobs.kill_itself).exception(LIMIT_S), RemoteExitException)
-    assert not pids & _pids(executor, 1)
+    killed, other = executor.submit(jobs.kill_itself), executor.submit(os.getpid)
+    assert isinstance(killed.exception(LIMIT_S), RemoteExitException)
+    assert other.result(LIMIT_S)
+    assert element_of(killed) != element_of(other)
     (pipes,) = tmp_path.glob(f"run.*/{pilots.WAKE}")
     wait_until(lambda: len(list(pipes.iterdir())) == 2, "the client's and the new pilot's alone")
 
