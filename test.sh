@@ -66,6 +66,7 @@ notes=$(mktemp -d)
 others=        # the process of the stages on Kubernetes and Grid Engine
 machine=       # the process of the tests of this machine, where they run beside those
 brought_up=0   # dockered-slurm, by us
+is_up=0        # dockered-slurm
 trap clean_up EXIT
 touch "$notes/results" "$notes/left_out"
 
@@ -293,8 +294,8 @@ on_slurm() {
     ! docker compose version >/dev/null 2>&1 || compose=(docker compose)
     compose+=(-f dockered-slurm/docker-compose.yml)
     if stage "dockered-slurm up" bring_up; then
+        is_up=1
         stage "on Slurm" slurm_tests
-        [ "$what" != all ] || stage "libraries that take an executor, on Slurm" clients_on_slurm
     else
         leave_out "everything on Slurm: dockered-slurm did not come up, see above"
     fi
@@ -321,9 +322,10 @@ all() {
     on_other_clusters >"$notes/others" 2>&1 &
     others=$!
     [ "$has_slurm" = 0 ] || on_slurm
-    # Beside the last tests on the other clusters. Shown last.
+    # Beside the last tests on clusters, which mostly wait. Shown last.
     stage "this machine" host_tests >"$notes/machine" 2>&1 &
     machine=$!
+    [ "$is_up" = 0 ] || stage "libraries that take an executor, on Slurm" clients_on_slurm
     say "on the other clusters, meanwhile"
     wait "$others"
     others=
