@@ -815,7 +815,9 @@ class KubernetesScheduler(Scheduler):
         if pod is not None and not pod.began and job.replaces_pods:
             # The server has tried it several times, so we do not.
             why = ending(pod, self._resources)
-            return replace(why, cause=Cause.NEVER_STARTED, may_go_in_again=False)
+            # One that was evicted may have begun after it was last seen.
+            cause = Cause.NEVER_STARTED if pod.disruption is None else why.cause
+            return replace(why, cause=cause, may_go_in_again=False)
         if pod is not None:
             return ending(pod, self._resources)
         return Ending(

@@ -100,6 +100,22 @@ def test_a_server_without_limits_per_index_replaces_pods_until_three_have_failed
     assert report.state is State.RUNNING
 
 
+def test_pods_that_a_server_replaces_are_preempted_if_they_were_last_seen_before_they_began(
+    server: FakeApiServer, make: Make, request_of: RequestOf
+) -> None:
+    server.drops_new_fields = True
+    scheduler = make()
+    scheduler.submit(request_of())
+    condition = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    evicted = {"phase": "Failed", "conditions": [condition]}
+    server.pods = [pod(0, f"pod-{number}", evicted) for number in range(3)]
+    server.set_status(active=3, ready=2, failed=3)
+    report = wait_for_state(scheduler, Element(JOB, 0), State.ENDED)
+    ended = scheduler.explain({Element(JOB, 0): report}, OURS)[Element(JOB, 0)]
+    assert ended.cause is Cause.PREEMPTED
+    assert not ended.may_go_in_again
+
+
 def test_a_failed_pod_ends_nothing_by_itself_where_the_server_knows_indexes(
     server: FakeApiServer, make: Make, request_of: RequestOf
 ) -> None:
